@@ -1,0 +1,1682 @@
+"""See what a vision-language model looks at while it answers.
+
+The module reads top to bottom as the data goes:
+
+    sample -> inputs -> generation + attention rows -> record -> image boxes / text pieces -> frames -> video
+
+Model code ends at the record: everything after it is NumPy and Pillow and needs no torch, which is
+imported only inside the functions that run the model.
+
+Dimension key (suffixes of local arrays):
+    P prompt tokens   T response tokens   S = P + T positions   L recorded layers   H query heads
+    G key/value heads   Q queries of one call   K keys (columns)   N image tokens of one picture
+    Y, X pixel rows and columns   C colour channels
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+logger = logging.getLogger("visualizeHeatMap")
+
+# ---------------------------------------------------------------------------------------- constants
+
+DEFAULT_START_PHRASE = "Based on the following requirements"
+# Reason-RFT's own question prompt; {Question} is replaced by the sample's problem.
+DEFAULT_PROMPT_TEMPLATE = (
+    "{Question} Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+)
+DEFAULT_LAYER = 20  # falls back to the last layer of a shallower model
+DEFAULT_MAX_NEW_TOKENS = 1024
+DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
+SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
+RECORDING_ATTENTION = "record_rows"  # its name in transformers; must not contain flash, flex, sdpa or paged
+ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+RECORD_FORMAT = 1  # version written into every .npz
+
+# The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
+TEXT_SCALE_QUANTILE = 0.99
+IMAGE_SCALE_QUANTILE = 0.999
+
+# Colours, RGB 0..255. Dark text on every tint of RED_TO_GREEN mixed as below keeps a contrast above 4.5:1.
+RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, high
+# Opacity of a tint at the low and at the high end: what is looked at stands out, the rest stays readable.
+TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
+SPECIAL_ALPHA = 0.3  # of a special token's tint, as a part of any other token's
+GRID_ALPHA = 0.45  # opacity of the grid lines
+GRID_LINE = (60, 64, 72)
+SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
+CURRENT_TOKEN = (30, 92, 214)
+PAPER = (255, 255, 255)
+INK = (24, 26, 30)
+MUTED = (98, 104, 114)
+SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn
+PROBLEM_COLOUR, RESPONSE_COLOUR, FIRST_COLOUR = (120, 128, 140), (30, 92, 214), (200, 204, 210)
+
+# Lengths in pixels of a frame 1080 high; every one grows and shrinks with the frame.
+MARGIN, HEADER, FOOTER = 28, 84, 132
+FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
+LONGEST_TITLE_TOKEN = 24  # characters
+
+FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
+FONT_FOLDERS = (
+    "/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts",
+    "/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts", "C:/Windows/Fonts",
+)  # fmt: skip
+
+Colormap = Callable[[np.ndarray], np.ndarray]
+
+
+def one_line(text: object) -> str:
+    """The text with every run of white space, line breaks included, as one space."""
+    return " ".join(str(text).split())
+
+
+# ------------------------------------------------------------------------------------------ records
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTokens:
+    """Where the tokens of one picture stand, in the prompt and in the picture."""
+
+    positions: np.ndarray
+    """(N,) int64, position of each image token in the prompt."""
+    boxes: np.ndarray
+    """(N, 4) float32, left, top, right, bottom of each token's cell in pixels of the original picture;
+    NaN where a token has no place in it."""
+
+    def __post_init__(self) -> None:
+        if self.boxes.shape != (len(self.positions), 4):
+            raise ValueError(
+                f"boxes has shape {self.boxes.shape}; expected ({len(self.positions)}, 4): one box an image token"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRecord:
+    """The attention behind one response: everything that a video is drawn from, and no model."""
+
+    tokens: tuple[str, ...]
+    """(S,) display text of every position; joined, they are the decoded text. A character made of
+    several tokens stands in the last of them, the others are empty."""
+    token_ids: np.ndarray
+    """(S,) int64, the prompt's tokens, then the response's (without a trailing end-of-sequence token)."""
+    prompt_length: int
+    """P; the response has T = S - P tokens."""
+    layers: tuple[int, ...]
+    """(L,) 0-based layers, in the order of `weights`."""
+    weights: np.ndarray
+    """(T, L, S) float32. Row t: attention of the query that produced response token t (at position
+    P - 1 + t), heads reduced; columns from P + t on are 0. With heads averaged a row sums to 1."""
+    images: tuple[ImageTokens, ...]
+    """One entry a picture, in the order of the prompt."""
+    special_ids: tuple[int, ...] = ()
+    """Ids of the tokenizer's special tokens, which the text panel shows discreetly."""
+    num_layers: int | None = None
+    """Number of layers of the model, for the legend."""
+    head: str | int = "mean"
+    """How the heads were reduced."""
+
+    def __post_init__(self) -> None:
+        S, T, L = len(self.tokens), self.response_length, len(self.layers)
+        if len(self.token_ids) != S:
+            raise ValueError(f"token_ids has {len(self.token_ids)} entries; expected {S}, one for each of tokens")
+        if not 0 < self.prompt_length <= S:
+            raise ValueError(f"prompt_length is {self.prompt_length}; expected 1..{S}, the number of tokens")
+        if self.weights.shape != (T, L, S):
+            raise ValueError(
+                f"weights has shape {self.weights.shape}; expected {(T, L, S)}: response tokens, layers, positions"
+            )
+        for number, image in enumerate(self.images, start=1):
+            if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
+                raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+
+    @property
+    def response_length(self) -> int:
+        """T, the number of response tokens."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def response(self) -> str:
+        """The decoded response."""
+        return "".join(self.tokens[self.prompt_length :])
+
+    def layer_weights(self, layer: int) -> np.ndarray:
+        """(T, S) float32 rows of a layer, by its number in `layers` (negative: from the model's end)."""
+        if layer < 0 and self.num_layers is not None:
+            layer += self.num_layers
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer} was not recorded; the record holds {list(self.layers)}")
+        return self.weights[:, self.layers.index(layer)]
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as one compressed .npz, whole or not at all. Raises OSError."""
+        facts = {
+            "format": RECORD_FORMAT, "tokens": self.tokens, "prompt_length": self.prompt_length,
+            "layers": self.layers, "special_ids": self.special_ids, "num_layers": self.num_layers,
+            "head": self.head, "images": len(self.images),
+        }  # fmt: skip
+        arrays = {"token_ids": self.token_ids, "weights": self.weights}
+        for number, image in enumerate(self.images):
+            arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
+        facts_bytes = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        with moved_into_place(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, facts=facts_bytes, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttentionRecord:
+        """Read a record that `save` wrote; no pickle. Raises OSError, or ValueError for any other file."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                facts = json.loads(data["facts"].tobytes())
+                if facts["format"] != RECORD_FORMAT:
+                    raise ValueError(f"its format is {facts['format']}, this version reads {RECORD_FORMAT}")
+                images = tuple(ImageTokens(data[f"positions_{n}"], data[f"boxes_{n}"]) for n in range(facts["images"]))
+                return cls(
+                    tokens=tuple(facts["tokens"]), token_ids=data["token_ids"],
+                    prompt_length=facts["prompt_length"], layers=tuple(facts["layers"]),
+                    weights=data["weights"], images=images, special_ids=tuple(facts["special_ids"]),
+                    num_layers=facts["num_layers"], head=facts["head"],
+                )  # fmt: skip
+        except (ValueError, KeyError, TypeError, EOFError) as error:
+            raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
+
+
+@contextmanager
+def moved_into_place(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: moved there when the block ends well, removed when it does not."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------- sample
+
+
+def load_sample(
+    benchmark_json: str | Path, image_dir: str | Path, sample_idx: int = 0, max_image_num: int = 2
+) -> tuple[dict, list[Image.Image]]:
+    """Read one sample of a dataset and its pictures.
+
+    The dataset is a JSON list of {"id", "image": ["rel/path.png"] or "rel/path.png", "problem", "solution",
+    "answer"}; only "image" and "problem" are required. Returns the sample as it stands in the file, and its
+    pictures as upright RGB images. Raises OSError for a file that is missing or unreadable, ValueError for
+    one with the wrong content.
+    """
+    samples = _read_dataset(Path(benchmark_json))
+    if isinstance(sample_idx, bool) or not isinstance(sample_idx, int) or not 0 <= sample_idx < len(samples):
+        raise ValueError(
+            f"sample_idx {sample_idx} is out of range: {benchmark_json} has {len(samples)} samples "
+            f"(0..{len(samples) - 1})"
+        )
+    sample = samples[sample_idx]
+    where = f"sample {sample_idx} of {benchmark_json}"
+    paths = _check_sample(sample, where)
+    if len(paths) > max_image_num:
+        raise ValueError(
+            f"{where} has {len(paths)} pictures, more than max_image_num={max_image_num}; "
+            f"raise it with --max_image_num {len(paths)} (in Python: max_image_num={len(paths)})"
+        )
+    if not Path(image_dir).is_dir():
+        raise FileNotFoundError(f"image_dir {image_dir} is no directory; give the folder that holds the pictures")
+    images = [_open_image(Path(image_dir) / path, where) for path in paths]
+    logger.debug("%s: %d picture(s), sizes %s", where, len(images), [image.size for image in images])
+    return sample, images
+
+
+def _read_dataset(path: Path) -> list:
+    """The JSON list in a file, with at least one entry."""
+    try:
+        samples = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"benchmark_json {path} does not exist; give a JSON list of samples") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"benchmark_json {path} is not UTF-8 text: {one_line(error)}; expected a JSON list") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"benchmark_json {path} is not JSON: {one_line(error)}; expected a JSON list") from error
+    if not isinstance(samples, list):
+        raise ValueError(
+            f"benchmark_json {path} holds a {type(samples).__name__}; expected a JSON list of samples, "
+            '[{"id": ..., "image": [...], "problem": ...}, ...]'
+        )
+    if not samples:
+        raise ValueError(f"benchmark_json {path} is an empty list; expected at least one sample")
+    return samples
+
+
+def _check_sample(sample: object, where: str) -> list[str]:
+    """The picture paths of a sample whose fields are as they should be."""
+    if not isinstance(sample, dict):
+        raise ValueError(f"{where} is a {type(sample).__name__}; expected an object with image and problem")
+    for key in ("image", "problem"):
+        if key not in sample:
+            raise ValueError(f"{where} has no key {key!r}; it has {sorted(map(str, sample))}")
+    problem, paths = sample["problem"], sample["image"]
+    if not isinstance(problem, str) or not problem.strip():
+        raise ValueError(f"the problem of {where} is {problem!r}; expected a text that is not empty")
+    paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise ValueError(f"the image of {where} is {paths!r}; expected a path or a list of paths")
+    return paths
+
+
+def _open_image(path: Path, where: str) -> Image.Image:
+    """A picture, upright and RGB, as the model and the overlay shall both see it."""
+    try:
+        with Image.open(path) as image:
+            return upright_rgb(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where} names a picture that does not exist: {path}; check image_dir") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{where} names a folder where a picture is expected: {path}") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
+        raise OSError(f"{where} has a picture that cannot be read: {path} ({one_line(error)})") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says, transparency laid on white, as RGB (a copy)."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bits a pixel: convert("RGB") would clip at 255
+        values = np.asarray(image, np.float64)
+        top = 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
+        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+# ------------------------------------------------------------------------------------------- inputs
+
+
+def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
+    """The model's inputs for one problem and its pictures, by the processor's own chat template.
+
+    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the
+    template has no {Question}, or the processor no chat template.
+    """
+    if "{Question}" not in prompt_template:
+        raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(
+            f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
+        )
+    text = prompt_template.replace("{Question}", problem)
+    content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": text}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+
+
+def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
+    """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
+    import torch
+
+    ids_1P = inputs["input_ids"]
+    extended = dict(inputs)
+    for key, value in inputs.items():
+        if not torch.is_tensor(value) or value.shape != ids_1P.shape:
+            continue
+        if key == "input_ids":
+            tail = torch.tensor([list(response_ids)])
+        else:  # the attention mask goes on with ones, token types with the text's 0
+            tail = torch.full((1, len(response_ids)), int(key == "attention_mask"))
+        extended[key] = torch.cat([value, tail.to(value)], dim=1)
+    return extended
+
+
+# ---------------------------------------------------------------------------------------- recording
+
+_active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_recorder", default=None)
+
+
+class AttentionRecorder:
+    """Collects, in chosen layers, the attention rows of every query from `first_query` on.
+
+    One S×S matrix never exists: a row is computed for the queries wanted, its heads are reduced on the
+    device, and it leaves for the host without stopping the device.
+    """
+
+    def __init__(self, layers: Sequence[int], first_query: int, head: str | int = "mean") -> None:
+        self.layers = tuple(layers)
+        self.first_query = first_query
+        self.head = head
+        self._seen = dict.fromkeys(self.layers, 0)  # queries that each layer has met so far
+        self._rows: dict[int, list[tuple[int, Any]]] = {layer: [] for layer in self.layers}
+
+    @property
+    def reached(self) -> bool:
+        """Whether any row came."""
+        return any(self._rows.values())
+
+    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
+        """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K)."""
+        if layer not in self._rows:
+            return
+        if query.shape[0] != 1:
+            raise ValueError(f"the batch has {query.shape[0]} sequences; attention is recorded for one at a time")
+        start, count = self._seen[layer], query.shape[2]
+        self._seen[layer] += count
+        for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
+            queries = slice(block, min(block + ROWS_PER_BLOCK, count))
+            weights_HQK = attention_weights(query, key, mask, scaling, queries, start)
+            rows_QK = reduce_heads(weights_HQK, self.head)
+            self._rows[layer].append((start + block - self.first_query, rows_QK.to("cpu", non_blocking=True)))
+
+    def weights(self, steps: int, positions: int) -> np.ndarray:
+        """(steps, L, positions) float32 of everything recorded. Raises RuntimeError when rows are missing."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the copies to the host were not waited for
+        weights_TLS = np.zeros((steps, len(self.layers), positions), np.float32)
+        for place, layer in enumerate(self.layers):
+            found = np.zeros(steps, bool)
+            for first, rows_QK in self._rows[layer]:
+                last = min(first + len(rows_QK), steps)
+                columns = min(rows_QK.shape[1], positions)
+                weights_TLS[first:last, place, :columns] = rows_QK[: last - first, :columns].numpy()
+                found[first:last] = True
+            if not found.all():
+                raise RuntimeError(
+                    f"layer {layer} gave {found.sum()} attention rows for {steps} tokens; it may have no softmax "
+                    "attention or bypass transformers' AttentionInterface: try another layer or attention='eager'"
+                )
+        return weights_TLS
+
+
+def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
+    """softmax(q·kᵀ) for a slice of the queries: (H, Q, K) float32, as the model's own eager function.
+
+    `start` is the position of query 0. Without a mask attention is causal. Query heads are grouped by
+    reshape, so that no key is repeated.
+    """
+    import torch
+
+    _, H, _, D = query.shape
+    _, G, K, _ = key.shape
+    Q = queries.stop - queries.start
+    query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
+    scale = D**-0.5 if scaling is None else scaling
+    scores_HQK = (torch.matmul(query_GQD, key[0].transpose(1, 2)) * scale).reshape(H, Q, K)
+    columns = torch.arange(K, device=query.device)
+    position_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
+    visible = columns <= position_Q1  # also hides the empty end of a static cache
+    if mask is not None:
+        mask = mask[0, :, queries, :K]
+        visible = visible & mask if mask.dtype == torch.bool else visible
+        scores_HQK = scores_HQK if mask.dtype == torch.bool else scores_HQK + mask
+    return torch.softmax(scores_HQK.masked_fill(~visible, -math.inf), dim=-1, dtype=torch.float32)
+
+
+def reduce_heads(weights_HQK: Any, head: str | int) -> Any:
+    """(Q, K) weights from (H, Q, K): the mean or the maximum over the heads, or one head."""
+    if head == "mean":
+        return weights_HQK.mean(0)
+    if head == "max":
+        return weights_HQK.amax(0)
+    if not -weights_HQK.shape[0] <= int(head) < weights_HQK.shape[0]:
+        raise ValueError(
+            f"head {head} is out of range: the layer has {weights_HQK.shape[0]} heads; or take mean or max"
+        )
+    return weights_HQK[int(head)]
+
+
+def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
+    """The attention function registered with transformers: sdpa's output, and rows for the active recorder."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    recorder = _active_recorder.get()
+    if recorder is not None:
+        recorder.observe(module.layer_idx, query, key, attention_mask, kwargs.get("scaling"))
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+def _implementations(config: Any) -> dict[str, str]:
+    """The attention implementation in force for a model ("") and each of its sub-models."""
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    return {"": config._attn_implementation} | {
+        name: part._attn_implementation for name, part in parts.items() if part is not None
+    }
+
+
+@contextmanager
+def text_attention(model: Any, implementation: str) -> Iterator[None]:
+    """Let the language model alone use an attention implementation; put the old one back in every case."""
+    before = _implementations(model.config)
+    text_config = model.config.get_text_config()
+    text_key = next((name for name in before if name and getattr(model.config, name) is text_config), "")
+    try:
+        model.set_attn_implementation({**before, text_key: implementation})
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
+    """Within this block the chosen layers of the model report their attention rows to the recorder."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
+    AttentionMaskInterface.register(RECORDING_ATTENTION, sdpa_mask)
+    token = _active_recorder.set(recorder)
+    try:
+        with text_attention(model, RECORDING_ATTENTION):
+            yield
+    finally:
+        _active_recorder.reset(token)
+
+
+def _progress_streamer(total: int) -> Any:
+    """A streamer that moves a progress bar on by one for each token generated."""
+    from tqdm import tqdm
+    from transformers.generation.streamers import BaseStreamer
+
+    class ProgressStreamer(BaseStreamer):
+        def __init__(self) -> None:
+            self.bar = tqdm(total=total, desc="generating", unit="token")
+            self.prompt_seen = False
+
+        def put(self, value: Any) -> None:  # the first call brings the prompt
+            self.bar.update(int(self.prompt_seen))
+            self.prompt_seen = True
+
+        def end(self) -> None:
+            self.bar.close()
+
+    return ProgressStreamer()
+
+
+def _end_ids(model: Any) -> set[int]:
+    """The ids that end a response."""
+    ids = model.generation_config.eos_token_id
+    ids = ids if ids is not None else model.config.get_text_config().eos_token_id
+    return set(ids) if isinstance(ids, (list, tuple)) else {ids} - {None}
+
+
+def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) -> tuple[list[int], Any]:
+    """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
+    import torch
+
+    limit = generation["max_new_tokens"]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs, **generation, streamer=_progress_streamer(limit), return_dict_in_generate=True, **kwargs
+        )
+    response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
+    if response_ids and response_ids[-1] in _end_ids(model):
+        response_ids.pop()
+    elif len(response_ids) >= limit:
+        logger.warning("the response was cut at max_new_tokens=%d; raise it to see the whole answer", limit)
+    if not response_ids:
+        raise RuntimeError("the model answered with nothing but an end-of-sequence token; check prompt_template")
+    return response_ids, output
+
+
+def record_rows(
+    model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
+) -> tuple[list[int], np.ndarray] | None:
+    """Response ids and (T, L, S) weights by the recording function, or None where the model never calls it.
+
+    With `response_ids` nothing is generated: one teacher-forced pass gives every row.
+    """
+    import torch
+
+    P = inputs["input_ids"].shape[1]
+    recorder = AttentionRecorder(layers, first_query=P - 1, head=head)
+    with recording(model, recorder):
+        if response_ids is None:
+            response_ids, _ = generate_response(model, inputs, generation)
+        else:
+            with torch.inference_mode():  # the last token produces nothing that is shown
+                model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=1)
+    if not recorder.reached:
+        return None
+    return response_ids, recorder.weights(len(response_ids), P + len(response_ids))
+
+
+def record_rows_eager(
+    model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
+) -> tuple[list[int], np.ndarray]:
+    """The same by transformers' own `output_attentions` with eager attention: every layer's S×S matrix is held."""
+    import torch
+
+    P = inputs["input_ids"].shape[1]
+    with text_attention(model, "eager"), torch.inference_mode():
+        if response_ids is None:
+            response_ids, output = generate_response(model, inputs, generation, output_attentions=True)
+            steps = [[step[layer][0, :, -1:] for layer in layers] for step in output.attentions]
+        else:
+            forced = append_response(inputs, response_ids[:-1])
+            attentions = model(**forced, use_cache=False, output_attentions=True).attentions
+            queries = range(P - 1, P - 1 + len(response_ids))
+            steps = [[attentions[layer][0, :, q : q + 1] for layer in layers] for q in queries]
+    weights_TLS = np.zeros((len(response_ids), len(layers), P + len(response_ids)), np.float32)
+    for t in range(len(response_ids)):
+        for place, weights_H1K in enumerate(steps[t]):
+            row = reduce_heads(weights_H1K.float(), head)[0, : P + t]
+            weights_TLS[t, place, : len(row)] = row.cpu().numpy()
+    return response_ids, weights_TLS
+
+
+# ----------------------------------------------------------------------------------------- image boxes
+
+
+def image_token_id(config: Any) -> int:
+    """The id that stands for a piece of a picture in `input_ids`. Raises ValueError where there is none."""
+    for holder in (config, getattr(config, "vision_config", None)):
+        for name in ("image_token_id", "image_token_index"):
+            if isinstance(getattr(holder, name, None), int):
+                return getattr(holder, name)
+    raise ValueError(f"model type {config.model_type!r} names no image_token_id, so its image tokens cannot be found")
+
+
+def grid_boxes(rows: int, columns: int, width: float, height: float) -> np.ndarray:
+    """(rows · columns, 4) float32 boxes of a patch grid laid over a whole picture, row-major, in pixels."""
+    x = np.linspace(0, width, columns + 1, dtype=np.float32)
+    y = np.linspace(0, height, rows + 1, dtype=np.float32)
+    left, top = np.meshgrid(x[:-1], y[:-1])
+    right, bottom = np.meshgrid(x[1:], y[1:])
+    return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
+
+
+def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequence[Image.Image]) -> list[ImageTokens]:
+    """Where every image token stands in its picture, from the grid that the processor itself reports.
+
+    `inputs` is what the processor returned for `images` (batch 1). `image_grid_thw` counts patches in time,
+    height and width; the spatial merge m of the model joins m × m of them to one token, row-major.
+    Raises ValueError, with the model type and the counts, where no rule fits.
+    """
+    ids_P = inputs["input_ids"][0].cpu().numpy()
+    positions = np.flatnonzero(ids_P == image_token_id(model.config))
+    grid = inputs.get("image_grid_thw")
+    shape = tuple(inputs["pixel_values"].shape) if "pixel_values" in inputs else None
+    facts = f"model type {model.config.model_type!r}, {len(positions)} image tokens, pixel_values of shape {shape}"
+    if grid is None:
+        raise ValueError(f"no rule gives the place of image tokens in the picture: {facts}, no image_grid_thw")
+    grid = grid.cpu().numpy()
+    merge = math.isqrt(int(grid.prod(axis=1).sum()) // max(len(positions), 1))
+    if len(grid) != len(images) or (grid[:, 0] != 1).any() or merge == 0 or (grid[:, 1:] % merge).any():
+        raise ValueError(f"image_grid_thw {grid.tolist()} does not fit {len(images)} picture(s): {facts}")
+    counts = (grid[:, 1:] // merge).prod(axis=1)
+    if counts.sum() != len(positions):
+        raise ValueError(f"image_grid_thw {grid.tolist()} stands for {counts.sum()} image tokens: {facts}")
+    return [
+        ImageTokens(part.astype(np.int64), grid_boxes(h // merge, w // merge, *image.size))
+        for part, (_, h, w), image in zip(np.split(positions, np.cumsum(counts)[:-1]), grid, images)
+    ]
+
+
+# ----------------------------------------------------------------------------------------- text pieces
+
+
+def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of every token, so that joined they are the decoded text.
+
+    Tokens are decoded behind the one before, never alone: a character whose bytes are spread over several
+    tokens comes whole, with the last of them, and leading spaces are kept.
+    """
+    pieces: list[str] = []
+    before, start = 0, 0  # ids[before:start] is text that is out already, ids[start:] waits for its last byte
+    for end in range(1, len(token_ids) + 1):
+        known = _decode(tokenizer, token_ids[before:start])
+        text = _decode(tokenizer, token_ids[before:end])
+        # A UTF-8 character has at most four bytes: what is broken for longer is no character.
+        if text.endswith("\ufffd") and end - start < 4 and end < len(token_ids):
+            pieces.append("")
+            continue
+        pieces.append(text[len(known) :])
+        before, start = start, end
+    return tuple(pieces)
+
+
+def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, int]:
+    """The position at which the text panel begins, and the first step that gets a frame.
+
+    The phrase is looked for in the prompt (last occurrence), then in the response (first one: the video then
+    begins there). Where it is absent, the panel begins at the response.
+    """
+    P = record.prompt_length
+    ends = np.cumsum([len(token) for token in record.tokens])
+    prompt_chars = int(ends[P - 1])
+    text = "".join(record.tokens)
+    if start_phrase:
+        at = text.rfind(start_phrase, 0, prompt_chars)
+        at = at if at >= 0 else text.find(start_phrase, prompt_chars)
+        if at >= 0:
+            position = int(np.searchsorted(ends, at, side="right"))
+            return position, max(position - P, 0)
+        logger.warning("start_phrase %r was not found; the text begins at the response", start_phrase)
+    return P, 0
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A stretch of positions that is shown as one: a token, a character of several tokens, a run of image tokens."""
+
+    start: int
+    """First position."""
+    text: str
+    kind: str
+    """"text", "special" or "image"."""
+
+
+def text_pieces(record: AttentionRecord, start: int) -> list[TextPiece]:
+    """The pieces of the text panel: together they cover every position from `start` to the end."""
+    image_of = {int(p): number for number, image in enumerate(record.images, 1) for p in image.positions}
+    special = set(record.special_ids)
+    pieces: list[TextPiece] = []
+    waiting = None  # first position of a character that is not complete yet
+    for position in range(start, len(record.tokens)):
+        number = image_of.get(position)
+        if number is not None:
+            if not (pieces and image_of.get(position - 1) == number and position > start):
+                pieces.append(TextPiece(position, f"[image {number}]", "image"))
+            continue
+        waiting = position if waiting is None else waiting
+        text = record.tokens[position]
+        if text or position == len(record.tokens) - 1:
+            kind = "special" if int(record.token_ids[position]) in special else "text"
+            pieces.append(TextPiece(waiting, text if pieces else text.lstrip(" "), kind))
+            waiting = None
+    return pieces
+
+
+# -------------------------------------------------------------------------------------------- colour
+
+
+def red_to_green(values: np.ndarray) -> np.ndarray:
+    """Colour map: values of any shape in 0..1 (clipped) to RGB floats in 0..255, with a last axis of 3."""
+    values = np.clip(np.asarray(values, np.float32), 0, 1)
+    stops = np.linspace(0, 1, len(RED_TO_GREEN))
+    return np.stack([np.interp(values, stops, channel) for channel in zip(*RED_TO_GREEN)], axis=-1)
+
+
+def tint(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Colour (n, 3) times opacity, and opacity (n, 1), of weights on the scale 0..1; opacity grows with the weight."""
+    values = np.clip(values, 0, 1)
+    low, high = alpha_range
+    alpha = (low + (high - low) * values).astype(np.float32)[:, None]
+    return np.asarray(colormap(values), np.float32) * alpha, alpha
+
+
+def weight_scale(weights: np.ndarray, quantile: float) -> float:
+    """The weight that is drawn as the highest: a quantile of the weights shown, above 0."""
+    shown = weights[weights > 0]
+    return float(np.quantile(shown, quantile, method="higher")) if shown.size else 1.0
+
+
+# --------------------------------------------------------------------------------------------- fonts
+
+
+@lru_cache(maxsize=1)
+def _font_files() -> tuple[str, ...]:
+    """Every font file in the usual folders."""
+    folders = [Path(folder).expanduser() for folder in FONT_FOLDERS]
+    found = (path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*")))
+    return tuple(str(path) for path in found if path.suffix.lower() in (".ttf", ".otf", ".ttc"))
+
+
+@lru_cache(maxsize=4096)
+def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
+    """(file, face) of installed fonts that may have a character: by fontconfig, else every font there is."""
+    query = ["fc-list", f":charset={ord(char):x}:scalable=true", "--format=%{file}|%{index}|%{style}\n"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return tuple((file, 0) for file in _font_files())
+    fields = [line.split("|") for line in lines if line.count("|") == 2]
+    # The plain sans face first: a bold or a serif glyph stands out in a line of regular ones.
+    fields.sort(key=lambda f: ("Regular" not in f[2], "Sans" not in f[0], "Mono" in f[0], f[0]))
+    return tuple((file, int(face)) for file, face, _ in fields)
+
+
+class FontSet:
+    """A font at one size, with others to fall back on for the characters that it lacks."""
+
+    def __init__(self, size: int, font_path: str | None = None) -> None:
+        self.size = size
+        self.main = self._open_main(font_path)
+        self._fallbacks: list[ImageFont.FreeTypeFont] = []
+        self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
+
+    def _open_main(self, font_path: str | None) -> ImageFont.FreeTypeFont:
+        if font_path is not None:
+            try:
+                return ImageFont.truetype(font_path, self.size)
+            except OSError as error:
+                raise OSError(
+                    f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
+                ) from error
+        for name in FONT_NAMES:
+            try:
+                return ImageFont.truetype(name, self.size)
+            except OSError:
+                continue
+        return ImageFont.load_default(self.size)  # comes with Pillow; Latin only
+
+    @staticmethod
+    def has_glyph(font: ImageFont.FreeTypeFont, char: str) -> bool:
+        """Whether a font draws the character itself, and not the box for a missing one."""
+        if char.isspace():
+            return True
+        glyph, missing = font.getmask(char), font.getmask("\U0010ffff")
+        return glyph.size != missing.size or bytes(glyph) != bytes(missing)
+
+    def font_for(self, char: str) -> ImageFont.FreeTypeFont | None:
+        """The first font that has the character, or None where no installed font has it."""
+        if char not in self._by_char:
+            self._by_char[char] = self._search(char)
+        return self._by_char[char]
+
+    def _search(self, char: str) -> ImageFont.FreeTypeFont | None:
+        if unicodedata.category(char) in ("Cc", "Cs", "Cn", "Co"):
+            return None  # nothing to see; drawn as its code point
+        for font in (self.main, *self._fallbacks):
+            if self.has_glyph(font, char):
+                return font
+        for file, face in _fonts_with(char):
+            try:
+                font = ImageFont.truetype(file, self.size, index=face)
+                if self.has_glyph(font, char):
+                    self._fallbacks.append(font)
+                    return font
+            except OSError:  # a bitmap font without this size
+                continue
+        _warn_of_missing_font("a CJK font, such as Debian's fonts-noto-cjk" if BREAK_ANYWHERE.match(char) else
+                              "a font that has it, such as Debian's fonts-noto, or give font_path", char)  # fmt: skip
+        return None
+
+    def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        """The text in runs of one font each; a character that no font has becomes its code point, small."""
+        chars = [(self.font_for(char), char) for char in text]
+        small = self.main.font_variant(size=max(round(self.size * 0.55), 6))
+        drawn = [(font, char) if font else (small, f"{ord(char):04X} ") for font, char in chars]
+        return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
+
+    def width(self, text: str) -> float:
+        """Pixels that the text takes on one line."""
+        return sum(font.getlength(part) for font, part in self.runs(text))
+
+    def metrics(self) -> tuple[int, int]:
+        """Pixels above and below the base line that hold every font used so far."""
+        ascents, descents = zip(*(font.getmetrics() for font in (self.main, *self._fallbacks)))
+        return max(ascents), max(descents)
+
+
+_warned_of: set[str] = set()  # one warning a package, not one a character
+
+
+def _warn_of_missing_font(advice: str, char: str) -> None:
+    if advice not in _warned_of:
+        _warned_of.add(advice)
+        logger.warning("no installed font has %r (U+%04X): code points are shown; install %s", char, ord(char), advice)
+
+
+# -------------------------------------------------------------------------------------- text panel
+
+# Scripts written without spaces: a line may break before and after each of their characters.
+BREAK_ANYWHERE = re.compile(
+    "[\u1100-\u11ff\u2e80-\u303f\u3040-\u30ff\u3100-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
+FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_ANYWHERE.pattern})\S)+")
+NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
+NEWLINE_MARK = "↵"
+LINE_PITCH = 1.3  # of the height of the fonts
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A part of a piece that is never broken: a word or a part of one, a space, a newline, one CJK character."""
+
+    piece: int
+    text: str
+    width: float
+
+    @property
+    def is_space(self) -> bool:
+        return self.text.isspace()
+
+
+@dataclass(frozen=True, eq=False)
+class TextLayout:
+    """The text of a whole video, laid out and drawn once; a frame only looks its colours up."""
+
+    pieces: tuple[TextPiece, ...]
+    piece_index: np.ndarray
+    """(Y, X) int32, 1 + the piece that owns a pixel, 0 for none; in the white between pieces and between lines
+    the number of pieces is added, since glyphs reach into it and the tint does not."""
+    ink: np.ndarray
+    """(Y, X) uint8, how much of a pixel the glyphs cover, 0..255."""
+    last_line: np.ndarray
+    """(pieces,) int, the line on which each piece ends."""
+    line_height: int
+    """Pixels."""
+
+
+def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
+    """The pieces cut where a line may have to end."""
+    fragments = []
+    for number, piece in enumerate(pieces):
+        text = piece.text.expandtabs(4)
+        parts = [text] if piece.kind == "image" else FRAGMENT.findall(text)
+        for part in parts:
+            shown = NEWLINE_MARK if "\n" in part else part
+            fragments.append(Fragment(number, part, fonts.width(shown)))
+    return fragments
+
+
+def _words(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> Iterator[list[Fragment]]:
+    """Fragments that must stand on one line together; a word wider than the line comes in single characters."""
+    word: list[Fragment] = []
+    for fragment in fragments:
+        previous = word[-1] if word else None
+        if previous is not None and _may_break(previous, fragment):
+            yield from _fitting(word, fonts, width)
+            word = []
+        word.append(fragment)
+    if word:
+        yield from _fitting(word, fonts, width)
+
+
+def _may_break(previous: Fragment, fragment: Fragment) -> bool:
+    if previous.is_space or fragment.is_space:
+        return True
+    if fragment.text[0] in NO_LINE_START:
+        return False
+    return bool(BREAK_ANYWHERE.match(previous.text[-1]) or BREAK_ANYWHERE.match(fragment.text[0]))
+
+
+def _fitting(word: list[Fragment], fonts: FontSet, width: float) -> Iterator[list[Fragment]]:
+    if sum(fragment.width for fragment in word) <= width:
+        yield word
+        return
+    for fragment in word:
+        for char in fragment.text:
+            yield [Fragment(fragment.piece, char, fonts.width(char))]
+
+
+def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[tuple[Fragment, int, float]]:
+    """(fragment, line, x) of everything, wrapped at the width. White space at the end of a line is left out."""
+    placed, spaces = [], []
+    line, x = 0, 0.0
+    for word in _words(fragments, fonts, width):
+        if word[0].is_space and "\n" not in word[0].text:
+            spaces.append(word[0])
+            continue
+        indent = sum(space.width for space in spaces)
+        if x > 0 and x + indent + sum(fragment.width for fragment in word) > width:
+            line, x, spaces = line + 1, 0.0, []
+        if x + indent > width:
+            spaces = []
+        for fragment in (*spaces, *word):
+            placed.append((fragment, line, x))
+            x += fragment.width
+        spaces = []
+        if "\n" in word[0].text:
+            line, x = line + 1, 0.0
+    return placed
+
+
+def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> TextLayout:
+    """Lay the pieces out on lines of a width in pixels, and draw their glyphs once."""
+    placed = _place(_fragments(pieces, fonts), fonts, width)
+    ascent, descent = fonts.metrics()
+    line_height = round((ascent + descent) * LINE_PITCH)
+    gap = max(round(line_height * 0.07), 1)
+    lines = placed[-1][1] + 1 if placed else 1
+    canvas = Image.new("L", (width, lines * line_height))
+    draw = ImageDraw.Draw(canvas)
+    index = np.zeros((lines * line_height, width), np.int32)
+    last_line = np.zeros(len(pieces), int)
+    for number, (fragment, line, x) in enumerate(placed):
+        top, left, right = line * line_height, round(x), min(round(x + fragment.width), width)
+        index[top : top + line_height, left:right] = 1 + fragment.piece
+        # A pixel stays white at the right of a piece, so that two of one colour can be told apart.
+        if number + 1 == len(placed) or placed[number + 1][0].piece != fragment.piece:
+            index[top + gap : top + line_height - gap, right - 1 : right] += len(pieces)
+        last_line[fragment.piece :] = line
+        shown = NEWLINE_MARK if "\n" in fragment.text else fragment.text
+        _draw_runs(draw, (x, top + (line_height - ascent - descent) // 2 + ascent), shown, fonts)
+    between = np.arange(len(index)) % line_height
+    between = (between < gap) | (between >= line_height - gap)
+    index[between] += len(pieces) * (index[between] > 0)
+    return TextLayout(tuple(pieces), index, np.asarray(canvas), last_line, line_height)
+
+
+def _draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: FontSet, fill: Any = 255) -> float:
+    """Draw a line of text with its base line at a point; returns the x at which it ends."""
+    x, y = at
+    for font, part in fonts.runs(text):
+        draw.text((x, y), part, fill=fill, font=font, anchor="ls")
+        x += font.getlength(part)
+    return x
+
+
+def visualize_attention_step(
+    layout: TextLayout,
+    values: np.ndarray,
+    current: int,
+    height: int,
+    colormap: Colormap = red_to_green,
+) -> np.ndarray:
+    """Draw the text panel of one step: the function to edit, or to pass a `colormap` to, for another style.
+
+    layout: the text, from `layout_text`.
+    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped by the colour map).
+    current: number of the piece that is being generated: blue; what comes after it is not shown yet.
+    height: pixels of the panel; the text scrolls by lines so that the current piece is always in view.
+    Returns (height, width, 3) uint8.
+    """
+    count = len(layout.pieces)
+    special = np.array([piece.kind == "special" for piece in layout.pieces])
+    colours, alpha = tint(values, colormap, TEXT_ALPHA)
+    fade = np.where(special, SPECIAL_ALPHA, 1)[:, None]
+    background = np.full((2 * count + 1, 3), PAPER, np.float32)  # entry 0: no piece; the second half: its white edges
+    glyphs = np.full((2 * count + 1, 3), PAPER, np.float32)
+    background[1 : count + 1] += (colours - alpha * 255) * fade
+    background[1 + current] = CURRENT_TOKEN
+    background[2 + current : count + 1] = PAPER
+    glyphs[1 : current + 1] = np.where(special[:current, None], MUTED, INK)
+    glyphs[1 + current] = PAPER
+    glyphs[count + 1 :] = glyphs[1 : count + 1]
+
+    visible_lines = max(height // layout.line_height, 1)
+    first_line = max(int(layout.last_line[current]) - visible_lines + 1, 0)
+    rows = slice(first_line * layout.line_height, (first_line + visible_lines) * layout.line_height)
+    index, ink = layout.piece_index[rows], layout.ink[rows]
+    panel = background.astype(np.uint8)[index]
+    inked = ink > 0
+    cover = ink[inked][:, None].astype(np.float32) / 255
+    under, over = background[index[inked]], glyphs[index[inked]]
+    panel[inked] = under + (over - under) * cover
+    missing = height - len(panel)
+    return np.pad(panel, ((0, max(missing, 0)), (0, 0), (0, 0)), constant_values=255)[:height]
+
+
+# ------------------------------------------------------------------------------------- image panel
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLayout:
+    """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
+
+    picture: np.ndarray
+    """(Y, X, 3) uint8, the panel without heat."""
+    cell_index: np.ndarray
+    """(Y, X) int32, 1 + the cell that covers a pixel, 0 for none."""
+    grid: np.ndarray
+    """(Y, X) bool, where a grid line runs."""
+    positions: np.ndarray
+    """(cells,) int64, the position in the prompt of each cell's image token."""
+
+
+def layout_images(
+    record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet
+) -> ImageLayout:
+    """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells."""
+    panel = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(panel)
+    index = np.zeros((height, width), np.int32)
+    positions: list[int] = []
+    sides = []
+    label = round(fonts.size * 1.5) if len(images) > 1 else 0
+    slots = _picture_slots([image.size for image in images], width, height, label)
+    for number, (image, tokens, (x, y, scale)) in enumerate(zip(images, record.images, slots), start=1):
+        size = round(image.width * scale), round(image.height * scale)
+        panel.paste(upright_rgb(image).resize(size, Image.Resampling.LANCZOS), (x, y))
+        if label:
+            _draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
+        stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
+        placed = np.isfinite(tokens.boxes).all(axis=1)
+        # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
+        edges = np.round(tokens.boxes[placed] * stretch).astype(int) + np.array([x, y, x, y])
+        for position, (left, top, right, bottom) in zip(tokens.positions[placed], edges):
+            positions.append(int(position))
+            index[top:bottom, left:right] = len(positions)
+            sides.append(min(right - left, bottom - top))
+    grid = np.zeros(index.shape, bool)
+    if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
+        grid[:, 1:] |= index[:, 1:] != index[:, :-1]
+        grid[1:] |= index[1:] != index[:-1]
+    return ImageLayout(np.asarray(panel), index, grid, np.array(positions, np.int64))
+
+
+def _picture_slots(
+    sizes: Sequence[tuple[int, int]], width: int, height: int, label: int
+) -> list[tuple[int, int, float]]:
+    """(x, y, scale) of each picture, in the number of columns that lets the smallest one be largest."""
+
+    def scales(columns: int) -> list[float]:
+        rows = -(-len(sizes) // columns)
+        wide = (width - (columns - 1) * label) / columns
+        high = height / rows - label
+        return [min(wide / w, high / h) for w, h in sizes]
+
+    columns = max(range(1, len(sizes) + 1), key=lambda count: min(scales(count)))
+    rows = -(-len(sizes) // columns)
+    slots = []
+    for number, ((w, h), scale) in enumerate(zip(sizes, scales(columns))):
+        row, column = divmod(number, columns)
+        x = round((column + 0.5) * width / columns - w * scale / 2)
+        y = round((row + 0.5) * height / rows + label / 2 - h * scale / 2)
+        slots.append((x, y, scale))
+    return slots
+
+
+def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> np.ndarray:
+    """Lay the tint of each cell, and the grid, over the pictures.
+
+    values: (cells,) float, the weight of each cell on the scale 0..1. Returns (Y, X, 3) uint8.
+    """
+    colours, alpha = (np.pad(part, ((1, 0), (0, 0))) for part in tint(values, colormap, CELL_ALPHA))
+    panel = layout.picture * (1 - alpha)[layout.cell_index] + colours[layout.cell_index]
+    panel[layout.grid] += (np.array(GRID_LINE) - panel[layout.grid]) * GRID_ALPHA
+    return np.round(panel).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------- frames
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a row: how much of the attention lies on one kind of position."""
+
+    name: str
+    colour: tuple[int, int, int]
+    weights: np.ndarray
+    """(T,) float, the share at each step, 0..1."""
+
+
+def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
+    """Where each step's attention lies: each picture, the first token, the rest of the prompt, the response."""
+    rows_TS = record.layer_weights(layer)
+    total = np.maximum(rows_TS.sum(axis=1), np.finfo(np.float32).tiny)
+    kind = np.full(rows_TS.shape[1], 0)  # 0: problem
+    kind[record.prompt_length :] = 1
+    kind[0] = 2
+    for number, image in enumerate(record.images):
+        kind[image.positions] = 3 + number
+    names = [("problem", PROBLEM_COLOUR), ("response", RESPONSE_COLOUR), ("first token", FIRST_COLOUR)]
+    pictures = [
+        (f"image {n + 1}" if len(record.images) > 1 else "image", SHARE_COLOURS[n % len(SHARE_COLOURS)])
+        for n in range(len(record.images))
+    ]
+    shares = [
+        Share(name, colour, rows_TS[:, kind == number].sum(axis=1) / total)
+        for number, (name, colour) in enumerate(names + pictures)
+    ]
+    return shares[3:] + shares[:3]
+
+
+def check_frame_size(frame_size: tuple[int, int]) -> None:
+    """Raises ValueError for a size that the encoder or the legend cannot take."""
+    (width, height), (least_width, least_height) = frame_size, SMALLEST_FRAME
+    if width % 2 or height % 2 or width < least_width or height < least_height:
+        raise ValueError(
+            f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height}"
+        )
+
+
+def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
+    """(steps,) the weight drawn as the highest in each frame, from (steps, ...) weights."""
+    if scale not in ("video", "frame"):
+        raise ValueError(f"scale is {scale!r}; expected 'video' or 'frame'")
+    if scale == "frame":
+        return np.array([weight_scale(row, quantile) for row in weights])
+    return np.full(len(weights), weight_scale(weights, quantile))
+
+
+class FrameRenderer:
+    """Lays out once what no step changes, for one layer of one record, and then draws any step."""
+
+    def __init__(
+        self,
+        record: AttentionRecord,
+        images: Sequence[Image.Image],
+        layer: int,
+        start_phrase: str,
+        scale: str,
+        colormap: Colormap,
+        frame_size: tuple[int, int],
+        font_path: str | None,
+    ) -> None:
+        check_frame_size(frame_size)
+        if len(images) != len(record.images):
+            raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
+        self.record, self.layer, self.colormap = record, layer, colormap
+        self.width, self.height = frame_size
+        rows_TS = record.layer_weights(layer)
+        text_fonts, self.title_fonts, self.label_fonts = (
+            FontSet(self.px(size), font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
+        )
+        margin, self.top = self.px(MARGIN), self.px(HEADER)
+        self.panel_width = (self.width - 3 * margin) // 2
+        self.panel_height = self.height - self.top - self.px(FOOTER)
+        self.x_text, self.x_image = margin, 2 * margin + self.panel_width
+
+        start, self.first_step = find_panel_start(record, start_phrase)
+        pieces = text_pieces(record, start)
+        self.piece_starts = np.array([piece.start for piece in pieces])
+        self.text = layout_text(pieces, text_fonts, self.panel_width)
+        self.image = layout_images(record, images, self.panel_width, self.panel_height, self.label_fonts)
+        # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
+        self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
+        self.cell_weights = rows_TS[self.first_step :, self.image.positions]
+        words = np.array([piece.kind == "text" for piece in pieces])
+        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
+        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
+        self.shares = attention_shares(record, layer)
+
+    def px(self, length: float) -> int:
+        """Pixels of a length that is given for a frame of 1920 × 1080."""
+        return max(round(length * min(self.width / DEFAULT_FRAME_SIZE[0], self.height / DEFAULT_FRAME_SIZE[1])), 1)
+
+    def draw(self, step: int) -> np.ndarray:
+        """The frame of one step: (Y, X, 3) uint8."""
+        frame_number, rows = step - self.first_step, slice(self.top, self.top + self.panel_height)
+        current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
+        text_end, cell_end = self.text_ends[frame_number], self.cell_ends[frame_number]
+        frame = np.full((self.height, self.width, 3), PAPER, np.uint8)
+        frame[rows, self.x_text : self.x_text + self.panel_width] = visualize_attention_step(
+            self.text, self.text_weights[frame_number] / text_end, current, self.panel_height, self.colormap
+        )
+        frame[rows, self.x_image : self.x_image + self.panel_width] = draw_heat(
+            self.image, self.cell_weights[frame_number] / cell_end, self.colormap
+        )
+        canvas = Image.fromarray(frame)
+        draw = ImageDraw.Draw(canvas)
+        self._draw_header(draw, step, self.text.pieces[current].text)
+        footer = self.top + self.panel_height + self.px(14)
+        self._draw_bar(draw, self.x_text, footer, "a token", text_end, TEXT_ALPHA)
+        self._draw_bar(draw, self.x_image, footer, "a cell", cell_end, CELL_ALPHA)
+        self._draw_shares(draw, step, footer + self.px(44))
+        return np.asarray(canvas)
+
+    def _draw_header(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
+        """Which token this is, and whose attention is shown."""
+        px, fonts, base = self.px, self.title_fonts, round(self.top * 0.6)
+        title = f"token {step + 1} of {self.record.response_length}"
+        x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
+        shown = token.replace("\n", NEWLINE_MARK).strip() or "space"
+        shown = shown if len(shown) <= LONGEST_TITLE_TOKEN else shown[: LONGEST_TITLE_TOKEN - 1] + "…"
+        chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
+        draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
+        _draw_runs(draw, (x, base), shown, fonts, PAPER)
+        layers = f" of {self.record.num_layers}" if self.record.num_layers else ""
+        heads = {"mean": "mean of the heads", "max": "maximum of the heads"}.get(
+            self.record.head, f"head {self.record.head}"
+        )
+        _draw_runs(draw, (self.x_image, base), f"layer {self.layer}{layers}, {heads}", fonts, INK)
+
+    def _draw_bar(self, draw: ImageDraw.ImageDraw, x: int, y: int, name: str, end: float, alpha: Any) -> None:
+        """A colour bar with its two numbers, for the text or for the pictures, tinted as they are on white."""
+        px, fonts = self.px, self.label_fonts
+        base, width = y + px(18), px(220)
+        x = round(_draw_runs(draw, (x, base), f"{name}   0%", fonts, INK)) + px(10)
+        colours, opacity = tint(np.linspace(0, 1, width), self.colormap, alpha)
+        for column, colour in enumerate(np.round(colours + (1 - opacity) * 255).astype(int)):
+            draw.line([(x + column, y), (x + column, y + px(20))], fill=tuple(colour.tolist()))
+        _draw_runs(draw, (x + width + px(10), base), f"{end:.2%} or more of the attention", fonts, INK)
+
+    def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
+        """One bar over the width of the frame: where this step's attention lies, with a key below it."""
+        px, fonts = self.px, self.label_fonts
+        left, right, bottom = self.x_text, self.x_image + self.panel_width, y + px(20)
+        base = bottom + px(30)
+        x, key = float(left), left
+        for share in self.shares:
+            weight = float(share.weights[step])
+            end = x + weight * (right - left)
+            if round(end) > round(x):
+                draw.rectangle([round(x), y, min(round(end), right) - 1, bottom], fill=share.colour)
+            draw.rectangle([key, base - px(16), key + px(16), base], fill=share.colour)
+            text_end = _draw_runs(draw, (key + px(24), base), f"{share.name} {weight:.1%}", fonts, INK)
+            x, key = end, round(text_end) + px(36)
+
+
+def render_frames(
+    record: AttentionRecord,
+    images: Sequence[Image.Image],
+    layer: int,
+    start_phrase: str = DEFAULT_START_PHRASE,
+    *,
+    scale: str = "video",
+    colormap: Colormap = red_to_green,
+    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE,
+    font_path: str | None = None,
+) -> Iterator[np.ndarray]:
+    """The frames of one layer's video, one a response token, drawn as they are asked for.
+
+    layer: a recorded layer. scale: "video" (one scale for all frames) or "frame" (its own for each).
+    colormap: (n,) weights in 0..1 to (n, 3) RGB in 0..255. frame_size: width and height in even pixels.
+    Returns an iterator of (Y, X, 3) uint8. Raises ValueError before the first frame for options that do not fit.
+    """
+    renderer = FrameRenderer(record, images, layer, start_phrase, scale, colormap, frame_size, font_path)
+    return map(renderer.draw, range(renderer.first_step, record.response_length))
+
+
+# -------------------------------------------------------------------------------------------- video
+
+
+def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) -> str:
+    """Encode (Y, X, 3) uint8 frames, as they come, to H.264 (yuv420p) under a name that appears when all is well.
+
+    Returns the path. Raises ValueError when there is no frame or fps is not positive, OSError when the file
+    cannot be written, RuntimeError when the encoder is missing.
+    """
+    import imageio.v2 as imageio
+
+    path = Path(path)
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}; expected a number above 0")
+    # A key frame every second or two lets a player jump about in a video of few frames a second.
+    options = ["-preset", "veryfast", "-crf", "18", "-g", str(max(round(2 * fps), 2)), "-movflags", "+faststart"]
+    count = 0
+    with moved_into_place(path) as temporary:
+        try:
+            writer = imageio.get_writer(
+                temporary, format="FFMPEG", fps=fps, codec="libx264", quality=None, pixelformat="yuv420p",
+                macro_block_size=2, ffmpeg_log_level="error", output_params=options,
+            )  # fmt: skip
+        except ImportError as error:
+            raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
+        with writer:
+            for frame in frames:
+                writer.append_data(frame)
+                count += 1
+        if not count:
+            raise ValueError(f"{path} would have no frame: the response is empty")
+    logger.info("wrote %s: %d frames at %g a second", path, count, fps)
+    return str(path)
+
+
+# -------------------------------------------------------------------------------------------- class
+
+
+class AttentionVisualizer:
+    """Shows what a vision-language model looks at while it answers.
+
+    model_name_or_path: a Hugging Face checkpoint, a directory or a name on the hub.
+    max_image_num: the most pictures that a sample may have.
+    device_map, dtype, trust_remote_code: as in `from_pretrained`; dtype "auto" is float32 on a CPU.
+
+    The configuration and the processor are read at once, the weights when they are first needed, so that a
+    wrong option is found before the long wait. Raises OSError or ValueError when there is no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        max_image_num: int = 2,
+        *,
+        device_map: str | dict | None = "auto",
+        dtype: Any = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        if max_image_num < 1:
+            raise ValueError(f"max_image_num is {max_image_num}; expected 1 or more")
+        from transformers import AutoConfig, AutoProcessor
+
+        self.model_name_or_path = str(model_name_or_path)
+        self.max_image_num = max_image_num
+        self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
+        self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
+        self.config = self._from_pretrained(AutoConfig)
+        self.processor = self._from_pretrained(AutoProcessor)
+        logger.info(
+            "checkpoint %s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers
+        )
+
+    def _from_pretrained(self, auto_class: Any, **kwargs: Any) -> Any:
+        """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
+        try:
+            return auto_class.from_pretrained(
+                self.model_name_or_path, trust_remote_code=self.trust_remote_code, **kwargs
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise type(error)(
+                f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give a "
+                "directory with a Hugging Face vision-language checkpoint, or its name on the hub"
+            ) from error
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers of the language model."""
+        return self.config.get_text_config().num_hidden_layers
+
+    @cached_property
+    def model(self) -> Any:
+        """The Hugging Face model, in evaluation mode, loaded at the first use."""
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        dtype = self.dtype
+        if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+            dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
+        started = time.perf_counter()
+        model = self._from_pretrained(AutoModelForImageTextToText, dtype=dtype, device_map=self.device_map)
+        logger.info(
+            "loaded %s on %s as %s in %.1f s",
+            type(model).__name__,
+            model.device,
+            model.dtype,
+            time.perf_counter() - started,
+        )
+        return model.eval()
+
+    def load_sample_data(
+        self, benchmark_json: str | Path, image_dir: str | Path, sample_idx: int = 0
+    ) -> tuple[dict, list[Image.Image]]:
+        """Sample `sample_idx` of a dataset, and its pictures as RGB images. See `load_sample`."""
+        return load_sample(benchmark_json, image_dir, sample_idx, self.max_image_num)
+
+    def resolve_layer(self, layer_idx: int) -> int:
+        """The 0-based layer of a number that may be negative. Raises ValueError out of range."""
+        count = self.num_layers
+        if layer_idx == DEFAULT_LAYER and count <= DEFAULT_LAYER:
+            logger.warning(
+                "the model has %d layers; layer %d is shown in place of the default %d", count, count - 1, layer_idx
+            )
+            return count - 1
+        if not -count <= layer_idx < count:
+            raise ValueError(
+                f"layer_idx {layer_idx} is out of range: the model has {count} layers (0..{count - 1}, or {-count}..-1)"
+            )
+        return layer_idx % count
+
+    def record(
+        self,
+        sample: dict,
+        images: Sequence[Image.Image],
+        layers: Sequence[int],
+        *,
+        prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        response: str | None = None,
+        response_key: str | None = None,
+        head: str | int = "mean",
+        attention: str = "auto",
+    ) -> AttentionRecord:
+        """Let the model answer a sample, and record the attention of some layers on the way.
+
+        layers: 0-based, negative from the end; all of them cost one generation.
+        prompt_template: its {Question} is replaced by the sample's problem.
+        max_new_tokens: the most tokens to generate. do_sample, temperature, top_p, seed: sampling, off by default.
+        response, or response_key (a field of the sample): an answer already known; nothing is generated, one
+            teacher-forced pass gives its rows.
+        head: "mean" or "max" over the heads, or the number of one.
+        attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
+        Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
+        """
+        layers = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
+        if attention not in ("auto", "eager"):
+            raise ValueError(f"attention is {attention!r}; expected 'auto' or 'eager'")
+        if not 1 <= len(images) <= self.max_image_num:
+            raise ValueError(f"{len(images)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
+        response = _given_response(sample, response, response_key)
+        images = [upright_rgb(image) for image in images]
+        inputs = build_inputs(self.processor, sample["problem"], images, prompt_template)
+        logger.debug(
+            "inputs: %s", {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
+        )
+        located = locate_image_tokens(self.model, self.processor, inputs, images)
+        generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
+        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
+        tokenizer = self.processor.tokenizer
+        given = None if response is None else tokenizer(response, add_special_tokens=False)["input_ids"]
+        response_ids, weights_TLS = self._rows(inputs, layers, head, generation, given, attention)
+        token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), response_ids]).astype(np.int64)
+        return AttentionRecord(
+            tokens=decode_tokens(tokenizer, token_ids.tolist()), token_ids=token_ids,
+            prompt_length=len(token_ids) - len(response_ids), layers=layers, weights=weights_TLS, images=tuple(located),
+            special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
+        )  # fmt: skip
+
+    def _sampling(self, do_sample: bool, temperature: float, top_p: float, seed: int) -> dict:
+        if not do_sample:  # None: a checkpoint's own sampling settings would only warn here
+            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if not temperature > 0 or not 0 < top_p <= 1:
+            raise ValueError(f"temperature is {temperature} and top_p {top_p}; expected above 0, and 0..1")
+        from transformers import set_seed
+
+        set_seed(seed)
+        return {"do_sample": True, "temperature": temperature, "top_p": top_p}
+
+    def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> tuple:
+        """Response ids and weights, by the recording function or, where the model does not reach it, by eager attention."""
+        arguments = (self.model, inputs, layers, head, generation)
+        if attention == "auto":
+            recorded = record_rows(*arguments, given)
+            if recorded is not None:
+                return recorded
+            logger.warning(
+                "%s does not go through transformers' AttentionInterface: falling back to eager attention with "
+                "output_attentions, which holds every layer's S×S weights and may run out of memory",
+                type(self.model).__name__,
+            )
+        return record_rows_eager(*arguments, given)
+
+    def create_attention_visualization_for_sample(
+        self,
+        sample: dict,
+        images: Sequence[Image.Image],
+        layer_idx: int | Sequence[int] = DEFAULT_LAYER,
+        start_phrase: str = DEFAULT_START_PHRASE,
+        *,
+        output_dir: str | Path = ".",
+        fps: float = 2,
+        scale: str = "video",
+        colormap: Colormap = red_to_green,
+        frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE,
+        font_path: str | None = None,
+        **options: Any,
+    ) -> str | list[str]:
+        """Answer a sample and write the video of one layer, or of several by one generation.
+
+        layer_idx: a layer, or a list of them. start_phrase: where the text panel begins. output_dir: gets
+        `combined_attention_visualization_layer{layer}.mp4`. fps: frames a second. scale, colormap, frame_size,
+        font_path: as in `render_frames`. Further options go to `record`.
+        Returns the path of the MP4; a list of paths when layer_idx is a list.
+        Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
+        """
+        several = not isinstance(layer_idx, int)
+        layers = [self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])]
+        check_drawing_options(output_dir, fps, scale, frame_size, font_path)
+        record = self.last_record = self.record(sample, images, layers, **options)
+        logger.info("response: %s", record.response)
+        paths = []
+        for layer in layers:
+            frames = render_frames(
+                record,
+                images,
+                layer,
+                start_phrase,
+                scale=scale,
+                colormap=colormap,
+                frame_size=frame_size,
+                font_path=font_path,
+            )
+            paths.append(write_frames(frames, record.response_length, output_dir, layer, fps))
+        return paths if several else paths[0]
+
+
+def _given_response(sample: dict, response: str | None, response_key: str | None) -> str | None:
+    """The answer that is already known, if one was named."""
+    if response is not None and response_key is not None:
+        raise ValueError("response and response_key were both given; give one of them")
+    if response_key is not None:
+        if response_key not in sample:
+            raise ValueError(
+                f"response_key {response_key!r} is no key of the sample; it has {sorted(map(str, sample))}"
+            )
+        response = sample[response_key]
+    if response is not None and (not isinstance(response, str) or not response):
+        raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
+    return response
+
+
+def check_drawing_options(
+    output_dir: str | Path, fps: float, scale: str, frame_size: tuple[int, int], font_path: str | None
+) -> None:
+    """Find what drawing would stumble over before the long work begins. Raises ValueError or OSError."""
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}; expected a number above 0")
+    if scale not in ("video", "frame"):
+        raise ValueError(f"scale is {scale!r}; expected 'video' or 'frame'")
+    check_frame_size(frame_size)
+    FontSet(FONT_TEXT, font_path)
+    folder = Path(output_dir)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OSError(f"output_dir {output_dir} cannot be written to ({existing}); give another folder")
+
+
+def write_frames(frames: Iterable[np.ndarray], total: int, output_dir: str | Path, layer: int, fps: float) -> str:
+    """Write one layer's video to its place in a folder, which is made if need be, with a progress bar."""
+    from tqdm import tqdm
+
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"combined_attention_visualization_layer{layer}.mp4"
+    return write_video(tqdm(frames, total=total, desc=f"writing layer {layer}", unit="frame"), path, fps)
+
+
+# ------------------------------------------------------------------------------------- command line
+
+
+def _frame_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 1920x1080")
+    return int(match[1]), int(match[2])
+
+
+def _head(text: str) -> str | int:
+    if text in ("mean", "max"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no head; expected mean, max or a number") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: every flag is a keyword of `AttentionVisualizer` or of its methods, by name and default."""
+    parser = argparse.ArgumentParser(
+        prog="visualizeHeatMap.py",
+        description="Video of what a vision-language model looks at while it answers: a frame a generated token.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    required, add = parser.add_argument_group("required"), parser.add_argument
+    required.add_argument(
+        "--model_path", required=True, help="Hugging Face checkpoint: a directory, or a name on the hub"
+    )
+    required.add_argument("--benchmark_json", required=True, help="dataset: a JSON list of {image, problem, ...}")
+    required.add_argument("--image_dir", required=True, help="folder that the pictures' paths start in")
+    add("--sample_idx", type=int, default=0, help="which sample of the dataset, from 0")
+    add("--layer_idx", type=int, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0; negative: from the end")
+    add("--start_phrase", default=DEFAULT_START_PHRASE, help="where the text panel begins")
+    add("--max_image_num", type=int, default=2, help="the most pictures that a sample may have")
+    add("--prompt_template", default=DEFAULT_PROMPT_TEMPLATE, help="{Question} is replaced by the problem")
+    add("--max_new_tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, help="the most tokens to generate")
+    add("--do_sample", action="store_true", help="sample instead of taking the likeliest token")
+    add("--temperature", type=float, default=1.0, help="of sampling")
+    add("--top_p", type=float, default=1.0, help="of sampling")
+    add("--seed", type=int, default=0, help="of sampling")
+    add("--response", help="an answer already known: its attention is shown, nothing is generated")
+    add("--response_key", help="the same, from this field of the sample, such as solution")
+    add("--head", type=_head, default="mean", help="mean or max over the heads, or the number of one head")
+    add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
+    add("--output_dir", default=".", help="folder of the video")
+    add("--fps", type=float, default=2, help="frames a second")
+    add("--scale", choices=("video", "frame"), default="video", help="one colour scale for all frames, or one for each")
+    add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
+    add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
+    add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
+    add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
+    add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
+    add("--verbose", action="store_true", help="say what is loaded, how large it is and how long it takes")
+    return parser
+
+
+def _keywords(function: Callable, arguments: dict) -> dict:
+    """Those of the arguments that a function names as keywords of its own."""
+    named = inspect.signature(function).parameters.values()
+    return {p.name: arguments[p.name] for p in named if p.kind is p.KEYWORD_ONLY and p.name in arguments}
+
+
+def run_command(arguments: dict) -> str | list[str]:
+    """One command line, from its arguments to the video's path."""
+    visualizer_class = AttentionVisualizer
+    layer_idx = arguments["layer_idx"]
+    check_drawing_options(**{key: arguments[key] for key in inspect.signature(check_drawing_options).parameters})
+    sample, images = load_sample(
+        *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx", "max_image_num"))
+    )
+    visualizer = visualizer_class(
+        arguments["model_path"], arguments["max_image_num"], **_keywords(visualizer_class.__init__, arguments)
+    )
+    return visualizer.create_attention_visualization_for_sample(
+        sample, images, layer_idx if len(layer_idx) > 1 else layer_idx[0], arguments["start_phrase"],
+        **_keywords(visualizer_class.create_attention_visualization_for_sample, arguments),
+        **_keywords(visualizer_class.record, arguments),
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry: prints the path of each video; 0, or 2 with one line on stderr when something is wrong."""
+    arguments = vars(build_parser().parse_args(argv))
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
+    try:
+        paths = run_command(arguments)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print("\n".join([paths] if isinstance(paths, str) else paths))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
