@@ -70,7 +70,7 @@ SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells wou
 CURRENT_TOKEN = (30, 92, 214)
 PAPER = (255, 255, 255)
 INK = (24, 26, 30)
-MUTED = (98, 104, 114)
+MUTED = (84, 90, 100)
 SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn
 PROBLEM_COLOUR, RESPONSE_COLOUR, FIRST_COLOUR = (120, 128, 140), (30, 92, 214), (200, 204, 210)
 
@@ -856,6 +856,7 @@ FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_AN
 NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
 NEWLINE_MARK = "↵"
 LINE_PITCH = 1.3  # of the height of the fonts
+GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
 
 
 @dataclass(frozen=True)
@@ -953,7 +954,7 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
 
 def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> TextLayout:
     """Lay the pieces out on lines of a width in pixels, and draw their glyphs once."""
-    placed = _place(_fragments(pieces, fonts), fonts, width)
+    placed = _place(_fragments(pieces, fonts), fonts, width - GLYPH_OVERHANG)
     ascent, descent = fonts.metrics()
     line_height = round((ascent + descent) * LINE_PITCH)
     gap = max(round(line_height * 0.07), 1)
@@ -974,7 +975,12 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
     between = np.arange(len(index)) % line_height
     between = (between < gap) | (between >= line_height - gap)
     index[between] += len(pieces) * (index[between] > 0)
-    return TextLayout(tuple(pieces), index, np.asarray(canvas), last_line, line_height)
+    ink = np.array(canvas)
+    for shift in (1, 1, 1, -1, -1):  # a glyph reaches a pixel or two over its width: those belong to its token too
+        over, neighbours = (ink > 0) & (index == 0), np.roll(index, shift, axis=1)
+        index[over] = neighbours[over] + len(pieces) * ((neighbours[over] > 0) & (neighbours[over] <= len(pieces)))
+    ink[index == 0] = 0
+    return TextLayout(tuple(pieces), index, ink, last_line, line_height)
 
 
 def _draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: FontSet, fill: Any = 255) -> float:
