@@ -64,6 +64,7 @@ RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, hi
 # Opacity of a tint at the low and at the high end: what is looked at stands out, the rest stays readable.
 TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
 SPECIAL_ALPHA = 0.3  # of a special token's tint, as a part of any other token's
+TEXT_LEVELS, CELL_LEVELS = 127, 255  # steps of a colour scale; a palette image holds 256 colours
 GRID_ALPHA = 0.45  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
@@ -725,12 +726,21 @@ def red_to_green(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(values, stops, channel) for channel in zip(*RED_TO_GREEN)], axis=-1)
 
 
-def tint(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (n, 3) times opacity, and opacity (n, 1), of weights on the scale 0..1; opacity grows with the weight."""
-    values = np.clip(values, 0, 1)
-    low, high = alpha_range
-    alpha = (low + (high - low) * values).astype(np.float32)[:, None]
-    return np.asarray(colormap(values), np.float32) * alpha, alpha
+def opacity(values: np.ndarray, alpha_range: tuple[float, float]) -> np.ndarray:
+    """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight."""
+    return alpha_range[0] + (alpha_range[1] - alpha_range[0]) * np.clip(values, 0, 1)
+
+
+def tinted(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> np.ndarray:
+    """(n, 3) RGB 0..255 of weights on the scale 0..1, tinted over white."""
+    return 255 - (255 - np.asarray(colormap(np.clip(values, 0, 1)))) * opacity(values, alpha_range)[:, None]
+
+
+def coloured(levels: Image.Image, palette: Sequence) -> Image.Image:
+    """An RGB image of an L image whose levels are the entries of a palette of at most 256 RGB colours 0..255."""
+    levels = levels.copy()
+    levels.putpalette(np.round(np.asarray(palette)).astype(np.uint8).tobytes())
+    return levels.convert("RGB")
 
 
 def weight_scale(weights: np.ndarray, quantile: float) -> float:
@@ -895,8 +905,11 @@ def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
         text = piece.text.expandtabs(4)
         parts = [text] if piece.kind == "image" else FRAGMENT.findall(text)
         for part in parts:
-            shown = NEWLINE_MARK if "\n" in part else part
-            fragments.append(Fragment(number, part, fonts.width(shown)))
+            width = fonts.width(NEWLINE_MARK if "\n" in part else part)
+            if not width:  # a token of characters that nobody sees
+                part = "".join(f"{ord(char):04X}" for char in part)
+                width = fonts.width(part)
+            fragments.append(Fragment(number, part, width))
     return fragments
 
 
@@ -998,39 +1011,36 @@ def visualize_attention_step(
     current: int,
     height: int,
     colormap: Colormap = red_to_green,
-) -> np.ndarray:
+) -> Image.Image:
     """Draw the text panel of one step: the function to edit, or to pass a `colormap` to, for another style.
 
     layout: the text, from `layout_text`.
-    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped by the colour map).
+    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped).
     current: number of the piece that is being generated: blue; what comes after it is not shown yet.
     height: pixels of the panel; the text scrolls by lines so that the current piece is always in view.
-    Returns (height, width, 3) uint8.
+    Returns an RGB image of that height, as wide as the layout.
     """
-    count = len(layout.pieces)
-    special = np.array([piece.kind == "special" for piece in layout.pieces])
-    colours, alpha = tint(values, colormap, TEXT_ALPHA)
-    fade = np.where(special, SPECIAL_ALPHA, 1)[:, None]
-    background = np.full((2 * count + 1, 3), PAPER, np.float32)  # entry 0: no piece; the second half: its white edges
-    glyphs = np.full((2 * count + 1, 3), PAPER, np.float32)
-    background[1 : count + 1] += (colours - alpha * 255) * fade
-    background[1 + current] = CURRENT_TOKEN
-    background[2 + current : count + 1] = PAPER
-    glyphs[1 : current + 1] = np.where(special[:current, None], MUTED, INK)
-    glyphs[1 + current] = PAPER
-    glyphs[count + 1 :] = glyphs[1 : count + 1]
+    # A piece becomes a level, a level has a background and a glyph colour: text tokens first, then special ones.
+    special_from, paper, blue = TEXT_LEVELS, 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1
+    shades = tinted(np.linspace(0, 1, TEXT_LEVELS), colormap, TEXT_ALPHA)
+    backgrounds = [*shades, *(255 - (255 - shades) * SPECIAL_ALPHA), PAPER, CURRENT_TOKEN]
+    glyphs = [INK] * TEXT_LEVELS + [MUTED] * TEXT_LEVELS + [PAPER, PAPER]
+    levels = np.round(np.clip(values, 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint8)
+    levels += special_from * np.array([piece.kind == "special" for piece in layout.pieces], np.uint8)
+    levels[current], levels[current + 1 :] = blue, paper
 
     visible_lines = max(height // layout.line_height, 1)
-    first_line = max(int(layout.last_line[current]) - visible_lines + 1, 0)
-    rows = slice(first_line * layout.line_height, (first_line + visible_lines) * layout.line_height)
-    index, ink = layout.piece_index[rows], layout.ink[rows]
-    panel = background.astype(np.uint8)[index]
-    inked = ink > 0
-    cover = ink[inked][:, None].astype(np.float32) / 255
-    under, over = background[index[inked]], glyphs[index[inked]]
-    panel[inked] = under + (over - under) * cover
-    missing = height - len(panel)
-    return np.pad(panel, ((0, max(missing, 0)), (0, 0), (0, 0)), constant_values=255)[:height]
+    last_line = int(layout.last_line[current])
+    first_line = max(last_line - visible_lines + 1, 0)
+    rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
+    index = layout.piece_index[rows]
+    ground = Image.fromarray(np.concatenate([[paper], levels, np.full_like(levels, paper)]).astype(np.uint8)[index])
+    # Glyphs reach into the white round their token, so that a pixel there has the token's glyph colour all the same.
+    owner = Image.fromarray(np.concatenate([[paper], levels, levels]).astype(np.uint8)[index])
+    text = Image.composite(coloured(owner, glyphs), coloured(ground, backgrounds), Image.fromarray(layout.ink[rows]))
+    panel = Image.new("RGB", (text.width, height), PAPER)
+    panel.paste(text)
+    return panel
 
 
 # ------------------------------------------------------------------------------------- image panel
@@ -1041,11 +1051,9 @@ class ImageLayout:
     """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
 
     picture: np.ndarray
-    """(Y, X, 3) uint8, the panel without heat."""
+    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
     cell_index: np.ndarray
     """(Y, X) int32, 1 + the cell that covers a pixel, 0 for none."""
-    grid: np.ndarray
-    """(Y, X) bool, where a grid line runs."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
 
@@ -1074,11 +1082,13 @@ def layout_images(
             positions.append(int(position))
             index[top:bottom, left:right] = len(positions)
             sides.append(min(right - left, bottom - top))
-    grid = np.zeros(index.shape, bool)
     if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
-        grid[:, 1:] |= index[:, 1:] != index[:, :-1]
-        grid[1:] |= index[1:] != index[:-1]
-    return ImageLayout(np.asarray(panel), index, grid, np.array(positions, np.int64))
+        around = np.pad(index, 1)
+        starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
+        ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
+        lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
+        panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
+    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64))
 
 
 def _picture_slots(
@@ -1103,15 +1113,17 @@ def _picture_slots(
     return slots
 
 
-def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> np.ndarray:
-    """Lay the tint of each cell, and the grid, over the pictures.
+def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+    """Lay the tint of each cell over the pictures.
 
-    values: (cells,) float, the weight of each cell on the scale 0..1. Returns (Y, X, 3) uint8.
+    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
     """
-    colours, alpha = (np.pad(part, ((1, 0), (0, 0))) for part in tint(values, colormap, CELL_ALPHA))
-    panel = layout.picture * (1 - alpha)[layout.cell_index] + colours[layout.cell_index]
-    panel[layout.grid] += (np.array(GRID_LINE) - panel[layout.grid]) * GRID_ALPHA
-    return np.round(panel).astype(np.uint8)
+    levels = 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))  # level 0: no cell
+    ground = Image.fromarray(np.concatenate([[0], levels]).astype(np.uint8)[layout.cell_index])
+    scale = np.linspace(0, 1, CELL_LEVELS)
+    colours = np.concatenate([[PAPER], colormap(scale)])
+    alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
+    return Image.composite(coloured(ground, colours), Image.fromarray(layout.picture), ground.point(alpha))
 
 
 # ------------------------------------------------------------------------------------------- frames
@@ -1213,22 +1225,23 @@ class FrameRenderer:
 
     def draw(self, step: int) -> np.ndarray:
         """The frame of one step: (Y, X, 3) uint8."""
-        frame_number, rows = step - self.first_step, slice(self.top, self.top + self.panel_height)
+        frame_number = step - self.first_step
         current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
         text_end, cell_end = self.text_ends[frame_number], self.cell_ends[frame_number]
-        frame = np.full((self.height, self.width, 3), PAPER, np.uint8)
-        frame[rows, self.x_text : self.x_text + self.panel_width] = visualize_attention_step(
-            self.text, self.text_weights[frame_number] / text_end, current, self.panel_height, self.colormap
+        text_values = self.text_weights[frame_number] / text_end
+        canvas = Image.new("RGB", (self.width, self.height), PAPER)
+        canvas.paste(
+            visualize_attention_step(self.text, text_values, current, self.panel_height, self.colormap),
+            (self.x_text, self.top),
         )
-        frame[rows, self.x_image : self.x_image + self.panel_width] = draw_heat(
-            self.image, self.cell_weights[frame_number] / cell_end, self.colormap
+        canvas.paste(
+            draw_heat(self.image, self.cell_weights[frame_number] / cell_end, self.colormap), (self.x_image, self.top)
         )
-        canvas = Image.fromarray(frame)
         draw = ImageDraw.Draw(canvas)
         self._draw_header(draw, step, self.text.pieces[current].text)
         footer = self.top + self.panel_height + self.px(14)
-        self._draw_bar(draw, self.x_text, footer, "a token", text_end, TEXT_ALPHA)
-        self._draw_bar(draw, self.x_image, footer, "a cell", cell_end, CELL_ALPHA)
+        self._draw_bar(canvas, self.x_text, footer, "a token", text_end, TEXT_ALPHA)
+        self._draw_bar(canvas, self.x_image, footer, "a cell", cell_end, CELL_ALPHA)
         self._draw_shares(draw, step, footer + self.px(44))
         return np.asarray(canvas)
 
@@ -1248,14 +1261,13 @@ class FrameRenderer:
         )
         _draw_runs(draw, (self.x_image, base), f"layer {self.layer}{layers}, {heads}", fonts, INK)
 
-    def _draw_bar(self, draw: ImageDraw.ImageDraw, x: int, y: int, name: str, end: float, alpha: Any) -> None:
+    def _draw_bar(self, canvas: Image.Image, x: int, y: int, name: str, end: float, alpha: Any) -> None:
         """A colour bar with its two numbers, for the text or for the pictures, tinted as they are on white."""
-        px, fonts = self.px, self.label_fonts
+        px, fonts, draw = self.px, self.label_fonts, ImageDraw.Draw(canvas)
         base, width = y + px(18), px(220)
         x = round(_draw_runs(draw, (x, base), f"{name}   0%", fonts, INK)) + px(10)
-        colours, opacity = tint(np.linspace(0, 1, width), self.colormap, alpha)
-        for column, colour in enumerate(np.round(colours + (1 - opacity) * 255).astype(int)):
-            draw.line([(x + column, y), (x + column, y + px(20))], fill=tuple(colour.tolist()))
+        shades = tinted(np.linspace(0, 1, width), self.colormap, alpha).round().astype(np.uint8)
+        canvas.paste(Image.fromarray(np.tile(shades, (px(20), 1, 1))), (x, y))
         _draw_runs(draw, (x + width + px(10), base), f"{end:.2%} or more of the attention", fonts, INK)
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
@@ -1363,9 +1375,7 @@ class AttentionVisualizer:
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig)
         self.processor = self._from_pretrained(AutoProcessor)
-        logger.info(
-            "checkpoint %s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers
-        )
+        logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
 
     def _from_pretrained(self, auto_class: Any, **kwargs: Any) -> Any:
         """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
@@ -1489,7 +1499,7 @@ class AttentionVisualizer:
         return {"do_sample": True, "temperature": temperature, "top_p": top_p}
 
     def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> tuple:
-        """Response ids and weights, by the recording function or, where the model does not reach it, by eager attention."""
+        """Response ids and weights, by the recording function or, where the model never calls it, eager attention."""
         arguments = (self.model, inputs, layers, head, generation)
         if attention == "auto":
             recorded = record_rows(*arguments, given)
