@@ -29,7 +29,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -163,13 +163,16 @@ class AttentionRecord:
         """The decoded response."""
         return "".join(self.tokens[self.prompt_length :])
 
-    def layer_weights(self, layer: int) -> np.ndarray:
-        """(T, S) float32 rows of a layer, by its number in `layers` (negative: from the model's end)."""
-        if layer < 0 and self.num_layers is not None:
-            layer += self.num_layers
-        if layer not in self.layers:
+    def layer_number(self, layer: int) -> int:
+        """A recorded layer by its 0-based number; negative ones count from the model's end. Raises ValueError."""
+        number = layer + self.num_layers if layer < 0 and self.num_layers else layer
+        if number not in self.layers:
             raise ValueError(f"layer {layer} was not recorded; the record holds {list(self.layers)}")
-        return self.weights[:, self.layers.index(layer)]
+        return number
+
+    def layer_weights(self, layer: int) -> np.ndarray:
+        """(T, S) float32 rows of a recorded layer."""
+        return self.weights[:, self.layers.index(self.layer_number(layer))]
 
     def save(self, path: str | Path) -> None:
         """Write the record as one compressed .npz, whole or not at all. Raises OSError."""
@@ -1160,19 +1163,39 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     return shares[3:] + shares[:3]
 
 
-def check_frame_size(frame_size: tuple[int, int]) -> None:
-    """Raises ValueError for a size that the encoder or the legend cannot take."""
-    (width, height), (least_width, least_height) = frame_size, SMALLEST_FRAME
-    if width % 2 or height % 2 or width < least_width or height < least_height:
-        raise ValueError(
-            f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height}"
-        )
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
+
+    fps: float = 2
+    """Frames a second."""
+    scale: str = "video"
+    """"video": one colour scale for all frames; "frame": its own for each."""
+    colormap: Colormap = red_to_green
+    """(n,) weights in 0..1 to (n, 3) RGB in 0..255."""
+    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
+    """Width and height in even pixels."""
+    font_path: str | None = None
+    """Font of the text; by default a sans font of the system."""
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; expected a number above 0")
+        if self.scale not in ("video", "frame"):
+            raise ValueError(f"scale is {self.scale!r}; expected 'video' or 'frame'")
+        (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
+        if width % 2 or height % 2 or width < least_width or height < least_height:
+            raise ValueError(
+                f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height}"
+            )
+        FontSet(FONT_TEXT, self.font_path)
+
+
+DRAWING_OPTIONS = {field.name for field in fields(DrawingOptions)}
 
 
 def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
     """(steps,) the weight drawn as the highest in each frame, from (steps, ...) weights."""
-    if scale not in ("video", "frame"):
-        raise ValueError(f"scale is {scale!r}; expected 'video' or 'frame'")
     if scale == "frame":
         return np.array([weight_scale(row, quantile) for row in weights])
     return np.full(len(weights), weight_scale(weights, quantile))
@@ -1187,19 +1210,15 @@ class FrameRenderer:
         images: Sequence[Image.Image],
         layer: int,
         start_phrase: str,
-        scale: str,
-        colormap: Colormap,
-        frame_size: tuple[int, int],
-        font_path: str | None,
+        options: DrawingOptions,
     ) -> None:
-        check_frame_size(frame_size)
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
-        self.record, self.layer, self.colormap = record, layer, colormap
-        self.width, self.height = frame_size
+        self.record, self.layer, self.colormap = record, layer, options.colormap
+        self.width, self.height = options.frame_size
         rows_TS = record.layer_weights(layer)
         text_fonts, self.title_fonts, self.label_fonts = (
-            FontSet(self.px(size), font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
+            FontSet(self.px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
         )
         margin, self.top = self.px(MARGIN), self.px(HEADER)
         self.panel_width = (self.width - 3 * margin) // 2
@@ -1215,8 +1234,8 @@ class FrameRenderer:
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
         self.cell_weights = rows_TS[self.first_step :, self.image.positions]
         words = np.array([piece.kind == "text" for piece in pieces])
-        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
-        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
+        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
+        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
 
     def px(self, length: float) -> int:
@@ -1291,19 +1310,14 @@ def render_frames(
     images: Sequence[Image.Image],
     layer: int,
     start_phrase: str = DEFAULT_START_PHRASE,
-    *,
-    scale: str = "video",
-    colormap: Colormap = red_to_green,
-    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE,
-    font_path: str | None = None,
+    **options: Any,
 ) -> Iterator[np.ndarray]:
     """The frames of one layer's video, one a response token, drawn as they are asked for.
 
-    layer: a recorded layer. scale: "video" (one scale for all frames) or "frame" (its own for each).
-    colormap: (n,) weights in 0..1 to (n, 3) RGB in 0..255. frame_size: width and height in even pixels.
-    Returns an iterator of (Y, X, 3) uint8. Raises ValueError before the first frame for options that do not fit.
+    layer: a recorded layer. start_phrase: where the text panel begins. options: fields of `DrawingOptions`.
+    Returns an iterator of (Y, X, 3) uint8. Raises ValueError before the first frame for what does not fit.
     """
-    renderer = FrameRenderer(record, images, layer, start_phrase, scale, colormap, frame_size, font_path)
+    renderer = FrameRenderer(record, images, layer, start_phrase, DrawingOptions(**options))
     return map(renderer.draw, range(renderer.first_step, record.response_length))
 
 
@@ -1340,6 +1354,35 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
             raise ValueError(f"{path} would have no frame: the response is empty")
     logger.info("wrote %s: %d frames at %g a second", path, count, fps)
     return str(path)
+
+
+def check_output_dir(output_dir: str | Path) -> None:
+    """Raises OSError when nothing can be written there, before the long work begins; makes nothing."""
+    folder = Path(output_dir)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OSError(f"output_dir {output_dir} cannot be written to ({existing}); give another folder")
+
+
+def write_layer_videos(
+    record: AttentionRecord,
+    images: Sequence[Image.Image],
+    layers: Sequence[int],
+    start_phrase: str,
+    output_dir: str | Path,
+    options: DrawingOptions,
+) -> list[str]:
+    """Write `combined_attention_visualization_layer{layer}.mp4` for each layer, with a progress bar; the paths."""
+    from tqdm import tqdm
+
+    folder, paths = Path(output_dir), []
+    for layer in layers:
+        renderer = FrameRenderer(record, images, layer, start_phrase, options)
+        steps = range(renderer.first_step, record.response_length)
+        frames = map(renderer.draw, tqdm(steps, desc=f"writing layer {layer}", unit="frame"))
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(write_video(frames, folder / f"combined_attention_visualization_layer{layer}.mp4", options.fps))
+    return paths
 
 
 # -------------------------------------------------------------------------------------------- class
@@ -1520,39 +1563,27 @@ class AttentionVisualizer:
         start_phrase: str = DEFAULT_START_PHRASE,
         *,
         output_dir: str | Path = ".",
-        fps: float = 2,
-        scale: str = "video",
-        colormap: Colormap = red_to_green,
-        frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE,
-        font_path: str | None = None,
+        save_record: str | Path | None = None,
         **options: Any,
     ) -> str | list[str]:
         """Answer a sample and write the video of one layer, or of several by one generation.
 
         layer_idx: a layer, or a list of them. start_phrase: where the text panel begins. output_dir: gets
-        `combined_attention_visualization_layer{layer}.mp4`. fps: frames a second. scale, colormap, frame_size,
-        font_path: as in `render_frames`. Further options go to `record`.
-        Returns the path of the MP4; a list of paths when layer_idx is a list.
+        `combined_attention_visualization_layer{layer}.mp4`. save_record: an .npz to keep the record in.
+        options: the keywords of `record` and the fields of `DrawingOptions`.
+        Returns the path of the MP4; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         several = not isinstance(layer_idx, int)
         layers = [self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])]
-        check_drawing_options(output_dir, fps, scale, frame_size, font_path)
+        drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
+        for folder in (output_dir, Path(save_record).parent if save_record else "."):
+            check_output_dir(folder)
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
-        paths = []
-        for layer in layers:
-            frames = render_frames(
-                record,
-                images,
-                layer,
-                start_phrase,
-                scale=scale,
-                colormap=colormap,
-                frame_size=frame_size,
-                font_path=font_path,
-            )
-            paths.append(write_frames(frames, record.response_length, output_dir, layer, fps))
+        if save_record:
+            record.save(save_record)
+        paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
         return paths if several else paths[0]
 
 
@@ -1569,32 +1600,6 @@ def _given_response(sample: dict, response: str | None, response_key: str | None
     if response is not None and (not isinstance(response, str) or not response):
         raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
     return response
-
-
-def check_drawing_options(
-    output_dir: str | Path, fps: float, scale: str, frame_size: tuple[int, int], font_path: str | None
-) -> None:
-    """Find what drawing would stumble over before the long work begins. Raises ValueError or OSError."""
-    if not fps > 0:
-        raise ValueError(f"fps is {fps}; expected a number above 0")
-    if scale not in ("video", "frame"):
-        raise ValueError(f"scale is {scale!r}; expected 'video' or 'frame'")
-    check_frame_size(frame_size)
-    FontSet(FONT_TEXT, font_path)
-    folder = Path(output_dir)
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OSError(f"output_dir {output_dir} cannot be written to ({existing}); give another folder")
-
-
-def write_frames(frames: Iterable[np.ndarray], total: int, output_dir: str | Path, layer: int, fps: float) -> str:
-    """Write one layer's video to its place in a folder, which is made if need be, with a progress bar."""
-    from tqdm import tqdm
-
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"combined_attention_visualization_layer{layer}.mp4"
-    return write_video(tqdm(frames, total=total, desc=f"writing layer {layer}", unit="frame"), path, fps)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -1625,7 +1630,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     required, add = parser.add_argument_group("required"), parser.add_argument
     required.add_argument(
-        "--model_path", required=True, help="Hugging Face checkpoint: a directory, or a name on the hub"
+        "--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub; not with --from_record"
     )
     required.add_argument("--benchmark_json", required=True, help="dataset: a JSON list of {image, problem, ...}")
     required.add_argument("--image_dir", required=True, help="folder that the pictures' paths start in")
@@ -1644,6 +1649,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--head", type=_head, default="mean", help="mean or max over the heads, or the number of one head")
     add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
     add("--output_dir", default=".", help="folder of the video")
+    add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
+    add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
     add("--fps", type=float, default=2, help="frames a second")
     add("--scale", choices=("video", "frame"), default="video", help="one colour scale for all frames, or one for each")
     add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
@@ -1663,25 +1670,30 @@ def _keywords(function: Callable, arguments: dict) -> dict:
 
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
-    visualizer_class = AttentionVisualizer
-    layer_idx = arguments["layer_idx"]
-    check_drawing_options(**{key: arguments[key] for key in inspect.signature(check_drawing_options).parameters})
-    sample, images = load_sample(
-        *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx", "max_image_num"))
+    layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
+    drawing = {key: arguments[key] for key in DRAWING_OPTIONS & arguments.keys()}
+    options = DrawingOptions(**drawing)
+    check_output_dir(output_dir)
+    dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
+    sample, images = load_sample(*(arguments[key] for key in dataset))
+    if arguments["from_record"]:
+        record = AttentionRecord.load(arguments["from_record"])
+        shown = record.layers if layers == [DEFAULT_LAYER] else [record.layer_number(layer) for layer in layers]
+        return write_layer_videos(record, images, shown, start_phrase, output_dir, options)
+    visualizer = AttentionVisualizer(
+        arguments["model_path"], arguments["max_image_num"], **_keywords(AttentionVisualizer.__init__, arguments)
     )
-    visualizer = visualizer_class(
-        arguments["model_path"], arguments["max_image_num"], **_keywords(visualizer_class.__init__, arguments)
-    )
-    return visualizer.create_attention_visualization_for_sample(
-        sample, images, layer_idx if len(layer_idx) > 1 else layer_idx[0], arguments["start_phrase"],
-        **_keywords(visualizer_class.create_attention_visualization_for_sample, arguments),
-        **_keywords(visualizer_class.record, arguments),
-    )  # fmt: skip
+    create = visualizer.create_attention_visualization_for_sample
+    keywords = {**_keywords(create, arguments), **_keywords(visualizer.record, arguments), **drawing}
+    return create(sample, images, layers if len(layers) > 1 else layers[0], start_phrase, **keywords)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: prints the path of each video; 0, or 2 with one line on stderr when something is wrong."""
-    arguments = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    arguments = vars(parser.parse_args(argv))
+    if not arguments["model_path"] and not arguments["from_record"]:
+        parser.error("--model_path is required: a Hugging Face checkpoint (or --from_record, to draw a record again)")
     logging.basicConfig(
         level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
     )

@@ -49,7 +49,9 @@ def test_several_layers_print_a_path_each(run_files, capsys):
 
 def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way_round():
     flags = {
-        action.dest: action.default for action in vhm.build_parser()._actions if action.dest not in ("help", "verbose")
+        action.dest: action.default
+        for action in vhm.build_parser()._actions
+        if action.dest not in ("help", "verbose", "from_record")
     }
     keywords = {}
     visualizer = vhm.AttentionVisualizer
@@ -58,6 +60,7 @@ def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way
         visualizer.load_sample_data,
         visualizer.record,
         visualizer.create_attention_visualization_for_sample,
+        vhm.DrawingOptions,
     ):
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is not parameter.VAR_KEYWORD:
@@ -80,6 +83,8 @@ def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way
         (("--sample_idx", 7), {}, "sample_idx 7 is out of range"),
         (("--sample_idx", -1), {}, "sample_idx -1 is out of range"),
         (("--sample_idx", 1), {}, "names a picture that does not exist"),
+        (("--save_record", "/dev/null/run.npz"), {}, "cannot be written to"),
+        (("--from_record", "none.npz"), {}, "none.npz"),
         (("--layer_idx", 3), {}, "layer_idx 3 is out of range: the model has 3 layers"),
         (("--output_dir", "/dev/null/x"), {}, "cannot be written to"),
         (("--fps", 0), {}, "fps is 0"),
@@ -96,6 +101,31 @@ def test_bad_input_is_one_line_exit_code_2_before_the_weights_and_nothing_writte
     lines = [line for line in error.splitlines() if not line.startswith("[transformers]")]
     assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_record_is_drawn_again_without_model_and_torch(run_files, tmp_path, capsys):
+    flags = ["--layer_idx", 0, 2, "--response_key", "pred", "--frame_size", "640x360"]
+    assert vhm.main(command(run_files, *flags, "--output_dir", tmp_path / "a", "--save_record", "run.npz")) == 0
+    first = capsys.readouterr().out.split()
+    again = ["--frame_size", "640x360", "--from_record", "run.npz", "--output_dir", str(tmp_path / "b")]
+    dataset = ["--benchmark_json", str(run_files[1]), "--image_dir", str(run_files[2])]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import visualizeHeatMap as vhm; "
+        "status = vhm.main(sys.argv[1:]); sys.exit(status or 3 * ('torch' in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *dataset, *again], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for old, new in zip(first, result.stdout.split(), strict=True):
+        with open(old, "rb") as old_file, open(new, "rb") as new_file:
+            assert old_file.read() == new_file.read()
+    assert vhm.main([*dataset, *again, "--layer_idx", "1"]) == 2
+    assert "layer 1 was not recorded; the record holds [0, 2]" in capsys.readouterr().err
+
+
+def test_a_model_or_a_record_is_required(run_files, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        vhm.main(command(run_files)[2:])
+    assert exit_.value.code == 2 and "--model_path is required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [("--frame_size", "big"), ("--head", "some"), ("--layer_idx", "x"), ("--no_flag",)])

@@ -11,7 +11,8 @@ FONTS = vhm.FontSet(20)
 
 def renderer_of(record, images=None, layer=1, size=SMALL, scale="video", phrase="Based", colormap=vhm.red_to_green):
     images = images or [picture()] * len(record.images)
-    return vhm.FrameRenderer(record, images, layer, phrase, scale, colormap, size, None)
+    options = vhm.DrawingOptions(scale=scale, colormap=colormap, frame_size=size)
+    return vhm.FrameRenderer(record, images, layer, phrase, options)
 
 
 def cell_centre(renderer, cell):

@@ -85,9 +85,7 @@ def test_pieces_cover_every_position_from_the_start_in_order():
 
 def test_the_run_of_image_tokens_has_their_summed_weight():
     record = make_record(["Go"], ["x", "y"], grids=[(2, 2), (1, 3)])
-    renderer = vhm.FrameRenderer(
-        record, [vhm.Image.new("RGB", (400, 300))] * 2, 1, "<s>", "video", vhm.red_to_green, (640, 360), None
-    )
+    renderer = vhm.FrameRenderer(record, [vhm.Image.new("RGB", (400, 300))] * 2, 1, "<s>", vhm.DrawingOptions())
     np.testing.assert_allclose(renderer.text_weights[:, 1], record.weights[:, 1, 1:5].sum(1), rtol=1e-5)
     np.testing.assert_allclose(renderer.text_weights[:, 2], record.weights[:, 1, 5:8].sum(1), rtol=1e-5)
     np.testing.assert_allclose(renderer.text_weights.sum(1), 1, rtol=1e-5)
