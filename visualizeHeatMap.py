@@ -27,6 +27,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
@@ -64,7 +65,7 @@ RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, hi
 # Opacity of a tint at the low and at the high end: what is looked at stands out, the rest stays readable.
 TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
 SPECIAL_ALPHA = 0.3  # of a special token's tint, as a part of any other token's
-TEXT_LEVELS, CELL_LEVELS = 127, 255  # steps of a colour scale; a palette image holds 256 colours
+TEXT_LEVELS, CELL_LEVELS, INK_LEVELS = 127, 255, 16  # steps of the colour scales, and of a glyph's edge
 GRID_ALPHA = 0.45  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
@@ -739,11 +740,17 @@ def tinted(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, flo
     return 255 - (255 - np.asarray(colormap(np.clip(values, 0, 1)))) * opacity(values, alpha_range)[:, None]
 
 
-def coloured(levels: Image.Image, palette: Sequence) -> Image.Image:
-    """An RGB image of an L image whose levels are the entries of a palette of at most 256 RGB colours 0..255."""
-    levels = levels.copy()
-    levels.putpalette(np.round(np.asarray(palette)).astype(np.uint8).tobytes())
-    return levels.convert("RGB")
+def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Colours `over` laid on colours `under`, with an opacity `cover` of 0..1."""
+    return under + (over - under) * cover
+
+
+def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """An RGB image from (Y, X) indices into a palette of (n, 3) RGB colours 0..255."""
+    words = np.zeros((len(palette), 4), np.uint8)  # a pixel looked up as one word of four bytes
+    words[:, :3] = np.round(palette)
+    pixels = words.view(np.uint32)[:, 0].take(entries)
+    return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
 
 
 def weight_scale(weights: np.ndarray, quantile: float) -> float:
@@ -766,15 +773,16 @@ def _font_files() -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
     """(file, face) of installed fonts that may have a character: by fontconfig, else every font there is."""
-    query = ["fc-list", f":charset={ord(char):x}:scalable=true", "--format=%{file}|%{index}|%{style}\n"]
+    query = ["fc-list", f":charset={ord(char):x}:scalable=true", "--format=%{file}|%{index}|%{style}|%{family}\n"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return tuple((file, 0) for file in _font_files())
-    fields = [line.split("|") for line in lines if line.count("|") == 2]
-    # The plain sans face first: a bold or a serif glyph stands out in a line of regular ones.
-    fields.sort(key=lambda f: ("Regular" not in f[2], "Sans" not in f[0], "Mono" in f[0], f[0]))
-    return tuple((file, int(face)) for file, face, _ in fields)
+    faces = [line.split("|") for line in lines if line.count("|") == 3]
+    # The plain sans face first: a bold or a serif glyph stands out in a line of regular ones. Of the faces of one
+    # Chinese, Japanese and Korean font, which share most characters, the simplified Chinese one.
+    faces.sort(key=lambda f: ("Regular" not in f[2], "Sans" not in f[3], "Mono" in f[3], " SC" not in f[3], f[0]))
+    return tuple((file, int(face)) for file, face, _, _ in faces)
 
 
 class FontSet:
@@ -894,7 +902,7 @@ class TextLayout:
     """(Y, X) int32, 1 + the piece that owns a pixel, 0 for none; in the white between pieces and between lines
     the number of pieces is added, since glyphs reach into it and the tint does not."""
     ink: np.ndarray
-    """(Y, X) uint8, how much of a pixel the glyphs cover, 0..255."""
+    """(Y, X) uint8, how much of a pixel the glyphs cover, 0..INK_LEVELS - 1."""
     last_line: np.ndarray
     """(pieces,) int, the line on which each piece ends."""
     line_height: int
@@ -991,7 +999,7 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
     between = np.arange(len(index)) % line_height
     between = (between < gap) | (between >= line_height - gap)
     index[between] += len(pieces) * (index[between] > 0)
-    ink = np.array(canvas)
+    ink = np.round(np.asarray(canvas) / 255 * (INK_LEVELS - 1)).astype(np.uint8)
     for shift in (1, 1, 1, -1, -1):  # a glyph reaches a pixel or two over its width: those belong to its token too
         over, neighbours = (ink > 0) & (index == 0), np.roll(index, shift, axis=1)
         index[over] = neighbours[over] + len(pieces) * ((neighbours[over] > 0) & (neighbours[over] <= len(pieces)))
@@ -1023,26 +1031,26 @@ def visualize_attention_step(
     height: pixels of the panel; the text scrolls by lines so that the current piece is always in view.
     Returns an RGB image of that height, as wide as the layout.
     """
-    # A piece becomes a level, a level has a background and a glyph colour: text tokens first, then special ones.
-    special_from, paper, blue = TEXT_LEVELS, 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1
+    # A piece becomes a level, a level has a ground and a glyph colour: text tokens, special ones, white, blue.
+    paper, blue = 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1
     shades = tinted(np.linspace(0, 1, TEXT_LEVELS), colormap, TEXT_ALPHA)
-    backgrounds = [*shades, *(255 - (255 - shades) * SPECIAL_ALPHA), PAPER, CURRENT_TOKEN]
-    glyphs = [INK] * TEXT_LEVELS + [MUTED] * TEXT_LEVELS + [PAPER, PAPER]
-    levels = np.round(np.clip(values, 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint8)
-    levels += special_from * np.array([piece.kind == "special" for piece in layout.pieces], np.uint8)
+    grounds = np.concatenate([shades, 255 - (255 - shades) * SPECIAL_ALPHA, [PAPER, CURRENT_TOKEN]])
+    glyphs = np.array([INK] * TEXT_LEVELS + [MUTED] * TEXT_LEVELS + [PAPER, PAPER])
+    levels = np.round(np.clip(values, 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint16)
+    levels += TEXT_LEVELS * np.array([piece.kind == "special" for piece in layout.pieces], np.uint16)
     levels[current], levels[current + 1 :] = blue, paper
+    # Glyphs reach into the white round their token: there the ground is white and the glyph colour the token's.
+    grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
+    colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
+    levels = np.concatenate([[paper], levels, levels + len(glyphs)])
 
     visible_lines = max(height // layout.line_height, 1)
     last_line = int(layout.last_line[current])
-    first_line = max(last_line - visible_lines + 1, 0)
+    first_line = max(last_line + 1 - visible_lines, 0)
     rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
-    index = layout.piece_index[rows]
-    ground = Image.fromarray(np.concatenate([[paper], levels, np.full_like(levels, paper)]).astype(np.uint8)[index])
-    # Glyphs reach into the white round their token, so that a pixel there has the token's glyph colour all the same.
-    owner = Image.fromarray(np.concatenate([[paper], levels, levels]).astype(np.uint8)[index])
-    text = Image.composite(coloured(owner, glyphs), coloured(ground, backgrounds), Image.fromarray(layout.ink[rows]))
-    panel = Image.new("RGB", (text.width, height), PAPER)
-    panel.paste(text)
+    entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
+    panel = Image.new("RGB", (entries.shape[1], height), PAPER)
+    panel.paste(coloured(entries, colours.reshape(-1, 3)))
     return panel
 
 
@@ -1056,7 +1064,7 @@ class ImageLayout:
     picture: np.ndarray
     """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
     cell_index: np.ndarray
-    """(Y, X) int32, 1 + the cell that covers a pixel, 0 for none."""
+    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
 
@@ -1067,7 +1075,7 @@ def layout_images(
     """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells."""
     panel = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(panel)
-    index = np.zeros((height, width), np.int32)
+    index = np.zeros((height, width), np.int64)
     positions: list[int] = []
     sides = []
     label = round(fonts.size * 1.5) if len(images) > 1 else 0
@@ -1121,12 +1129,14 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
     """
-    levels = 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))  # level 0: no cell
-    ground = Image.fromarray(np.concatenate([[0], levels]).astype(np.uint8)[layout.cell_index])
+    levels = np.concatenate([[0], 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))])  # level 0: no cell
+    entries = levels.astype(np.uint8).take(layout.cell_index)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    colours = np.concatenate([[PAPER], colormap(scale)])
     alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
-    return Image.composite(coloured(ground, colours), Image.fromarray(layout.picture), ground.point(alpha))
+    panel = Image.fromarray(layout.picture)
+    tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
+    panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
+    return panel
 
 
 # ------------------------------------------------------------------------------------------- frames
@@ -1237,6 +1247,12 @@ class FrameRenderer:
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
+        self.footer = self.top + self.panel_height + self.px(14)
+        self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
+        self._draw_layer(ImageDraw.Draw(self.base))
+        if options.scale == "video":
+            self._draw_bars(self.base, 0)
+        self.bars_change = options.scale == "frame"
 
     def px(self, length: float) -> int:
         """Pixels of a length that is given for a frame of 1920 × 1080."""
@@ -1248,7 +1264,7 @@ class FrameRenderer:
         current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
         text_end, cell_end = self.text_ends[frame_number], self.cell_ends[frame_number]
         text_values = self.text_weights[frame_number] / text_end
-        canvas = Image.new("RGB", (self.width, self.height), PAPER)
+        canvas = self.base.copy()
         canvas.paste(
             visualize_attention_step(self.text, text_values, current, self.panel_height, self.colormap),
             (self.x_text, self.top),
@@ -1257,15 +1273,14 @@ class FrameRenderer:
             draw_heat(self.image, self.cell_weights[frame_number] / cell_end, self.colormap), (self.x_image, self.top)
         )
         draw = ImageDraw.Draw(canvas)
-        self._draw_header(draw, step, self.text.pieces[current].text)
-        footer = self.top + self.panel_height + self.px(14)
-        self._draw_bar(canvas, self.x_text, footer, "a token", text_end, TEXT_ALPHA)
-        self._draw_bar(canvas, self.x_image, footer, "a cell", cell_end, CELL_ALPHA)
-        self._draw_shares(draw, step, footer + self.px(44))
+        self._draw_token(draw, step, self.text.pieces[current].text)
+        if self.bars_change:
+            self._draw_bars(canvas, frame_number)
+        self._draw_shares(draw, step, self.footer + self.px(44))
         return np.asarray(canvas)
 
-    def _draw_header(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
-        """Which token this is, and whose attention is shown."""
+    def _draw_token(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
+        """Which token this is."""
         px, fonts, base = self.px, self.title_fonts, round(self.top * 0.6)
         title = f"token {step + 1} of {self.record.response_length}"
         x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
@@ -1274,20 +1289,25 @@ class FrameRenderer:
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
         draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
         _draw_runs(draw, (x, base), shown, fonts, PAPER)
-        layers = f" of {self.record.num_layers}" if self.record.num_layers else ""
-        heads = {"mean": "mean of the heads", "max": "maximum of the heads"}.get(
-            self.record.head, f"head {self.record.head}"
-        )
-        _draw_runs(draw, (self.x_image, base), f"layer {self.layer}{layers}, {heads}", fonts, INK)
 
-    def _draw_bar(self, canvas: Image.Image, x: int, y: int, name: str, end: float, alpha: Any) -> None:
-        """A colour bar with its two numbers, for the text or for the pictures, tinted as they are on white."""
-        px, fonts, draw = self.px, self.label_fonts, ImageDraw.Draw(canvas)
-        base, width = y + px(18), px(220)
-        x = round(_draw_runs(draw, (x, base), f"{name}   0%", fonts, INK)) + px(10)
-        shades = tinted(np.linspace(0, 1, width), self.colormap, alpha).round().astype(np.uint8)
-        canvas.paste(Image.fromarray(np.tile(shades, (px(20), 1, 1))), (x, y))
-        _draw_runs(draw, (x + width + px(10), base), f"{end:.2%} or more of the attention", fonts, INK)
+    def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
+        """Whose attention is shown."""
+        layers = f" of {self.record.num_layers}" if self.record.num_layers else ""
+        names = {"mean": "mean of the heads", "max": "maximum of the heads"}
+        heads = names.get(self.record.head, f"head {self.record.head}")
+        at = (self.x_image, round(self.top * 0.6))
+        _draw_runs(draw, at, f"layer {self.layer}{layers}, {heads}", self.title_fonts, INK)
+
+    def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
+        """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white."""
+        px, fonts, draw, y, width = self.px, self.label_fonts, ImageDraw.Draw(canvas), self.footer, self.px(220)
+        text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA)
+        for x, name, ends, alpha in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA)):
+            left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   0%", fonts, INK)) + px(10)
+            shades = tinted(np.linspace(0, 1, width), self.colormap, alpha).round().astype(np.uint8)
+            canvas.paste(Image.fromarray(np.tile(shades, (px(20), 1, 1))), (left, y))
+            end = f"{ends[frame_number]:.2%} or more of the attention"
+            _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
         """One bar over the width of the frame: where this step's attention lies, with a key below it."""
@@ -1324,6 +1344,16 @@ def render_frames(
 # -------------------------------------------------------------------------------------------- video
 
 
+def _drawn_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same frames, each drawn in a second thread while the encoder takes the one before."""
+    source = iter(frames)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, source, None)
+        while (frame := coming.result()) is not None:
+            coming = pool.submit(next, source, None)
+            yield frame
+
+
 def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) -> str:
     """Encode (Y, X, 3) uint8 frames, as they come, to H.264 (yuv420p) under a name that appears when all is well.
 
@@ -1347,7 +1377,7 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
         except ImportError as error:
             raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
         with writer:
-            for frame in frames:
+            for frame in _drawn_ahead(frames):
                 writer.append_data(frame)
                 count += 1
         if not count:
