@@ -56,7 +56,7 @@ def test_every_snippet_runs_in_the_order_of_the_page(checkout):
     for kind, block in BLOCKS:
         if kind == "python":
             exec(compile(block, "README", "exec"), names)
-    assert (checkout / "layer4.mp4").stat().st_size > 0
+    assert (checkout / "layer6.mp4").stat().st_size > 0
 
 
 def test_the_datasets_example_is_a_dataset():
