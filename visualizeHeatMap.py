@@ -62,9 +62,14 @@ IMAGE_SCALE_QUANTILE = 0.999
 
 # Colours, RGB 0..255. Dark text on every tint of RED_TO_GREEN mixed as below keeps a contrast above 4.5:1.
 RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, high
+BLUE_TO_YELLOW = ((0, 34, 78), (128, 132, 122), (253, 231, 55))  # the same for colour-blind viewers, after cividis
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # parts of linear red, green and blue (WCAG 2)
+# Luminance of what is coloured by any map: grounds at least, glyphs on white at most, for a contrast of 4.5:1.
+GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
 # Opacity of a tint at the low and at the high end: what is looked at stands out, the rest stays readable.
 TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
-SPECIAL_ALPHA = 0.3  # of a special token's tint, as a part of any other token's
+SPECIAL_ALPHA = 0.3  # of a special token's colour, as a part of any other token's
+CURRENT_ALPHA = 0.12  # of the blue behind the current token where glyphs are coloured
 TEXT_LEVELS, CELL_LEVELS, INK_LEVELS = 127, 255, 16  # steps of the colour scales, and of a glyph's edge
 GRID_ALPHA = 0.45  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
@@ -75,11 +80,16 @@ INK = (24, 26, 30)
 MUTED = (84, 90, 100)
 SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn
 PROBLEM_COLOUR, RESPONSE_COLOUR, FIRST_COLOUR = (120, 128, 140), (30, 92, 214), (200, 204, 210)
+PHASE_COLOURS = {"think": (226, 222, 240), "answer": (214, 233, 226), "response": (230, 232, 236)}
+COMING_ALPHA = 0.3  # opacity of that part of the time line which the video has not reached
 
 # Lengths in pixels of a frame 1080 high; every one grows and shrinks with the frame.
-MARGIN, HEADER, FOOTER = 28, 84, 132
+MARGIN, HEADER = 28, 84
+BARS, SHARES, CURVE, PHASES = 44, 96, 46, 26  # heights of the parts of the footer, from the top down
+FOOTER = 16 + BARS + SHARES + CURVE + PHASES + 16
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
 LONGEST_TITLE_TOKEN = 24  # characters
+SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they have no steps
 
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
 FONT_FOLDERS = (
@@ -720,14 +730,70 @@ def text_pieces(record: AttentionRecord, start: int) -> list[TextPiece]:
     return pieces
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the response, such as the thinking before the answer."""
+
+    name: str
+    """"think", "answer", or "response" where no tag parts the two."""
+    first: int
+    """First step."""
+    last: int
+    """First step after it."""
+
+
+def response_ends(record: AttentionRecord) -> np.ndarray:
+    """(T,) int, the character of the response at which each of its tokens ends."""
+    return np.cumsum([len(token) for token in record.tokens[record.prompt_length :]], dtype=int)
+
+
+def response_phases(record: AttentionRecord) -> list[Phase]:
+    """The phases, from the tags in the response. `<think>` may stand in the prompt: `</think>` alone ends it."""
+    text, ends = record.response, response_ends(record)
+    thought, answer = text.find("</think>"), text.find("<answer>")
+    think = text.find("<think>") if "<think>" in text else 0
+    think_end = thought + len("</think>") if thought >= 0 else answer if answer >= 0 else len(text)
+    spans = [("think", think, think_end)] if "<think>" in text or thought >= 0 else []
+    if answer >= 0 or (thought >= 0 and think_end < len(text)):
+        spans.append(("answer", max(answer, think_end) if spans else answer, len(text)))
+    steps = [(name, *np.searchsorted(ends, (first, last - 1), side="right").tolist()) for name, first, last in spans]
+    T = record.response_length
+    phases = [Phase(name, first, min(last + 1, T)) for name, first, last in steps if first < T]
+    for before, after in zip(phases[:-1], phases[1:]):  # a token may hold the end of one tag and the start of another
+        phases[0] = Phase(before.name, before.first, after.first)
+    return phases or [Phase("response", 0, T)]
+
+
 # -------------------------------------------------------------------------------------------- colour
+
+
+def _between(stops: Sequence[tuple[int, int, int]], values: np.ndarray) -> np.ndarray:
+    """Colours between evenly spaced stops."""
+    values, places = np.clip(np.asarray(values, np.float32), 0, 1), np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(values, places, channel) for channel in zip(*stops)], axis=-1)
 
 
 def red_to_green(values: np.ndarray) -> np.ndarray:
     """Colour map: values of any shape in 0..1 (clipped) to RGB floats in 0..255, with a last axis of 3."""
-    values = np.clip(np.asarray(values, np.float32), 0, 1)
-    stops = np.linspace(0, 1, len(RED_TO_GREEN))
-    return np.stack([np.interp(values, stops, channel) for channel in zip(*RED_TO_GREEN)], axis=-1)
+    return _between(RED_TO_GREEN, values)
+
+
+def blue_to_yellow(values: np.ndarray) -> np.ndarray:
+    """The same from dark blue to yellow: told apart by any colour vision, and in grey."""
+    return _between(BLUE_TO_YELLOW, values)
+
+
+COLORMAPS = {colormap.__name__: colormap for colormap in (red_to_green, blue_to_yellow)}
+
+
+def with_luminance(colours: np.ndarray, least: float = 0, most: float = 1) -> np.ndarray:
+    """(n, 3) RGB 0..255, darkened or mixed with white where their WCAG luminance is not in least..most."""
+    colours = np.clip(np.asarray(colours, float) / 255, 0, 1)
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    light = (linear @ LUMINANCE)[:, None]
+    linear = np.where(light > most, linear * most / np.maximum(light, most), linear)
+    linear = np.where(light < least, 1 - (1 - linear) * (1 - least) / (1 - np.minimum(light, least)), linear)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def opacity(values: np.ndarray, alpha_range: tuple[float, float]) -> np.ndarray:
@@ -738,6 +804,14 @@ def opacity(values: np.ndarray, alpha_range: tuple[float, float]) -> np.ndarray:
 def tinted(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> np.ndarray:
     """(n, 3) RGB 0..255 of weights on the scale 0..1, tinted over white."""
     return 255 - (255 - np.asarray(colormap(np.clip(values, 0, 1)))) * opacity(values, alpha_range)[:, None]
+
+
+def text_colours(values: np.ndarray, colormap: Colormap, text_style: str) -> tuple[np.ndarray, np.ndarray]:
+    """((n, 3), (n, 3)) RGB 0..255 of the grounds and the glyphs of weights, with a contrast of 4.5:1 for any map."""
+    if text_style == "glyph":
+        return np.full((len(values), 3), 255.0), with_luminance(colormap(values), most=GLYPH_LUMINANCE)
+    grounds = with_luminance(tinted(values, colormap, TEXT_ALPHA), least=GROUND_LUMINANCE)
+    return grounds, np.full((len(values), 3), INK, float)
 
 
 def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -994,8 +1068,15 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
         if number + 1 == len(placed) or placed[number + 1][0].piece != fragment.piece:
             index[top + gap : top + line_height - gap, right - 1 : right] += len(pieces)
         last_line[fragment.piece :] = line
-        shown = NEWLINE_MARK if "\n" in fragment.text else fragment.text
-        _draw_runs(draw, (x, top + (line_height - ascent - descent) // 2 + ascent), shown, fonts)
+        base = top + (line_height - ascent - descent) // 2 + ascent
+        if pieces[fragment.piece].kind == "image":
+            box = (left, top + gap, right - 1, top + line_height - gap)
+            index[box[1] : box[3], left:right] *= _draw_chip(canvas, box)
+            shown = fragment.text.strip("[]")
+            x += (fragment.width - fonts.width(shown)) / 2
+        else:
+            shown = NEWLINE_MARK if "\n" in fragment.text else fragment.text
+        _draw_runs(draw, (x, base), shown, fonts)
     between = np.arange(len(index)) % line_height
     between = (between < gap) | (between >= line_height - gap)
     index[between] += len(pieces) * (index[between] > 0)
@@ -1005,6 +1086,17 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
         index[over] = neighbours[over] + len(pieces) * ((neighbours[over] > 0) & (neighbours[over] <= len(pieces)))
     ink[index == 0] = 0
     return TextLayout(tuple(pieces), index, ink, last_line, line_height)
+
+
+def _draw_chip(canvas: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Outline a chip in a box; returns the (Y, X) bool mask of its inside, the corners cut round."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    outline, inside = (Image.new("L", (width * SMOOTH, height * SMOOTH)) for _ in range(2))
+    corners = (0, 0, width * SMOOTH - 1, height * SMOOTH - 1)
+    ImageDraw.Draw(outline).rounded_rectangle(corners, height * SMOOTH // 3, outline=255, width=SMOOTH + 1)
+    ImageDraw.Draw(inside).rounded_rectangle(corners, height * SMOOTH // 3, fill=255)
+    canvas.paste(outline.reduce(SMOOTH), box[:2])
+    return np.pad(np.asarray(inside.reduce(SMOOTH)) > 127, ((0, 0), (0, 1)))
 
 
 def _draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: FontSet, fill: Any = 255) -> float:
@@ -1019,33 +1111,42 @@ def _draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fo
 def visualize_attention_step(
     layout: TextLayout,
     values: np.ndarray,
-    current: int,
+    current: int | None,
     height: int,
     colormap: Colormap = red_to_green,
+    text_style: str = "tint",
 ) -> Image.Image:
     """Draw the text panel of one step: the function to edit, or to pass a `colormap` to, for another style.
 
     layout: the text, from `layout_text`.
     values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped).
-    current: number of the piece that is being generated: blue; what comes after it is not shown yet.
+    current: number of the piece that is being generated: blue; what comes after it is not shown yet. None: all is.
     height: pixels of the panel; the text scrolls by lines so that the current piece is always in view.
+    text_style: "tint" colours the ground of dark text, "glyph" the text itself on white.
     Returns an RGB image of that height, as wide as the layout.
     """
     # A piece becomes a level, a level has a ground and a glyph colour: text tokens, special ones, white, blue.
     paper, blue = 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1
-    shades = tinted(np.linspace(0, 1, TEXT_LEVELS), colormap, TEXT_ALPHA)
-    grounds = np.concatenate([shades, 255 - (255 - shades) * SPECIAL_ALPHA, [PAPER, CURRENT_TOKEN]])
-    glyphs = np.array([INK] * TEXT_LEVELS + [MUTED] * TEXT_LEVELS + [PAPER, PAPER])
+    shades, inks = text_colours(np.linspace(0, 1, TEXT_LEVELS), colormap, text_style)
+    tint = text_style == "tint"
+    faded = blend(np.array(MUTED), inks, 0 if tint else SPECIAL_ALPHA)
+    current_colours = np.array([CURRENT_TOKEN, PAPER] if tint else [PAPER, CURRENT_TOKEN], float)
+    current_colours[0] = current_colours[0] if tint else blend(current_colours[0], current_colours[1], CURRENT_ALPHA)
+    grounds = np.concatenate([shades, blend(255, shades, SPECIAL_ALPHA), [PAPER, current_colours[0]]])
+    glyphs = np.concatenate([inks, faded, [PAPER, current_colours[1]]])
     levels = np.round(np.clip(values, 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint16)
     levels += TEXT_LEVELS * np.array([piece.kind == "special" for piece in layout.pieces], np.uint16)
-    levels[current], levels[current + 1 :] = blue, paper
+    last = len(levels) - 1 if current is None else current
+    levels[last + 1 :] = paper
+    if current is not None:
+        levels[current] = blue
     # Glyphs reach into the white round their token: there the ground is white and the glyph colour the token's.
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
     levels = np.concatenate([[paper], levels, levels + len(glyphs)])
 
     visible_lines = max(height // layout.line_height, 1)
-    last_line = int(layout.last_line[current])
+    last_line = int(layout.last_line[last])
     first_line = max(last_line + 1 - visible_lines, 0)
     rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
     entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
@@ -1161,7 +1262,7 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     kind[0] = 2
     for number, image in enumerate(record.images):
         kind[image.positions] = 3 + number
-    names = [("problem", PROBLEM_COLOUR), ("response", RESPONSE_COLOUR), ("first token", FIRST_COLOUR)]
+    names = [("problem", PROBLEM_COLOUR), ("response", RESPONSE_COLOUR), ("first token (sink)", FIRST_COLOUR)]
     pictures = [
         (f"image {n + 1}" if len(record.images) > 1 else "image", SHARE_COLOURS[n % len(SHARE_COLOURS)])
         for n in range(len(record.images))
@@ -1173,6 +1274,9 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     return shares[3:] + shares[:3]
 
 
+CHOICES = {"scale": ("video", "frame"), "text_style": ("tint", "glyph")}  # options that are one of a few words
+
+
 @dataclass(frozen=True)
 class DrawingOptions:
     """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
@@ -1181,8 +1285,10 @@ class DrawingOptions:
     """Frames a second."""
     scale: str = "video"
     """"video": one colour scale for all frames; "frame": its own for each."""
-    colormap: Colormap = red_to_green
-    """(n,) weights in 0..1 to (n, 3) RGB in 0..255."""
+    colormap: str | Colormap = "red_to_green"
+    """A name in `COLORMAPS`, or any function of (n,) weights in 0..1 to (n, 3) RGB in 0..255."""
+    text_style: str = "tint"
+    """"tint": dark text on tinted grounds; "glyph": coloured text on white."""
     frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
     """Width and height in even pixels."""
     font_path: str | None = None
@@ -1191,8 +1297,12 @@ class DrawingOptions:
     def __post_init__(self) -> None:
         if not self.fps > 0:
             raise ValueError(f"fps is {self.fps}; expected a number above 0")
-        if self.scale not in ("video", "frame"):
-            raise ValueError(f"scale is {self.scale!r}; expected 'video' or 'frame'")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                expected = " or ".join(map(repr, known))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+        if not callable(self.colormap) and self.colormap not in COLORMAPS:
+            raise ValueError(f"colormap is {self.colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
         (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
         if width % 2 or height % 2 or width < least_width or height < least_height:
             raise ValueError(
@@ -1224,7 +1334,8 @@ class FrameRenderer:
     ) -> None:
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
-        self.record, self.layer, self.colormap = record, layer, options.colormap
+        self.record, self.layer, self.text_style = record, layer, options.text_style
+        self.colormap = COLORMAPS.get(options.colormap, options.colormap)
         self.width, self.height = options.frame_size
         rows_TS = record.layer_weights(layer)
         text_fonts, self.title_fonts, self.label_fonts = (
@@ -1247,9 +1358,10 @@ class FrameRenderer:
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
-        self.footer = self.top + self.panel_height + self.px(14)
+        self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         self._draw_layer(ImageDraw.Draw(self.base))
+        self._draw_timeline()
         if options.scale == "video":
             self._draw_bars(self.base, 0)
         self.bars_change = options.scale == "frame"
@@ -1266,7 +1378,9 @@ class FrameRenderer:
         text_values = self.text_weights[frame_number] / text_end
         canvas = self.base.copy()
         canvas.paste(
-            visualize_attention_step(self.text, text_values, current, self.panel_height, self.colormap),
+            visualize_attention_step(
+                self.text, text_values, current, self.panel_height, self.colormap, self.text_style
+            ),
             (self.x_text, self.top),
         )
         canvas.paste(
@@ -1276,7 +1390,8 @@ class FrameRenderer:
         self._draw_token(draw, step, self.text.pieces[current].text)
         if self.bars_change:
             self._draw_bars(canvas, frame_number)
-        self._draw_shares(draw, step, self.footer + self.px(44))
+        self._draw_shares(draw, step, self.footer + self.px(BARS))
+        self._draw_place(canvas, draw, step)
         return np.asarray(canvas)
 
     def _draw_token(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
@@ -1292,7 +1407,7 @@ class FrameRenderer:
 
     def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
         """Whose attention is shown."""
-        layers = f" of {self.record.num_layers}" if self.record.num_layers else ""
+        layers = f" of 0–{self.record.num_layers - 1}" if self.record.num_layers else ""
         names = {"mean": "mean of the heads", "max": "maximum of the heads"}
         heads = names.get(self.record.head, f"head {self.record.head}")
         at = (self.x_image, round(self.top * 0.6))
@@ -1304,8 +1419,11 @@ class FrameRenderer:
         text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA)
         for x, name, ends, alpha in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA)):
             left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   0%", fonts, INK)) + px(10)
-            shades = tinted(np.linspace(0, 1, width), self.colormap, alpha).round().astype(np.uint8)
-            canvas.paste(Image.fromarray(np.tile(shades, (px(20), 1, 1))), (left, y))
+            weights = np.linspace(0, 1, width)
+            shades = tinted(weights, self.colormap, alpha)
+            if alpha == TEXT_ALPHA:
+                shades = text_colours(weights, self.colormap, self.text_style)[self.text_style == "glyph"]
+            canvas.paste(Image.fromarray(np.tile(shades.round().astype(np.uint8), (px(20), 1, 1))), (left, y))
             end = f"{ends[frame_number]:.2%} or more of the attention"
             _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
@@ -1323,6 +1441,48 @@ class FrameRenderer:
             draw.rectangle([key, base - px(16), key + px(16), base], fill=share.colour)
             text_end = _draw_runs(draw, (key + px(24), base), f"{share.name} {weight:.1%}", fonts, INK)
             x, key = end, round(text_end) + px(36)
+
+
+    def _column(self, step: int) -> int:
+        """Where a step begins on the time line, in pixels from its left."""
+        steps = self.record.response_length - self.first_step
+        return (step - self.first_step) * (self.x_image + self.panel_width - self.x_text) // steps
+
+    def _draw_timeline(self) -> None:
+        """The share of the pictures at each step, as bars, over the phases: pale here, in full colour for `_draw_place`."""
+        px, steps = self.px, self.record.response_length - self.first_step
+        self.timeline_y = self.footer + px(BARS) + px(SHARES)
+        shares = self.shares[: len(self.record.images)]
+        totals = np.cumsum([share.weights[self.first_step :] for share in shares], axis=0)
+        top = max(totals.max(initial=0), np.finfo(np.float32).tiny)
+        width, high = self._column(self.record.response_length), px(CURVE)
+        starts = np.array([self._column(self.first_step + n) for n in range(steps + 1)])
+        step_X = np.searchsorted(starts, np.arange(width), side="right") - 1
+        band = np.full((high + px(PHASES), width, 3), 255, np.uint8)
+        height_Y = np.arange(high, 0, -1)[:, None]
+        for share, total in reversed(list(zip(shares, totals))):
+            band[:high][height_Y <= np.round(total / top * high)[step_X]] = share.colour
+        if width >= 4 * steps:
+            band[:high, starts[:-1]] = 255
+        self.timeline = Image.fromarray(band)
+        draw, visible = ImageDraw.Draw(self.timeline), [p for p in response_phases(self.record) if p.last > self.first_step]
+        for phase in visible:
+            left, right = self._column(max(phase.first, self.first_step)), self._column(phase.last)
+            draw.rectangle([left, high, right - 1, band.shape[0]], fill=PHASE_COLOURS[phase.name])
+            if self.label_fonts.width(phase.name) + px(12) < right - left:
+                _draw_runs(draw, (left + px(8), high + px(19)), phase.name, self.label_fonts, INK)
+        pale = np.asarray(self.timeline).astype(float)
+        pale[:high] = blend(255, pale[:high], COMING_ALPHA)
+        self.base.paste(Image.fromarray(pale.round().astype(np.uint8)), (self.x_text, self.timeline_y))
+        caption = f"attention on the picture{'s' * (len(shares) > 1)} at each step, up to {top:.1%}"
+        _draw_runs(ImageDraw.Draw(self.base), (self.x_text, self.timeline_y - px(10)), caption, self.label_fonts, INK)
+
+    def _draw_place(self, canvas: Image.Image, draw: ImageDraw.ImageDraw, step: int) -> None:
+        """The time line up to this step, and where the step stands on it."""
+        px, y, left, right = self.px, self.timeline_y, self._column(step), self._column(step + 1)
+        canvas.paste(self.timeline.crop((0, 0, right, self.timeline.height)), (self.x_text, y))
+        left, right = self.x_text + left, self.x_text + max(right, left + px(4))
+        draw.rectangle([left, y - px(4), right, y + self.timeline.height + px(2)], outline=CURRENT_TOKEN, width=px(3))
 
 
 def render_frames(
@@ -1682,7 +1842,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
     add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
     add("--fps", type=float, default=2, help="frames a second")
-    add("--scale", choices=("video", "frame"), default="video", help="one colour scale for all frames, or one for each")
+    add("--scale", choices=CHOICES["scale"], default="video", help="one colour scale for all frames, or one for each")
+    add("--colormap", choices=tuple(COLORMAPS), default="red_to_green", help="colours of low to high weights")
+    add("--text_style", choices=CHOICES["text_style"], default="tint", help="colour the ground of the text or its glyphs")
     add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
