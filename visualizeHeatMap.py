@@ -759,9 +759,108 @@ def response_phases(record: AttentionRecord) -> list[Phase]:
     steps = [(name, *np.searchsorted(ends, (first, last - 1), side="right").tolist()) for name, first, last in spans]
     T = record.response_length
     phases = [Phase(name, first, min(last + 1, T)) for name, first, last in steps if first < T]
-    for before, after in zip(phases[:-1], phases[1:]):  # a token may hold the end of one tag and the start of another
-        phases[0] = Phase(before.name, before.first, after.first)
+    if len(phases) > 1:  # a token may hold the end of one tag and the start of the other
+        phases[0] = Phase("think", phases[0].first, phases[1].first)
     return phases or [Phase("response", 0, T)]
+
+
+_N = r"\s*(\d+(?:\.\d+)?)\s*"
+# (x1,y1),(x2,y2) is a box where nothing but one comma joins exactly two; else each bracket stands for itself.
+COORDINATES = re.compile(
+    rf"(?<!\),)\({_N},{_N}\),\({_N},{_N}\)(?!,\()|[(\[（]{_N}[,，]{_N}(?:[,，]{_N}[,，]{_N})?[)\]）]"
+)
+_NOUN = r"(?:image|picture|photo|figure|图片?)"
+PICTURE_NAMED = re.compile(
+    rf"{_NOUN}\s*(\d|one|two|three|[一二三])|(first|second|third|第\s*[一二三\d])\s*[张幅个]?\s*{_NOUN}", re.IGNORECASE
+)
+NUMERALS = (("1", "one", "first", "一"), ("2", "two", "second", "二"), ("3", "three", "third", "三"))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place that the response names."""
+
+    step: int
+    """The response token that completes it."""
+    phase: str
+    image: int
+    """Which picture it is in, from 0."""
+    corners: tuple[float, ...]
+    """x, y of a point or left, top, right, bottom of a box, as parts 0..1 of the picture's width and height."""
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        x, y = self.corners[::2], self.corners[1::2]
+        return sum(x) / len(x), sum(y) / len(y)
+
+
+def response_marks(
+    record: AttentionRecord, layer: int, sizes: Sequence[tuple[int, int]], draw_points: str = "auto"
+) -> list[Mark]:
+    """The points `(x,y)`, `[x, y]` and the boxes `(x1,y1),(x2,y2)`, `[x1, y1, x2, y2]` that the response names.
+
+    sizes: width and height of the pictures. draw_points: "thousandths" or "pixels" (of the pictures as given);
+    "auto" takes thousandths unless a number is above 1000 or the prompt speaks of pixels; "off" finds none.
+    With several pictures a place belongs to the one that the text has named last in this phase ("picture two");
+    else to that of an earlier mark at the same place; else to the one with more attention while it was written.
+    What lies outside its picture is left out.
+    """
+    text, ends = record.response, response_ends(record)
+    found = list(COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
+    numbers = [tuple(float(group) for group in match.groups() if group) for match in found]
+    prompt = "".join(record.tokens[: record.prompt_length])
+    large = max((max(group) for group in numbers), default=0) > 1000
+    pixels = draw_points == "pixels" or (draw_points == "auto" and (large or "pixel" in prompt.lower()))
+    rows_TS = record.layer_weights(layer)
+    looked_IT = np.array([rows_TS[:, image.positions].sum(axis=1) for image in record.images])
+    marks: list[Mark] = []
+    for match, places in zip(found, numbers):
+        first, last = np.searchsorted(ends, (match.start(), match.end() - 1), side="right").tolist()
+        phase = next((p for p in response_phases(record) if p.first <= last < p.last), Phase("", 0, 0))
+        begin = int(ends[phase.first - 1]) if phase.first else 0
+        named = _picture_named(text[begin : match.start()])
+        same = [mark.image for mark in marks if mark.corners == places]
+        image = (
+            named if named is not None else same[-1] if same else int(looked_IT[:, first : last + 1].sum(1).argmax())
+        )
+        if image < len(sizes):
+            marks.append(Mark(last, phase.name, image, places))
+    scaled = [
+        Mark(
+            m.step,
+            m.phase,
+            m.image,
+            tuple(np.divide(m.corners, np.resize(sizes[m.image] if pixels else 1000, len(m.corners))).tolist()),
+        )
+        for m in marks
+    ]
+    return [m for m in scaled if max(m.corners) <= 1 and (len(m.corners) == 2 or m.corners[:2] < m.corners[2:])]
+
+
+def _picture_named(text: str) -> int | None:
+    """The picture that a text names last, from 0."""
+    names = ["".join(match.groups("")).lower().strip("第 ") for match in PICTURE_NAMED.finditer(text)]
+    return next((n for n, words in enumerate(NUMERALS) if names and names[-1] in words), None)
+
+
+def share_inside(
+    record: AttentionRecord, layer: int, step: int, marks: Sequence[Mark], sizes: Sequence
+) -> float | None:
+    """How much of a step's attention on the pictures lies inside the boxes among the marks; None without a box."""
+    boxes = [
+        (mark.image, np.array(mark.corners) * (*sizes[mark.image],) * 2) for mark in marks if len(mark.corners) == 4
+    ]
+    row_S, inside, total = record.layer_weights(layer)[step], 0.0, 0.0
+    for number, tokens in enumerate(record.images):
+        left, top, right, bottom = tokens.boxes.T
+        area, covered = (right - left) * (bottom - top), np.zeros(len(tokens.positions))
+        for _, (x0, y0, x1, y1) in (box for box in boxes if box[0] == number):
+            width = np.clip(np.minimum(right, x1) - np.maximum(left, x0), 0, None)
+            height = np.clip(np.minimum(bottom, y1) - np.maximum(top, y0), 0, None)
+            covered = np.fmax(covered, width * height / area)  # of boxes that overlap, the one that covers most
+        inside += float((row_S[tokens.positions] * covered).sum())
+        total += float(row_S[tokens.positions].sum())
+    return inside / total if boxes and total else None
 
 
 # -------------------------------------------------------------------------------------------- colour
@@ -961,6 +1060,8 @@ class Fragment:
     piece: int
     text: str
     width: float
+    alone: bool = False
+    """A chip or a special token: a line may break before and after it."""
 
     @property
     def is_space(self) -> bool:
@@ -994,7 +1095,7 @@ def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
             if not width:  # a token of characters that nobody sees
                 part = "".join(f"{ord(char):04X}" for char in part)
                 width = fonts.width(part)
-            fragments.append(Fragment(number, part, width))
+            fragments.append(Fragment(number, part, width, piece.kind != "text"))
     return fragments
 
 
@@ -1013,6 +1114,8 @@ def _words(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> Itera
 
 def _may_break(previous: Fragment, fragment: Fragment) -> bool:
     if previous.is_space or fragment.is_space:
+        return True
+    if (previous.alone or fragment.alone) and previous.piece != fragment.piece:
         return True
     if fragment.text[0] in NO_LINE_START:
         return False
@@ -1168,6 +1271,8 @@ class ImageLayout:
     """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
+    places: tuple[tuple[int, int, int, int], ...] = ()
+    """Left, top, width, height of each picture on the panel, in pixels."""
 
 
 def layout_images(
@@ -1200,13 +1305,14 @@ def layout_images(
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64))
+    places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
+    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), places)
 
 
 def _picture_slots(
     sizes: Sequence[tuple[int, int]], width: int, height: int, label: int
 ) -> list[tuple[int, int, float]]:
-    """(x, y, scale) of each picture, in the number of columns that lets the smallest one be largest."""
+    """(x, y, scale) of each picture, from the top, in the number of columns that lets the smallest one be largest."""
 
     def scales(columns: int) -> list[float]:
         rows = -(-len(sizes) // columns)
@@ -1215,13 +1321,11 @@ def _picture_slots(
         return [min(wide / w, high / h) for w, h in sizes]
 
     columns = max(range(1, len(sizes) + 1), key=lambda count: min(scales(count)))
-    rows = -(-len(sizes) // columns)
-    slots = []
-    for number, ((w, h), scale) in enumerate(zip(sizes, scales(columns))):
-        row, column = divmod(number, columns)
-        x = round((column + 0.5) * width / columns - w * scale / 2)
-        y = round((row + 0.5) * height / rows + label / 2 - h * scale / 2)
-        slots.append((x, y, scale))
+    slots, y, placed = [], 0.0, list(zip(sizes, scales(columns)))
+    for row in range(0, len(sizes), columns):
+        for column, ((w, _), scale) in enumerate(placed[row : row + columns]):
+            slots.append((round((column + 0.5) * width / columns - w * scale / 2), round(y + label), scale))
+        y += label + max(h * scale for (_, h), scale in placed[row : row + columns])
     return slots
 
 
@@ -1238,6 +1342,34 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
     tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
     panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
     return panel
+
+
+def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Image.Image:
+    """An RGBA overlay of the panel: marks numbered and, in each picture, joined in their order; the last one is blue."""
+    Y, X = layout.cell_index.shape
+    radius, width = fonts.size * 0.62 * SMOOTH, max(round(fonts.size * 0.13 * SMOOTH), 1)
+    overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
+    draw, centres = ImageDraw.Draw(overlay), []
+    for mark in marks:
+        left, top, wide, high = layout.places[mark.image]
+        points = [
+            ((left + x * wide) * SMOOTH, (top + y * high) * SMOOTH)
+            for x, y in zip(mark.corners[::2], mark.corners[1::2])
+        ]
+        centres.append((left * SMOOTH + mark.centre[0] * wide * SMOOTH, top * SMOOTH + mark.centre[1] * high * SMOOTH))
+        if len(points) == 2:
+            for colour, line in ((PAPER, 3 * width), (INK, width)):
+                corners = [points[0], (points[1][0], points[0][1]), points[1], (points[0][0], points[1][1]), points[0]]
+                draw.line(corners, colour, line, joint="curve")
+    for number in range(len(layout.places)):
+        path = [centre for mark, centre in zip(marks, centres) if mark.image == number]
+        for colour, line in ((PAPER, 3 * width), (INK, width)) if len(path) > 1 else ():
+            draw.line(path, colour, line, joint="curve")
+    for number, (x, y) in enumerate(centres, start=1):
+        fill = CURRENT_TOKEN if number == len(centres) else INK
+        draw.circle((x, y), radius, fill, PAPER, width)
+        draw.text((x, y), str(number), PAPER, fonts.main.font_variant(size=round(radius * 1.15)), anchor="mm")
+    return overlay.reduce(SMOOTH)
 
 
 # ------------------------------------------------------------------------------------------- frames
@@ -1274,7 +1406,11 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     return shares[3:] + shares[:3]
 
 
-CHOICES = {"scale": ("video", "frame"), "text_style": ("tint", "glyph")}  # options that are one of a few words
+CHOICES = {
+    "scale": ("video", "frame"),
+    "text_style": ("tint", "glyph"),
+    "draw_points": ("auto", "thousandths", "pixels", "off"),
+}
 
 
 @dataclass(frozen=True)
@@ -1289,6 +1425,8 @@ class DrawingOptions:
     """A name in `COLORMAPS`, or any function of (n,) weights in 0..1 to (n, 3) RGB in 0..255."""
     text_style: str = "tint"
     """"tint": dark text on tinted grounds; "glyph": coloured text on white."""
+    draw_points: str = "auto"
+    """Mark the places that the response names: "thousandths" of the picture, its "pixels", "auto" or "off"."""
     frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
     """Width and height in even pixels."""
     font_path: str | None = None
@@ -1358,6 +1496,9 @@ class FrameRenderer:
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
+        self.sizes = [image.size for image in images]
+        self.marks = response_marks(record, layer, self.sizes, options.draw_points)
+        self.mark_overlay: tuple[list[Mark], Image.Image | None] = ([], None)  # of the last frame
         self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         self._draw_layer(ImageDraw.Draw(self.base))
@@ -1387,6 +1528,7 @@ class FrameRenderer:
             draw_heat(self.image, self.cell_weights[frame_number] / cell_end, self.colormap), (self.x_image, self.top)
         )
         draw = ImageDraw.Draw(canvas)
+        self._draw_marks(canvas, step)
         self._draw_token(draw, step, self.text.pieces[current].text)
         if self.bars_change:
             self._draw_bars(canvas, frame_number)
@@ -1404,6 +1546,24 @@ class FrameRenderer:
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
         draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
         _draw_runs(draw, (x, base), shown, fonts, PAPER)
+
+    def _draw_marks(self, canvas: Image.Image, step: int) -> None:
+        """The places named so far in the phase of the last one: an answer is not drawn over the thoughts it repeats."""
+        marks = [mark for mark in self.marks if mark.step <= step]
+        marks = [mark for mark in marks if mark.phase == marks[-1].phase]
+        if not marks:
+            return
+        if self.mark_overlay[0] != marks:
+            self.mark_overlay = marks, draw_marks(self.image, marks, self.label_fonts)
+        canvas.paste(self.mark_overlay[1], (self.x_image, self.top), self.mark_overlay[1])
+        inside = share_inside(self.record, self.layer, step, marks, self.sizes)
+        if inside is not None:
+            text, fonts = (
+                f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes",
+                self.label_fonts,
+            )
+            right = self.x_image + self.panel_width - fonts.width(text)
+            _draw_runs(ImageDraw.Draw(canvas), (right, round(self.top * 0.6)), text, fonts, INK)
 
     def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
         """Whose attention is shown."""
@@ -1442,14 +1602,13 @@ class FrameRenderer:
             text_end = _draw_runs(draw, (key + px(24), base), f"{share.name} {weight:.1%}", fonts, INK)
             x, key = end, round(text_end) + px(36)
 
-
     def _column(self, step: int) -> int:
         """Where a step begins on the time line, in pixels from its left."""
         steps = self.record.response_length - self.first_step
         return (step - self.first_step) * (self.x_image + self.panel_width - self.x_text) // steps
 
     def _draw_timeline(self) -> None:
-        """The share of the pictures at each step, as bars, over the phases: pale here, in full colour for `_draw_place`."""
+        """The share of the pictures at each step, as bars over the phases: pale here, kept in full for `_draw_place`."""
         px, steps = self.px, self.record.response_length - self.first_step
         self.timeline_y = self.footer + px(BARS) + px(SHARES)
         shares = self.shares[: len(self.record.images)]
@@ -1465,7 +1624,10 @@ class FrameRenderer:
         if width >= 4 * steps:
             band[:high, starts[:-1]] = 255
         self.timeline = Image.fromarray(band)
-        draw, visible = ImageDraw.Draw(self.timeline), [p for p in response_phases(self.record) if p.last > self.first_step]
+        draw, visible = (
+            ImageDraw.Draw(self.timeline),
+            [p for p in response_phases(self.record) if p.last > self.first_step],
+        )
         for phase in visible:
             left, right = self._column(max(phase.first, self.first_step)), self._column(phase.last)
             draw.rectangle([left, high, right - 1, band.shape[0]], fill=PHASE_COLOURS[phase.name])
@@ -1618,8 +1780,8 @@ class AttentionVisualizer:
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise type(error)(
-                f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give a "
-                "directory with a Hugging Face vision-language checkpoint, or its name on the hub"
+                f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give "
+                "a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
             ) from error
 
     @property
@@ -1844,7 +2006,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fps", type=float, default=2, help="frames a second")
     add("--scale", choices=CHOICES["scale"], default="video", help="one colour scale for all frames, or one for each")
     add("--colormap", choices=tuple(COLORMAPS), default="red_to_green", help="colours of low to high weights")
-    add("--text_style", choices=CHOICES["text_style"], default="tint", help="colour the ground of the text or its glyphs")
+    add("--draw_points", choices=CHOICES["draw_points"], default="auto", help="mark the places that the answer names")
+    add(
+        "--text_style",
+        choices=CHOICES["text_style"],
+        default="tint",
+        help="colour the ground of the text or its glyphs",
+    )
     add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
