@@ -16,7 +16,10 @@ Dimension key (suffixes of local arrays):
 from __future__ import annotations
 
 import argparse
+import base64
+import html
 import inspect
+import io
 import json
 import logging
 import math
@@ -24,6 +27,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +36,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,7 @@ DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv
 SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
 RECORDING_ATTENTION = "record_rows"  # its name in transformers; must not contain flash, flex, sdpa or paged
 ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RECORD_FORMAT = 1  # version written into every .npz
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
@@ -62,7 +67,7 @@ IMAGE_SCALE_QUANTILE = 0.999
 
 # Colours, RGB 0..255. Dark text on every tint of RED_TO_GREEN mixed as below keeps a contrast above 4.5:1.
 RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, high
-BLUE_TO_YELLOW = ((0, 34, 78), (128, 132, 122), (253, 231, 55))  # the same for colour-blind viewers, after cividis
+BLUE_TO_YELLOW = ((38, 66, 122), (146, 150, 138), (253, 231, 55))  # the same for colour-blind viewers, after cividis
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # parts of linear red, green and blue (WCAG 2)
 # Luminance of what is coloured by any map: grounds at least, glyphs on white at most, for a contrast of 4.5:1.
 GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
@@ -89,6 +94,8 @@ BARS, SHARES, CURVE, PHASES = 44, 96, 46, 26  # heights of the parts of the foot
 FOOTER = 16 + BARS + SHARES + CURVE + PHASES + 16
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
 LONGEST_TITLE_TOKEN = 24  # characters
+SUMMARY_COLUMNS = 4  # maps side by side, in two rows
+GIF_WIDTH, GIF_COLOURS = 960, 128  # at most: a GIF of full frames would have many megabytes
 SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they have no steps
 
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
@@ -149,6 +156,8 @@ class AttentionRecord:
     """Number of layers of the model, for the legend."""
     head: str | int = "mean"
     """How the heads were reduced."""
+    pictures: tuple[bytes, ...] = ()
+    """The pictures as PNG or JPEG files, so that the record can be drawn by itself; empty: they are not kept."""
 
     def __post_init__(self) -> None:
         S, T, L = len(self.tokens), self.response_length, len(self.layers)
@@ -159,6 +168,10 @@ class AttentionRecord:
         if self.weights.shape != (T, L, S):
             raise ValueError(
                 f"weights has shape {self.weights.shape}; expected {(T, L, S)}: response tokens, layers, positions"
+            )
+        if len(self.pictures) not in (0, len(self.images)):
+            raise ValueError(
+                f"pictures has {len(self.pictures)} entries; expected {len(self.images)}, one an image, or 0"
             )
         for number, image in enumerate(self.images, start=1):
             if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
@@ -173,6 +186,33 @@ class AttentionRecord:
     def response(self) -> str:
         """The decoded response."""
         return "".join(self.tokens[self.prompt_length :])
+
+    def open_pictures(self) -> list[Image.Image]:
+        """The pictures that the record keeps, as RGB images. Raises ValueError where it keeps none, or no picture."""
+        if len(self.pictures) < len(self.images):
+            raise ValueError("the record keeps no pictures; give benchmark_json and image_dir (in Python: images)")
+        try:
+            files = [Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) for data in self.pictures]
+            return [file.convert("RGB") for file in files]
+        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
+            raise ValueError(f"the record has a picture that cannot be read: {one_line(error)}") from error
+
+    def show(
+        self, step: int, layer: int | None = None, start_phrase: str = DEFAULT_START_PHRASE, **options: Any
+    ) -> Any:
+        """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`."""
+        layer = self.layers[-1] if layer is None else self.layer_number(layer)
+        renderer = FrameRenderer(self, self.open_pictures(), layer, start_phrase, DrawingOptions(**options))
+        return Image.fromarray(renderer.draw(renderer.check_step(step)))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a record: its summary."""
+        if not self.pictures:
+            return f"<pre>{html.escape(self.response)}</pre>"
+        file = io.BytesIO()
+        draw_summary(self, self.open_pictures(), self.layers[-1]).save(file, "PNG")
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'
 
     def layer_number(self, layer: int) -> int:
         """A recorded layer by its 0-based number; negative ones count from the model's end. Raises ValueError."""
@@ -190,11 +230,12 @@ class AttentionRecord:
         facts = {
             "format": RECORD_FORMAT, "tokens": self.tokens, "prompt_length": self.prompt_length,
             "layers": self.layers, "special_ids": self.special_ids, "num_layers": self.num_layers,
-            "head": self.head, "images": len(self.images),
+            "head": self.head, "images": len(self.images), "pictures": len(self.pictures),
         }  # fmt: skip
         arrays = {"token_ids": self.token_ids, "weights": self.weights}
         for number, image in enumerate(self.images):
             arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
+        arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
         facts_bytes = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         with moved_into_place(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, facts=facts_bytes, **arrays)
@@ -208,12 +249,16 @@ class AttentionRecord:
                 if facts["format"] != RECORD_FORMAT:
                     raise ValueError(f"its format is {facts['format']}, this version reads {RECORD_FORMAT}")
                 images = tuple(ImageTokens(data[f"positions_{n}"], data[f"boxes_{n}"]) for n in range(facts["images"]))
-                return cls(
+                pictures = tuple(data[f"picture_{n}"].tobytes() for n in range(facts.get("pictures", 0)))
+                record = cls(
                     tokens=tuple(facts["tokens"]), token_ids=data["token_ids"],
                     prompt_length=facts["prompt_length"], layers=tuple(facts["layers"]),
                     weights=data["weights"], images=images, special_ids=tuple(facts["special_ids"]),
-                    num_layers=facts["num_layers"], head=facts["head"],
+                    num_layers=facts["num_layers"], head=facts["head"], pictures=pictures,
                 )  # fmt: skip
+                if pictures:
+                    record.open_pictures()
+                return record
         except (ValueError, KeyError, TypeError, EOFError) as error:
             raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
 
@@ -323,6 +368,15 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def picture_file(image: Image.Image) -> bytes:
+    """The picture as a PNG file, or as a JPEG where that would be too large for a record."""
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG")
+    if png.tell() > PICTURE_BYTES:
+        image.save(jpeg, "JPEG", quality=92)
+    return jpeg.getvalue() or png.getvalue()
 
 
 # ------------------------------------------------------------------------------------------- inputs
@@ -926,6 +980,11 @@ def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
     return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
 
 
+def _bar(shades: np.ndarray, height: int) -> Image.Image:
+    """A colour bar of (n, 3) colours, one a column of pixels."""
+    return Image.fromarray(np.tile(shades.round().astype(np.uint8), (height, 1, 1)))
+
+
 def weight_scale(weights: np.ndarray, quantile: float) -> float:
     """The weight that is drawn as the highest: a quantile of the weights shown, above 0."""
     shown = weights[weights > 0]
@@ -1048,6 +1107,7 @@ BREAK_ANYWHERE = re.compile(
 )
 FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_ANYWHERE.pattern})\S)+")
 NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
+LETTERS = re.compile(r"[^\W\d_]+")
 NEWLINE_MARK = "↵"
 LINE_PITCH = 1.3  # of the height of the fonts
 GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
@@ -1345,9 +1405,9 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
 
 
 def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Image.Image:
-    """An RGBA overlay of the panel: marks numbered and, in each picture, joined in their order; the last one is blue."""
+    """An RGBA overlay of the panel: marks numbered and, in each picture, joined in order; the last one is blue."""
     Y, X = layout.cell_index.shape
-    radius, width = fonts.size * 0.62 * SMOOTH, max(round(fonts.size * 0.13 * SMOOTH), 1)
+    radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
     overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
     draw, centres = ImageDraw.Draw(overlay), []
     for mark in marks:
@@ -1406,11 +1466,10 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     return shares[3:] + shares[:3]
 
 
-CHOICES = {
-    "scale": ("video", "frame"),
-    "text_style": ("tint", "glyph"),
+CHOICES = {  # options that are one of a few words
+    "scale": ("video", "frame"), "text_style": ("tint", "glyph"), "format": ("mp4", "gif", "webm"),
     "draw_points": ("auto", "thousandths", "pixels", "off"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -1431,6 +1490,12 @@ class DrawingOptions:
     """Width and height in even pixels."""
     font_path: str | None = None
     """Font of the text; by default a sans font of the system."""
+    format: str = "mp4"
+    """Of the video: "mp4", "webm" (VP9) or "gif" (at most 960 pixels wide)."""
+    frames: Sequence[int] = ()
+    """Steps whose frames are also written as PNG, from 0; negative: from the end."""
+    summary: bool = False
+    """Also write one PNG: the response, maps of single words, mean maps of the phases."""
 
     def __post_init__(self) -> None:
         if not self.fps > 0:
@@ -1457,6 +1522,13 @@ def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
     if scale == "frame":
         return np.array([weight_scale(row, quantile) for row in weights])
     return np.full(len(weights), weight_scale(weights, quantile))
+
+
+def layer_title(record: AttentionRecord, layer: int) -> str:
+    """Whose attention is shown."""
+    layers = f" of 0–{record.num_layers - 1}" if record.num_layers else ""
+    names = {"mean": "mean of the heads", "max": "maximum of the heads"}
+    return f"layer {layer}{layers}, {names.get(record.head, f'head {record.head}')}"
 
 
 class FrameRenderer:
@@ -1506,6 +1578,14 @@ class FrameRenderer:
         if options.scale == "video":
             self._draw_bars(self.base, 0)
         self.bars_change = options.scale == "frame"
+
+    def check_step(self, step: int) -> int:
+        """A step that has a frame; negative ones count from the end. Raises ValueError."""
+        number = step + self.record.response_length if step < 0 else step
+        if not self.first_step <= number < self.record.response_length:
+            last = self.record.response_length - 1
+            raise ValueError(f"step {step} has no frame; there are frames of steps {self.first_step}..{last}")
+        return number
 
     def px(self, length: float) -> int:
         """Pixels of a length that is given for a frame of 1920 × 1080."""
@@ -1567,11 +1647,8 @@ class FrameRenderer:
 
     def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
         """Whose attention is shown."""
-        layers = f" of 0–{self.record.num_layers - 1}" if self.record.num_layers else ""
-        names = {"mean": "mean of the heads", "max": "maximum of the heads"}
-        heads = names.get(self.record.head, f"head {self.record.head}")
         at = (self.x_image, round(self.top * 0.6))
-        _draw_runs(draw, at, f"layer {self.layer}{layers}, {heads}", self.title_fonts, INK)
+        _draw_runs(draw, at, layer_title(self.record, self.layer), self.title_fonts, INK)
 
     def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
         """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white."""
@@ -1583,7 +1660,7 @@ class FrameRenderer:
             shades = tinted(weights, self.colormap, alpha)
             if alpha == TEXT_ALPHA:
                 shades = text_colours(weights, self.colormap, self.text_style)[self.text_style == "glyph"]
-            canvas.paste(Image.fromarray(np.tile(shades.round().astype(np.uint8), (px(20), 1, 1))), (left, y))
+            canvas.paste(_bar(shades, px(20)), (left, y))
             end = f"{ends[frame_number]:.2%} or more of the attention"
             _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
@@ -1608,7 +1685,7 @@ class FrameRenderer:
         return (step - self.first_step) * (self.x_image + self.panel_width - self.x_text) // steps
 
     def _draw_timeline(self) -> None:
-        """The share of the pictures at each step, as bars over the phases: pale here, kept in full for `_draw_place`."""
+        """The share of the pictures at each step, as bars over the phases: pale here, in full for `_draw_place`."""
         px, steps = self.px, self.record.response_length - self.first_step
         self.timeline_y = self.footer + px(BARS) + px(SHARES)
         shares = self.shares[: len(self.record.images)]
@@ -1663,6 +1740,77 @@ def render_frames(
     return map(renderer.draw, range(renderer.first_step, record.response_length))
 
 
+# ------------------------------------------------------------------------------------------ summary
+
+
+def words_that_looked(record: AttentionRecord, layer: int, count: int) -> list[tuple[int, str]]:
+    """(step, word) of the words that looked at the pictures the most, the most first, each word once.
+
+    A word counts by the token that begins it; in a script without spaces each token is a word.
+    """
+    shares = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
+    text, words = record.response, {}
+    starts = np.concatenate([[0], response_ends(record)])
+    for step in np.argsort(-shares, kind="stable") if len(record.images) else ():
+        token = record.tokens[record.prompt_length + step]
+        match = LETTERS.search(token)
+        at = starts[step] + match.start() if match else 0
+        if not match or (at and text[at - 1] in "</") or len(words) == count:
+            continue
+        alone = bool(BREAK_ANYWHERE.match(match[0]))
+        if alone or not (at and text[at - 1].isalpha()):
+            words.setdefault(match[0] if alone else LETTERS.match(text, at)[0], int(step))
+    return [(step, word) for word, step in words.items()]
+
+
+def draw_summary(
+    record: AttentionRecord, images: Sequence[Image.Image], layer: int, options: DrawingOptions | None = None
+) -> Image.Image:
+    """One picture of a whole response, as wide as a frame: its text, where its phases and some of its words looked.
+
+    The text is coloured by the share of each token's attention that lies on the pictures.
+    """
+    options = options or DrawingOptions()
+    colormap, width = COLORMAPS.get(options.colormap, options.colormap), options.frame_size[0]
+    px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
+    text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
+    margin, rows_TS = px(MARGIN), record.layer_weights(layer)
+    shares_T = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
+    pieces = text_pieces(record, record.prompt_length)
+    text = layout_text(pieces, text_fonts, width - 2 * margin)
+    first = np.array([piece.start - record.prompt_length for piece in pieces])
+    values = np.maximum.reduceat(shares_T, first) / shares_T.max()
+    written = visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
+
+    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
+    words = words_that_looked(record, layer, 2 * SUMMARY_COLUMNS - len(phases))
+    spans = phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+    tile = (width - margin) // SUMMARY_COLUMNS - margin
+    image = layout_images(record, images, tile, tile * 3 // 4, fonts)  # lets two pictures stand side by side
+    tile_height = max(top + high for _, top, _, high in image.places) + px(100)
+    y_text, y_maps = margin + px(100), margin + px(140) + written.height
+    canvas = Image.new("RGB", (width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _draw_runs(draw, (margin, margin + px(30)), layer_title(record, layer), title_fonts, INK)
+    caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
+    x = round(_draw_runs(draw, (margin, margin + px(74)), caption, fonts, INK))
+    shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
+    canvas.paste(_bar(shades, px(20)), (x, margin + px(58)))
+    _draw_runs(draw, (x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts, INK)
+    canvas.paste(written, (margin, y_text))
+    for number, (name, start, end) in enumerate(spans):
+        row, column = divmod(number, SUMMARY_COLUMNS)
+        x, y = margin + column * (tile + margin), y_maps + row * tile_height
+        cells = rows_TS[start:end, image.positions].mean(axis=0)
+        top = max(cells.max(initial=0), np.finfo(np.float32).tiny)
+        _draw_runs(draw, (x, y + px(22)), name, fonts, INK)
+        facts = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}, highest cell {top:.2%}"
+        _draw_runs(draw, (x, y + px(48)), facts, fonts, MUTED)
+        heat = draw_heat(image, cells / top, colormap)
+        canvas.paste(heat.crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
+    return canvas
+
+
 # -------------------------------------------------------------------------------------------- video
 
 
@@ -1677,35 +1825,71 @@ def _drawn_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) -> str:
-    """Encode (Y, X, 3) uint8 frames, as they come, to H.264 (yuv420p) under a name that appears when all is well.
+    """Encode (Y, X, 3) uint8 frames, as they come, under a name that appears when all is well.
 
-    Returns the path. Raises ValueError when there is no frame or fps is not positive, OSError when the file
-    cannot be written, RuntimeError when the encoder is missing.
+    The suffix of the path decides: .mp4 is H.264 (yuv420p), .webm VP9, .gif at most GIF_WIDTH pixels wide.
+    Returns the path. Raises ValueError when there is no frame, fps is not positive or the suffix is another,
+    OSError when the file cannot be written, RuntimeError when the encoder is missing.
     """
-    import imageio.v2 as imageio
-
     path = Path(path)
     if not fps > 0:
         raise ValueError(f"fps is {fps}; expected a number above 0")
-    # A key frame every second or two lets a player jump about in a video of few frames a second.
-    options = ["-preset", "veryfast", "-crf", "18", "-g", str(max(round(2 * fps), 2)), "-movflags", "+faststart"]
-    count = 0
-    with moved_into_place(path) as temporary:
-        try:
-            writer = imageio.get_writer(
-                temporary, format="FFMPEG", fps=fps, codec="libx264", quality=None, pixelformat="yuv420p",
-                macro_block_size=2, ffmpeg_log_level="error", output_params=options,
-            )  # fmt: skip
-        except ImportError as error:
-            raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
-        with writer:
-            for frame in _drawn_ahead(frames):
-                writer.append_data(frame)
-                count += 1
+    if path.suffix.lower() not in ENCODERS:
+        raise ValueError(f"{path} has no suffix of a video; expected {', '.join(ENCODERS)}")
+    with moved_into_place(path) as temporary, tempfile.TemporaryDirectory() as folder:
+        gif = path.suffix.lower() == ".gif"
+        count = _encode(frames, Path(folder) / "lossless.mkv" if gif else temporary, path.suffix.lower(), fps)
         if not count:
             raise ValueError(f"{path} would have no frame: the response is empty")
+        if gif:
+            _convert_to_gif(Path(folder) / "lossless.mkv", temporary)
     logger.info("wrote %s: %d frames at %g a second", path, count, fps)
     return str(path)
+
+
+# By suffix: codec, pixel format, options. A GIF is made from a lossless video, by two passes: palette, then frames.
+ENCODERS = {
+    ".mp4": ("libx264", "yuv420p", "-preset veryfast -crf 18 -movflags +faststart"),
+    ".webm": ("libvpx-vp9", "yuv420p", "-deadline realtime -cpu-used 6 -row-mt 1 -crf 28 -b:v 0"),
+    ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
+}
+
+
+def _encode(frames: Iterable[np.ndarray], path: Path, suffix: str, fps: float) -> int:
+    """Write a video with the encoder of a suffix; the number of its frames."""
+    import imageio.v2 as imageio
+
+    codec, pixel_format, options = ENCODERS[suffix]
+    count = 0
+    try:
+        writer = imageio.get_writer(
+            path, format="FFMPEG", fps=fps, codec=codec, quality=None, pixelformat=pixel_format,
+            macro_block_size=2, ffmpeg_log_level="error",
+            # A key frame every second or two lets a player jump about in a video of few frames a second.
+            output_params=[*options.split(), "-g", str(max(round(2 * fps), 2))],
+        )  # fmt: skip
+    except ImportError as error:
+        raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
+    with writer:
+        for frame in _drawn_ahead(frames):
+            writer.append_data(frame)
+            count += 1
+    return count
+
+
+def _convert_to_gif(source: Path, target: Path) -> None:
+    """One palette for the whole video and no dithering: what does not change from frame to frame costs nothing."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    size = f"scale='min({GIF_WIDTH},iw)':-1:flags=area"
+    filters = (
+        f"[0]{size},palettegen=max_colors={GIF_COLOURS}[palette];"
+        f"[1]{size}[frames];[frames][palette]paletteuse=dither=none:diff_mode=rectangle"
+    )
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *["-i", str(source)] * 2, "-lavfi", filters, str(target)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"the GIF could not be written: {one_line(result.stderr)}; try --format mp4")
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -1724,16 +1908,26 @@ def write_layer_videos(
     output_dir: str | Path,
     options: DrawingOptions,
 ) -> list[str]:
-    """Write `combined_attention_visualization_layer{layer}.mp4` for each layer, with a progress bar; the paths."""
+    """Write `combined_attention_visualization_layer{layer}.mp4` for each layer, with a progress bar; the paths.
+
+    What `frames` and `summary` ask for stands beside it: `..._layer7_step51.png`, `..._layer7_summary.png`.
+    """
     from tqdm import tqdm
 
     folder, paths = Path(output_dir), []
     for layer in layers:
         renderer = FrameRenderer(record, images, layer, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
-        frames = map(renderer.draw, tqdm(steps, desc=f"writing layer {layer}", unit="frame"))
+        stills = [renderer.check_step(step) for step in options.frames]
         folder.mkdir(parents=True, exist_ok=True)
-        paths.append(write_video(frames, folder / f"combined_attention_visualization_layer{layer}.mp4", options.fps))
+        stem = f"combined_attention_visualization_layer{layer}"
+        pictures = ((f"step{step}", Image.fromarray(renderer.draw(step))) for step in stills)
+        summary = ((name, draw_summary(record, images, layer, options)) for name in ["summary"] * options.summary)
+        for name, picture in chain(pictures, summary):
+            with moved_into_place(folder / f"{stem}_{name}.png") as temporary:
+                picture.save(temporary)
+        frames = map(renderer.draw, tqdm(steps, desc=f"writing layer {layer}", unit="frame"))
+        paths.append(write_video(frames, folder / f"{stem}.{options.format}", options.fps))
     return paths
 
 
@@ -1881,6 +2075,7 @@ class AttentionVisualizer:
             tokens=decode_tokens(tokenizer, token_ids.tolist()), token_ids=token_ids,
             prompt_length=len(token_ids) - len(response_ids), layers=layers, weights=weights_TLS, images=tuple(located),
             special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
+            pictures=tuple(map(picture_file, images)),
         )  # fmt: skip
 
     def _sampling(self, do_sample: bool, temperature: float, top_p: float, seed: int) -> dict:
@@ -1984,8 +2179,8 @@ def build_parser() -> argparse.ArgumentParser:
     required.add_argument(
         "--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub; not with --from_record"
     )
-    required.add_argument("--benchmark_json", required=True, help="dataset: a JSON list of {image, problem, ...}")
-    required.add_argument("--image_dir", required=True, help="folder that the pictures' paths start in")
+    required.add_argument("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}")
+    required.add_argument("--image_dir", help="folder that the pictures' paths start in; --from_record needs neither")
     add("--sample_idx", type=int, default=0, help="which sample of the dataset, from 0")
     add("--layer_idx", type=int, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0; negative: from the end")
     add("--start_phrase", default=DEFAULT_START_PHRASE, help="where the text panel begins")
@@ -2014,6 +2209,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="colour the ground of the text or its glyphs",
     )
     add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
+    add("--format", choices=CHOICES["format"], default="mp4", help="of the video")
+    add("--frames", type=int, nargs="*", default=(), help="steps whose frames are also written as PNG, from 0")
+    add("--summary", action="store_true", help="also write one PNG: the response, word maps, mean maps of the phases")
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
@@ -2034,10 +2232,13 @@ def run_command(arguments: dict) -> str | list[str]:
     drawing = {key: arguments[key] for key in DRAWING_OPTIONS & arguments.keys()}
     options = DrawingOptions(**drawing)
     check_output_dir(output_dir)
-    dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
-    sample, images = load_sample(*(arguments[key] for key in dataset))
+    sample, images = None, None
+    if arguments["benchmark_json"]:
+        dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
+        sample, images = load_sample(*(arguments[key] for key in dataset))
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
+        images = images or record.open_pictures()
         shown = record.layers if layers == [DEFAULT_LAYER] else [record.layer_number(layer) for layer in layers]
         return write_layer_videos(record, images, shown, start_phrase, output_dir, options)
     visualizer = AttentionVisualizer(
@@ -2052,8 +2253,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: prints the path of each video; 0, or 2 with one line on stderr when something is wrong."""
     parser = build_parser()
     arguments = vars(parser.parse_args(argv))
-    if not arguments["model_path"] and not arguments["from_record"]:
-        parser.error("--model_path is required: a Hugging Face checkpoint (or --from_record, to draw a record again)")
+    missing = [name for name in ("model_path", "benchmark_json", "image_dir") if not arguments[name]]
+    if missing and not (arguments["from_record"] and missing[-2:] in (["model_path"], ["benchmark_json", "image_dir"])):
+        parser.error(f"--{missing[-1] if arguments['from_record'] else missing[0]} is required (see --help)")
     logging.basicConfig(
         level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
     )

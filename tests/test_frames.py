@@ -259,7 +259,7 @@ def test_one_scale_for_the_video_or_one_a_frame():
 def test_shares_name_every_part_and_sum_to_one():
     record = make_record(["Based"], [" a", " b"], grids=[(3, 4), (2, 2)])
     shares = vhm.attention_shares(record, 1)
-    assert [share.name for share in shares] == ["image 1", "image 2", "problem", "response", "first token"]
+    assert [share.name for share in shares] == ["image 1", "image 2", "problem", "response", "first token (sink)"]
     np.testing.assert_allclose(sum(share.weights for share in shares), 1, rtol=1e-5)
     row = record.weights[1, 1]
     np.testing.assert_allclose(
