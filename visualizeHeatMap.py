@@ -1075,9 +1075,15 @@ class FontSet:
 
     def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         """The text in runs of one font each; a character that no font has becomes its code point, small."""
-        chars = [(self.font_for(char), char) for char in text]
         small = self.main.font_variant(size=max(round(self.size * 0.55), 6))
-        drawn = [(font, char) if font else (small, f"{ord(char):04X} ") for font, char in chars]
+        drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
+        for char in text:
+            if drawn and (unicodedata.category(char)[0] == "M" or unicodedata.category(char) == "Cf"):
+                before = drawn[-1][0]  # an accent or a joiner belongs to the character before it
+                drawn.append((before, "" if before is small else char))
+                continue
+            font = self.font_for(char)
+            drawn.append((font, char) if font else (small, f"{ord(char):04X} "))
         return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
 
     def width(self, text: str) -> float:
@@ -1109,6 +1115,7 @@ FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_AN
 NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
 LETTERS = re.compile(r"[^\W\d_]+")
 NEWLINE_MARK = "↵"
+JOINER = "\u200d"  # has no width; an Arabic letter beside it takes its joined form
 LINE_PITCH = 1.3  # of the height of the fonts
 GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
 
@@ -1146,16 +1153,22 @@ class TextLayout:
 
 def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
     """The pieces cut where a line may have to end."""
-    fragments = []
+    parts: list[list] = []  # number of the piece, text
     for number, piece in enumerate(pieces):
-        text = piece.text.expandtabs(4)
-        parts = [text] if piece.kind == "image" else FRAGMENT.findall(text)
-        for part in parts:
-            width = fonts.width(NEWLINE_MARK if "\n" in part else part)
-            if not width:  # a token of characters that nobody sees
-                part = "".join(f"{ord(char):04X}" for char in part)
-                width = fonts.width(part)
-            fragments.append(Fragment(number, part, width, piece.kind != "text"))
+        text = piece.text.expandtabs(4).replace("\u3000", "  ")
+        for part in [text] if piece.kind == "image" else FRAGMENT.findall(text):
+            # No font is asked for any of the other white space: it would draw a box for it.
+            parts.append([number, " " * len(part) if part.isspace() and "\n" not in part else part])
+            if len(parts) > 1 and all(unicodedata.bidirectional(c) == "AL" for c in (parts[-2][1][-1], part[0])):
+                parts[-2][1] += JOINER  # Arabic letters join across tokens, too
+                parts[-1][1] = JOINER + part
+    fragments = []
+    for number, part in parts:
+        width = fonts.width(NEWLINE_MARK if "\n" in part else part)
+        if not width:  # a token of characters that nobody sees
+            part = "".join(f"{ord(char):04X}" for char in part)
+            width = fonts.width(part)
+        fragments.append(Fragment(number, part, width, pieces[number].kind != "text"))
     return fragments
 
 
@@ -1210,7 +1223,30 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
         spaces = []
         if "\n" in word[0].text:
             line, x = line + 1, 0.0
-    return placed
+    return _turned(placed)
+
+
+def _turned(placed: list[tuple[Fragment, int, float]]) -> list[tuple[Fragment, int, float]]:
+    """The same with every stretch of right-to-left script turned round within its line, but not the numbers in it."""
+    ordered = []
+    for line, entries in groupby(placed, key=lambda entry: entry[1]):
+        fragments, x = [entry[0] for entry in entries], 0.0
+        kinds = "".join(_direction(fragment.text) for fragment in fragments)
+        for stretch in re.finditer("R(?:[R1 ]*[R1])?", kinds):
+            fragments[slice(*stretch.span())] = fragments[slice(*stretch.span())][::-1]
+            for number in re.finditer("1+", stretch[0][::-1]):
+                place = slice(stretch.start() + number.start(), stretch.start() + number.end())
+                fragments[place] = fragments[place][::-1]
+        for fragment in fragments:
+            ordered.append((fragment, line, x))
+            x += fragment.width
+    return ordered
+
+
+def _direction(text: str) -> str:
+    """R for right-to-left script, L for left-to-right, 1 for a number, a space for what takes any direction."""
+    found = {unicodedata.bidirectional(char) for char in text}
+    return "R" if found & {"R", "AL"} else "L" if "L" in found else "1" if found & {"EN", "AN"} else " "
 
 
 def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> TextLayout:
@@ -1621,7 +1657,7 @@ class FrameRenderer:
         px, fonts, base = self.px, self.title_fonts, round(self.top * 0.6)
         title = f"token {step + 1} of {self.record.response_length}"
         x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
-        shown = token.replace("\n", NEWLINE_MARK).strip() or "space"
+        shown = one_line(token.replace("\n", NEWLINE_MARK)) or "space"
         shown = shown if len(shown) <= LONGEST_TITLE_TOKEN else shown[: LONGEST_TITLE_TOKEN - 1] + "…"
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
         draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
