@@ -842,11 +842,6 @@ class Mark:
     corners: tuple[float, ...]
     """x, y of a point or left, top, right, bottom of a box, as parts 0..1 of the picture's width and height."""
 
-    @property
-    def centre(self) -> tuple[float, float]:
-        x, y = self.corners[::2], self.corners[1::2]
-        return sum(x) / len(x), sum(y) / len(y)
-
 
 def response_marks(
     record: AttentionRecord, layer: int, sizes: Sequence[tuple[int, int]], draw_points: str = "auto"
@@ -901,19 +896,15 @@ def share_inside(
     record: AttentionRecord, layer: int, step: int, marks: Sequence[Mark], sizes: Sequence
 ) -> float | None:
     """How much of a step's attention on the pictures lies inside the boxes among the marks; None without a box."""
-    boxes = [
-        (mark.image, np.array(mark.corners) * (*sizes[mark.image],) * 2) for mark in marks if len(mark.corners) == 4
-    ]
+    boxes = [mark for mark in marks if len(mark.corners) == 4]
     row_S, inside, total = record.layer_weights(layer)[step], 0.0, 0.0
-    for number, tokens in enumerate(record.images):
-        left, top, right, bottom = tokens.boxes.T
-        area, covered = (right - left) * (bottom - top), np.zeros(len(tokens.positions))
-        for _, (x0, y0, x1, y1) in (box for box in boxes if box[0] == number):
-            width = np.clip(np.minimum(right, x1) - np.maximum(left, x0), 0, None)
-            height = np.clip(np.minimum(bottom, y1) - np.maximum(top, y0), 0, None)
-            covered = np.fmax(covered, width * height / area)  # of boxes that overlap, the one that covers most
-        inside += float((row_S[tokens.positions] * covered).sum())
-        total += float(row_S[tokens.positions].sum())
+    for number, (tokens, size) in enumerate(zip(record.images, sizes)):
+        cells, weights = tokens.boxes / np.resize(size, 4), row_S[tokens.positions]
+        area, covered = (cells[:, 2:] - cells[:, :2]).prod(axis=1), np.zeros(len(cells))
+        for box in (mark.corners for mark in boxes if mark.image == number):
+            overlap = np.minimum(cells[:, 2:], box[2:]) - np.maximum(cells[:, :2], box[:2])
+            covered = np.fmax(covered, np.clip(overlap, 0, None).prod(axis=1) / area)  # boxes may overlap
+        inside, total = inside + float(weights @ covered), total + float(weights.sum())
     return inside / total if boxes and total else None
 
 
@@ -1078,10 +1069,14 @@ class FontSet:
         small = self.main.font_variant(size=max(round(self.size * 0.55), 6))
         drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for char in text:
-            if drawn and (unicodedata.category(char)[0] == "M" or unicodedata.category(char) == "Cf"):
-                before = drawn[-1][0]  # an accent or a joiner belongs to the character before it
-                drawn.append((before, "" if before is small else char))
-                continue
+            # An accent or a joiner belongs to the character before it.
+            if drawn and unicodedata.category(char) in ("Mn", "Me", "Mc", "Cf"):
+                before = drawn[-1][0]
+                if before is not small and self.has_glyph(before, char):
+                    drawn.append((before, char))
+                    continue
+                if unicodedata.category(char) == "Cf":
+                    continue
             font = self.font_for(char)
             drawn.append((font, char) if font else (small, f"{ord(char):04X} "))
         return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
@@ -1441,30 +1436,28 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
 
 
 def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Image.Image:
-    """An RGBA overlay of the panel: marks numbered and, in each picture, joined in order; the last one is blue."""
+    """An RGBA overlay of the panel: marks numbered, the points of a picture joined in order; the last one is blue."""
     Y, X = layout.cell_index.shape
     radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
     overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
-    draw, centres = ImageDraw.Draw(overlay), []
+    draw, font = ImageDraw.Draw(overlay), fonts.main.font_variant(size=round(radius * 1.15))
+    paths: list[list] = [[] for _ in layout.places]
+    corners = []  # x, y of each mark's first corner
     for mark in marks:
-        left, top, wide, high = layout.places[mark.image]
-        points = [
-            ((left + x * wide) * SMOOTH, (top + y * high) * SMOOTH)
-            for x, y in zip(mark.corners[::2], mark.corners[1::2])
-        ]
-        centres.append((left * SMOOTH + mark.centre[0] * wide * SMOOTH, top * SMOOTH + mark.centre[1] * high * SMOOTH))
-        if len(points) == 2:
-            for colour, line in ((PAPER, 3 * width), (INK, width)):
-                corners = [points[0], (points[1][0], points[0][1]), points[1], (points[0][0], points[1][1]), points[0]]
-                draw.line(corners, colour, line, joint="curve")
-    for number in range(len(layout.places)):
-        path = [centre for mark, centre in zip(marks, centres) if mark.image == number]
-        for colour, line in ((PAPER, 3 * width), (INK, width)) if len(path) > 1 else ():
-            draw.line(path, colour, line, joint="curve")
-    for number, (x, y) in enumerate(centres, start=1):
-        fill = CURRENT_TOKEN if number == len(centres) else INK
-        draw.circle((x, y), radius, fill, PAPER, width)
-        draw.text((x, y), str(number), PAPER, fonts.main.font_variant(size=round(radius * 1.15)), anchor="mm")
+        place = np.array(layout.places[mark.image])
+        x, y = ((place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:]) * SMOOTH).T.tolist()
+        corners.append((x[0], y[0]))
+        if len(x) == 1:
+            paths[mark.image].append((x[0], y[0]))
+        else:
+            paths.append([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])])
+    for colour, thickness in ((PAPER, 3 * width), (INK, width)):  # light round dark: seen on any picture
+        for path in paths:
+            if len(path) > 1:
+                draw.line(path, colour, thickness, joint="curve")
+    for number, at in enumerate(corners, start=1):
+        draw.circle(at, radius, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
+        draw.text(at, str(number), PAPER, font, anchor="mm")
     return overlay.reduce(SMOOTH)
 
 
@@ -1562,7 +1555,7 @@ def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
 
 def layer_title(record: AttentionRecord, layer: int) -> str:
     """Whose attention is shown."""
-    layers = f" of 0–{record.num_layers - 1}" if record.num_layers else ""
+    layers = f" of 0-{record.num_layers - 1}" if record.num_layers else ""
     names = {"mean": "mean of the heads", "max": "maximum of the heads"}
     return f"layer {layer}{layers}, {names.get(record.head, f'head {record.head}')}"
 
@@ -1674,12 +1667,10 @@ class FrameRenderer:
         canvas.paste(self.mark_overlay[1], (self.x_image, self.top), self.mark_overlay[1])
         inside = share_inside(self.record, self.layer, step, marks, self.sizes)
         if inside is not None:
-            text, fonts = (
-                f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes",
-                self.label_fonts,
-            )
-            right = self.x_image + self.panel_width - fonts.width(text)
-            _draw_runs(ImageDraw.Draw(canvas), (right, round(self.top * 0.6)), text, fonts, INK)
+            text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
+            right = self.x_image + self.panel_width - self.label_fonts.width(text)
+            at = (right, self.footer + self.px(BARS) + self.px(50))
+            _draw_runs(ImageDraw.Draw(canvas), at, text, self.label_fonts, INK)
 
     def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
         """Whose attention is shown."""
