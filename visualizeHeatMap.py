@@ -330,9 +330,11 @@ def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
 
 def prompt_text(processor: Any, content: list[dict]) -> str:
     """One user message as the text of a prompt. Raises ValueError where the processor has no chat template."""
-    if getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None):
+    own, borrowed = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
+    if own or borrowed:
         message = {"role": "user", "content": content}
-        return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        template = {} if own else {"chat_template": borrowed}
+        return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
     if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
         return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
     raise ValueError(
@@ -721,8 +723,8 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
     softmax = attention_layers(model.config)
     if not attentions or len(attentions) not in (len(softmax), model.config.get_text_config().num_hidden_layers):
         raise RuntimeError(
-            f"{type(model).__name__} returned the attention of {len(attentions or ())} layers; expected {len(softmax)}, "
-            "so that it cannot be recorded"
+            f"{type(model).__name__} returned the attention of {len(attentions or ())} layers, not of {len(softmax)}: "
+            "it cannot be recorded"
         )
     return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
 
@@ -1019,10 +1021,10 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
     model, found = made.model, []
 
     def keep(module: Any, args: tuple, kwargs: dict) -> None:
-        found.append(kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else args[0])
+        found.append(args[0] if args else kwargs["hidden_states"])
         raise _EmbeddingsFound
 
-    hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    hook = model.get_decoder().layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     inputs = {**made.inputs, made.pixels_name: pixels}
     inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
     inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
@@ -1577,6 +1579,40 @@ class ImageLayout:
     """(Y, X) bool, where a grid line runs."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
+    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
+    """(position, cells, fractions) of each image token without a cell of its own: its weight lies on finer cells."""
+
+    def cell_weights(self, rows_TS: np.ndarray) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention."""
+        weights = rows_TS[:, self.positions]
+        for position, cells, fractions in self.spread:
+            weights[:, cells] += rows_TS[:, position, None] * fractions
+        return weights
+
+
+def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
+    """The boxes that are cells of the map, and (box, cells, fractions) of each that finer cells cover.
+
+    Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
+    coarser box lies on them by area. Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    """
+    x0, y0, x1, y1 = boxes.T.astype(np.float64)
+    area = (x1 - x0) * (y1 - y0)
+    everything = np.arange(len(boxes))
+    if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
+        return everything, []
+    order, is_cell, covered = np.argsort(area, kind="stable"), np.zeros(len(boxes), bool), {}
+    for box in order:
+        wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
+        high = np.minimum(y1, y1[box]) - np.maximum(y0, y0[box])
+        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0)
+        if shared.sum() > area[box] / 2:
+            covered[box] = shared
+        else:
+            is_cell[box] = True
+    cells = everything[is_cell]
+    parts = [(int(box), np.flatnonzero(shared[cells]), shared[cells]) for box, shared in covered.items()]
+    return cells, [(box, on, (part[on] / part.sum()).astype(np.float32)) for box, on, part in parts]
 
 
 def layout_images(
@@ -1587,7 +1623,7 @@ def layout_images(
     draw = ImageDraw.Draw(panel)
     index = np.zeros((height, width), np.int32)
     positions: list[int] = []
-    sides = []
+    spread, sides = [], []
     label = round(fonts.size * 1.5) if len(images) > 1 else 0
     slots = _picture_slots([image.size for image in images], width, height, label)
     for number, (image, tokens, (x, y, scale)) in enumerate(zip(images, record.images, slots), start=1):
@@ -1597,9 +1633,12 @@ def layout_images(
             _draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         placed = np.isfinite(tokens.boxes).all(axis=1)
+        boxes, at = tokens.boxes[placed], tokens.positions[placed]
+        cells, covered = finest_cells(boxes)
+        spread += [(int(at[box]), len(positions) + on, fractions) for box, on, fractions in covered]
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges = np.round(tokens.boxes[placed] * stretch).astype(int) + np.array([x, y, x, y])
-        for position, (left, top, right, bottom) in zip(tokens.positions[placed], edges):
+        edges = np.round(boxes[cells] * stretch).astype(int) + np.array([x, y, x, y])
+        for position, (left, top, right, bottom) in zip(at[cells], edges):
             positions.append(int(position))
             index[top:bottom, left:right] = len(positions)
             sides.append(min(right - left, bottom - top))
@@ -1607,7 +1646,7 @@ def layout_images(
     if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
         grid[:, 1:] |= index[:, 1:] != index[:, :-1]
         grid[1:] |= index[1:] != index[:-1]
-    return ImageLayout(np.asarray(panel), index, grid, np.array(positions, np.int64))
+    return ImageLayout(np.asarray(panel), index, grid, np.array(positions, np.int64), tuple(spread))
 
 
 def _picture_slots(
@@ -1730,7 +1769,7 @@ class FrameRenderer:
         self.image = layout_images(record, images, self.panel_width, self.panel_height, self.label_fonts)
         # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
-        self.cell_weights = rows_TS[self.first_step :, self.image.positions]
+        self.cell_weights = self.image.cell_weights(rows_TS[self.first_step :])
         words = np.array([piece.kind == "text" for piece in pieces])
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
@@ -1897,7 +1936,11 @@ class AttentionVisualizer:
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
-        self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
+        processor_kwargs = processor_kwargs or {}
+        self.processor = self._from_pretrained(AutoProcessor, processor_name, **processor_kwargs)
+        # A processor's own defaults (gemma3's do_pan_and_scan=False) would beat the image processor's settings.
+        if defaults := getattr(self.processor, "images_kwargs", None):
+            self.processor.images_kwargs = {key: processor_kwargs.get(key, value) for key, value in defaults.items()}
         logger.info(
             "checkpoint %s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers
         )
@@ -1979,7 +2022,7 @@ class AttentionVisualizer:
             )
         if layer_idx % count not in usable:
             kind = list(self.config.get_text_config().layer_types)[layer_idx]
-            raise ValueError(f"layer_idx {layer_idx} is a {kind} layer and has no attention weights; take one of {usable}")
+            raise ValueError(f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}")
         return layer_idx % count
 
     def record(

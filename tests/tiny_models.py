@@ -89,6 +89,7 @@ def qwen_checkpoint(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     model = model_class(config)
     model.generation_config.eos_token_id = 258
+    model.generation_config.suppress_tokens = list(range(259, len(tokenizer)))
     model.save_pretrained(folder)
     processor_class(image_processor, tokenizer, video, chat_template=QWEN_TEMPLATE).save_pretrained(folder)
     return folder
@@ -152,6 +153,8 @@ class Family:
     """What the chat template puts where a picture belongs; "" for no chat template."""
     more: tuple[str, ...] = ()
     """Further special tokens."""
+    processor_kwargs: dict = field(default_factory=dict)
+    """What a user would have to ask the processor for."""
     flat: bool = False
     """Whether the text model's settings stand in the configuration itself."""
 
@@ -195,9 +198,10 @@ def _smolvlm(tokenizer, template):
     return t.SmolVLMProcessor(processor, tokenizer, video, image_seq_len=4, chat_template=template)
 
 
-def _gemma3(tokenizer, template, **settings):
-    processor = t.Gemma3ImageProcessor(size=SQUARE, **settings)
-    return t.Gemma3Processor(processor, tokenizer, chat_template=template, image_seq_length=4)
+def _gemma3(tokenizer, template):
+    return t.Gemma3Processor(
+        t.Gemma3ImageProcessor(size=SQUARE), tokenizer, chat_template=template, image_seq_length=4
+    )
 
 
 def _gemma4(tokenizer, template):
@@ -233,8 +237,7 @@ def _mllama(tokenizer, template):
 
 
 def _phi4_multimodal(tokenizer, template):
-    processor = t.Phi4MultimodalImageProcessor(size=SQUARE, patch_size=14, dynamic_hd=6)
-    processor.image_tokens = 4
+    processor = t.Phi4MultimodalImageProcessor(dynamic_hd=4)  # it counts on tiles of 448 pixels
     return t.Phi4MultimodalProcessor(
         processor, t.Phi4MultimodalFeatureExtractor(), tokenizer, chat_template=template
     )
@@ -257,11 +260,11 @@ QWEN_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1
 
 FAMILIES = {
     "qwen3_vl_moe": Family(
-        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]}}, _qwen3_vl,
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]}}, _qwen3_vl, placeholder="<img><image></img>",
         text={"rope_parameters": QWEN_ROPE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
     ),
     "qwen3_5": Family(
-        {"vision_config": QWEN_VISION}, _qwen3_vl,
+        {"vision_config": QWEN_VISION}, _qwen3_vl, placeholder="<img><image></img>",
         text={
             "rope_parameters": QWEN_ROPE | {"partial_rotary_factor": 1.0}, "linear_num_key_heads": 2,
             "layer_types": ["linear_attention", "full_attention", "full_attention"], "linear_num_value_heads": 4,
@@ -288,12 +291,8 @@ FAMILIES = {
         {"vision_config": SIGLIP, "mm_tokens_per_image": 4}, _gemma3, text=GEMMA_TEXT, placeholder="<boi>"
     ),
     "gemma3_pan_and_scan": Family(
-        {"vision_config": SIGLIP, "mm_tokens_per_image": 4},
-        lambda *args: _gemma3(
-            *args, do_pan_and_scan=True, pan_and_scan_min_crop_size=24, pan_and_scan_max_num_crops=4,
-            pan_and_scan_min_ratio_to_activate=1.2,
-        ),
-        model_type="gemma3", text=GEMMA_TEXT, placeholder="<boi>",
+        {"vision_config": SIGLIP, "mm_tokens_per_image": 4}, _gemma3, model_type="gemma3", text=GEMMA_TEXT,
+        placeholder="<boi>", processor_kwargs={"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 24},
     ),
     "gemma4": Family(
         {
@@ -336,7 +335,7 @@ FAMILIES = {
     ),
     "phi4_multimodal": Family(
         {
-            "vision_config": IDEFICS_VISION | {"crop_size": TILE},
+            "vision_config": IDEFICS_VISION | {"image_size": 448, "crop_size": 448},
             "audio_config": {
                 "hidden_size": 16, "intermediate_size": 24, "num_blocks": 1, "num_attention_heads": 2,
                 "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 16,
@@ -381,7 +380,11 @@ def family_checkpoint(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     config = t.AutoConfig.for_model(family.model_type or name, **config)
     model = model_class(config)(config)
-    model.generation_config = t.GenerationConfig(**special)
+    for parameter in model.parameters():  # as a trained model has them: gemma3 begins with a projector of zeros
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    # An image token in a response would ask phi4_multimodal for another picture.
+    model.generation_config = t.GenerationConfig(**special, suppress_tokens=list(range(259, len(tokenizer))))
     model.save_pretrained(folder)
     family.processor(tokenizer, _chat_template(family.placeholder)).save_pretrained(folder)
     return folder
