@@ -741,9 +741,7 @@ def image_token_id(config: Any) -> int:
     raise ValueError(f"model type {config.model_type!r} names no image_token_id, so its image tokens cannot be found")
 
 
-def grid_boxes(
-    rows: int, columns: int, width: float, height: float, left: float = 0, top: float = 0
-) -> np.ndarray:
+def grid_boxes(rows: int, columns: int, width: float, height: float, left: float = 0, top: float = 0) -> np.ndarray:
     """(rows · columns, 4) float32 boxes of a patch grid laid over a rectangle, row-major, in pixels."""
     x = np.linspace(left, left + width, columns + 1, dtype=np.float32)
     y = np.linspace(top, top + height, rows + 1, dtype=np.float32)
@@ -757,9 +755,9 @@ def _no_place(count: int = 1) -> np.ndarray:
     return np.full((count, 4), np.nan, np.float32)
 
 
-def _end_rows(boxes: np.ndarray, rows: int) -> np.ndarray:
-    """Grid boxes with a token without a place, a newline, after each row."""
-    return np.pad(boxes.reshape(rows, -1, 4), ((0, 0), (0, 1), (0, 0)), constant_values=np.nan).reshape(-1, 4)
+def _end_rows(boxes: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Grid boxes with a token without a place, a newline, after each row. Either count may be 0."""
+    return np.pad(boxes.reshape(rows, columns, 4), ((0, 0), (0, 1), (0, 0)), constant_values=np.nan).reshape(-1, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -821,6 +819,9 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
 def place_image_tokens(made: ProcessedImages) -> list[np.ndarray]:
     """(tokens, 4) boxes of each picture, not clipped to it yet, by the first mechanism that fits."""
     family = made.model.config.model_type
+    for part in made.model.config.sub_configs:
+        if "qformer" in part or "perceiver" in part:
+            raise ValueError(f"tokens of a {part.removesuffix('_config')} each stand for the whole picture")
     if family in FAMILY_RULES:
         return FAMILY_RULES[family](made)
     grids = reported_grids(made)
@@ -977,7 +978,8 @@ def _fit_ends(values: np.ndarray, shown: np.ndarray, length: int) -> tuple[float
     means = np.where(shown, values, 0).sum(axis=0)[middle] / shown.sum(axis=0)[middle]
     slope, start = np.polyfit(middle + 0.5, means, 1)
     error = np.abs(means - slope * (middle + 0.5) - start).max()
-    if slope <= 0 or error > slope + length / RAMP_MAIN:
+    # A level of colour, a pixel of the canvas, and what enlarging bends between the few pixels of a tiny picture.
+    if slope <= 0 or error > slope + length / RAMP_MAIN + 0.25:
         raise ValueError("the processor does more than cut, scale and pad the picture")
     return start, start + slope * values.shape[1]
 
@@ -1090,7 +1092,7 @@ def _anyres_boxes(config: Any, image: Image.Image) -> np.ndarray:
             kept_rows, kept_columns = int(kept_rows // ratio), int(kept_columns // ratio)
     padding = (canvas_width - resized[0]) // 2, (canvas_height - resized[1]) // 2
     cells = _canvas_boxes(grid_boxes(kept_rows, kept_columns, *area), image, resized, padding)
-    return np.concatenate([grid_boxes(side, side, width, height), _end_rows(cells, kept_rows)])
+    return np.concatenate([grid_boxes(side, side, width, height), _end_rows(cells, kept_rows, kept_columns)])
 
 
 def phi4_boxes(made: ProcessedImages) -> list[np.ndarray]:
@@ -1109,7 +1111,7 @@ def phi4_boxes(made: ProcessedImages) -> list[np.ndarray]:
         cell = tile / side
         cells = _canvas_boxes(grid_boxes(rows, columns, columns * cell, rows * cell), image, resized)
         thumbnail = _canvas_boxes(grid_boxes(side, side, width, height), image, resized)
-        boxes.append(np.concatenate([_end_rows(cells, rows), _no_place(), _end_rows(thumbnail, side)]))
+        boxes.append(np.concatenate([_end_rows(cells, rows, columns), _no_place(), _end_rows(thumbnail, side, side)]))
     return boxes
 
 
@@ -2022,7 +2024,9 @@ class AttentionVisualizer:
             )
         if layer_idx % count not in usable:
             kind = list(self.config.get_text_config().layer_types)[layer_idx]
-            raise ValueError(f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}")
+            raise ValueError(
+                f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}"
+            )
         return layer_idx % count
 
     def record(

@@ -100,7 +100,7 @@ def qwen_checkpoint(family: str, folder: Path) -> Path:
 SPECIAL = {
     "image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>", "video_token": "<video>",
     "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<image>",
-    "audio_token": "<audio>", "boa_token": "<boa>", "eoa_token": "<eoa>",
+    "image_boundary_token": "<fake_token_around_image>", "audio_token": "<audio>", "boa_token": "<boa>", "eoa_token": "<eoa>",
 }  # fmt: skip
 TILE = 56  # pixels; with patches of 14, a grid of 4 × 4
 CLIP = {
@@ -199,9 +199,7 @@ def _smolvlm(tokenizer, template):
 
 
 def _gemma3(tokenizer, template):
-    return t.Gemma3Processor(
-        t.Gemma3ImageProcessor(size=SQUARE), tokenizer, chat_template=template, image_seq_length=4
-    )
+    return t.Gemma3Processor(t.Gemma3ImageProcessor(size=SQUARE), tokenizer, chat_template=template, image_seq_length=4)
 
 
 def _gemma4(tokenizer, template):
@@ -238,9 +236,28 @@ def _mllama(tokenizer, template):
 
 def _phi4_multimodal(tokenizer, template):
     processor = t.Phi4MultimodalImageProcessor(dynamic_hd=4)  # it counts on tiles of 448 pixels
-    return t.Phi4MultimodalProcessor(
-        processor, t.Phi4MultimodalFeatureExtractor(), tokenizer, chat_template=template
+    return t.Phi4MultimodalProcessor(processor, t.Phi4MultimodalFeatureExtractor(), tokenizer, chat_template=template)
+
+
+def _aya_vision(tokenizer, template):
+    processor = t.GotOcr2ImageProcessor(size=SQUARE, crop_to_patches=True, min_patches=1, max_patches=4)
+    return t.AyaVisionProcessor(
+        processor, tokenizer, patch_size=14, img_size=TILE, image_token="<slot>", downsample_factor=2,
+        start_of_img_token="<img>", end_of_img_token="</img>", img_patch_token="<image>", img_line_break_token="<br>",
+        tile_token="TILE", tile_global_token="TILE_GLOBAL", chat_template=template and template.replace("<image>", "<slot>"),
+    )  # fmt: skip
+
+
+def _glm4v(tokenizer, template):
+    processor = t.Glm4vImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 2 * 280 * 280})
+    return t.Glm4vProcessor(processor, tokenizer, t.Glm4vVideoProcessor(), chat_template=template)
+
+
+def _idefics2(tokenizer, template):
+    processor = t.Idefics2ImageProcessor(
+        size={"shortest_edge": TILE, "longest_edge": 2 * TILE}, do_image_splitting=False
     )
+    return t.Idefics2Processor(processor, tokenizer, image_seq_len=4, chat_template=template)
 
 
 def _qwen3_vl(tokenizer, template):
@@ -255,6 +272,8 @@ IDEFICS_TOKENS = (
 GEMMA_SLIDING = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 24}
 GEMMA_TEXT = {"query_pre_attn_scalar": 8, "hidden_activation": "gelu_pytorch_tanh", **GEMMA_SLIDING}
 IDEFICS_VISION = {k: v for k, v in CLIP.items() if k != "model_type"}
+AYA_TOKENS = ("<slot>", "<br>", "TILE_GLOBAL", *(f"TILE_{number}" for number in range(1, 10)))
+GLM_TOKENS = ("<|image|>", "<|video|>")
 PIXTRAL_TOKENS = ("<break>", "<end>")
 QWEN_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 
@@ -355,6 +374,44 @@ FAMILIES = {
         _mllama, text={"num_hidden_layers": 4, "cross_attention_layers": [1, 3]},
     ),
 }  # fmt: skip
+# Families that nobody named, and families that are refused.
+OTHERS = {
+    "aya_vision": Family(
+        {"vision_config": SIGLIP, "downsample_factor": 2, "vision_feature_select_strategy": "full"}, _aya_vision,
+        text={"model_type": "cohere2", "sliding_window": 24}, more=AYA_TOKENS,
+    ),
+    "glm4v": Family(
+        {
+            "vision_config": {
+                "depth": 2, "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 24,
+                "patch_size": 14, "image_size": 112,
+            },
+        },
+        _glm4v, text={"rope_parameters": QWEN_ROPE | {"partial_rotary_factor": 1.0}}, placeholder="<img><image></img>",
+        more=GLM_TOKENS,
+    ),
+    "internvl_gpt_oss": Family(
+        {
+            "vision_config": {
+                "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "image_size": [TILE, TILE], "patch_size": [14, 14],
+            },
+            "image_seq_length": 4,
+        },
+        _internvl, model_type="internvl",
+        text={"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 24},
+    ),
+    "idefics2": Family(
+        {
+            "vision_config": IDEFICS_VISION,
+            "perceiver_config": {
+                "hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2,
+                "resampler_head_dim": 8, "num_key_value_heads": 2,
+            },
+        },
+        _idefics2, text={"model_type": "mistral"}, more=IDEFICS_TOKENS,
+    ),
+}  # fmt: skip
 QWEN_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 ALL_FAMILIES = (*QWEN_FAMILIES, *FAMILIES)
 
@@ -363,7 +420,7 @@ def family_checkpoint(name: str, folder: Path) -> Path:
     """Write a tiny random checkpoint of a family; returns its folder."""
     if name in QWEN_FAMILIES:
         return qwen_checkpoint(name, folder)
-    family = FAMILIES[name]
+    family = (FAMILIES | OTHERS)[name]
     tokenizer = _family_tokenizer(family.more)
     ids = {key: tokenizer.convert_tokens_to_ids(value) for key, value in SPECIAL.items()}
     special = {"bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 256}
