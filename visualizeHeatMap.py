@@ -777,8 +777,8 @@ class ProcessedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the pixel values; () where there are none."""
-        return tuple(self.inputs[self.pixels_name].shape) if self.pixels_name in self.inputs else ()
+        """Of the pixel values; () where there is no one array of them."""
+        return tuple(getattr(self.inputs.get(self.pixels_name), "shape", ()))
 
     def numbers(self, name: str) -> np.ndarray | None:
         """An input as an array, or None."""
@@ -798,6 +798,8 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
     positions = np.flatnonzero(ids_P == image_token_id(model.config))
     made = ProcessedImages(model, processor, inputs, images, len(positions))
     try:
+        if not made.count:
+            raise ValueError("the prompt holds none; check the chat template")
         boxes = place_image_tokens(made)
         counts = [len(part) for part in boxes]
         if cross_layers(model.config) and len(positions) == len(images):
@@ -1026,7 +1028,10 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         found.append(args[0] if args else kwargs["hidden_states"])
         raise _EmbeddingsFound
 
-    hook = model.get_decoder().layers[0].register_forward_pre_hook(keep, with_kwargs=True)
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None)
+    if not layers:
+        raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
+    hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     inputs = {**made.inputs, made.pixels_name: pixels}
     inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
     inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)

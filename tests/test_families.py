@@ -215,11 +215,16 @@ def centre_errors(viz: vhm.AttentionVisualizer, images: list[Image.Image]) -> fl
     looked = np.sort(random_tokens(len(boxes)))
     boxes, centres, pixel = boxes[looked], centres[looked], pixel[looked]
     placed = np.isfinite(boxes[:, 0])
-    assert (placed <= np.isfinite(centres[:, 0])).all(), "a box where a token hangs on no pixel"
+    # Of a last pixel of the canvas that blends the picture with its padding, neither can be sure.
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sliver = (sides < 0.11 * np.nanmedian(sides, axis=0)).any(axis=1)
+    assert (placed <= np.isfinite(centres[:, 0]) | sliver).all(), "a box where a token hangs on no pixel"
+    placed &= np.isfinite(centres[:, 0])
     missed = np.isfinite(centres[:, 0]) & ~placed
     assert not missed.any() or (pixel[missed] == 0).any(axis=1).all(), "no box where a token hangs on pixels"
+    pixel = np.where(pixel > 0, pixel, np.nanmedian(pixel, axis=0))  # of a single column its width cannot be told
     found = (boxes[placed, :2] + boxes[placed, 2:]) / 2
-    return float((np.abs(found - centres[placed]) / np.maximum(pixel[placed], 1e-9)).max())
+    return float((np.abs(found - centres[placed]) / pixel[placed]).max())
 
 
 @every_family_and_more
@@ -337,7 +342,7 @@ def test_layers_without_attention_are_refused_by_name_and_the_default_gives_way(
 # ------------------------------------------------------------------------------------- recording
 
 
-@pytest.mark.parametrize("family", ["gemma3", "gemma4", "llava", "paligemma2", "internvl_gpt_oss"])
+@pytest.mark.parametrize("family", ["gemma3", "gemma4", "llava", "qwen2_vl", "internvl_gpt_oss"])
 def test_a_static_cache_changes_no_row(visualizer, family):
     viz = visualizer(family)
     layers = vhm.attention_layers(viz.config)

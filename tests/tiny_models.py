@@ -323,8 +323,8 @@ FAMILIES = {
         },
         _gemma4,
         text={
-            "hidden_size_per_layer_input": 8, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "global_head_dim": 16,
-            "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 24,
+            "hidden_size_per_layer_input": 8, "num_hidden_layers": 6, "num_kv_shared_layers": 4, "global_head_dim": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 24,
         },
     ),
     "paligemma": Family(
