@@ -56,6 +56,7 @@ SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
 RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
+SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
 VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
 ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
@@ -745,6 +746,17 @@ def record_rows(
         return None
     weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
     return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
+
+
+def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
+    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+
+    Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
+    """
+    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+        logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
+        return None
+    return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
 
 
 def record_rows_eager(
@@ -2190,6 +2202,7 @@ class AttentionVisualizer:
         head: str | int = "mean",
         attention: str = "auto",
         max_pixels: int | None = None,
+        fast: bool = False,
     ) -> AttentionRecord:
         """Let the model answer a sample, and record the attention of some layers on the way.
 
@@ -2200,6 +2213,8 @@ class AttentionVisualizer:
             teacher-forced pass gives its rows.
         head: "mean" or "max" over the heads, or the number of one.
         attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
+        fast: generate with a static cache and a compiled step, then record by one pass over the answer; for long
+            answers on a GPU, ignored elsewhere.
         max_pixels: shrink pictures of more pixels before the processor sees them, for a smaller memory.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
@@ -2225,6 +2240,7 @@ class AttentionVisualizer:
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         tokenizer = self.processor.tokenizer
         given = None if response is None else tokenizer(response, add_special_tokens=False)["input_ids"]
+        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
         rows = self._rows(inputs, layers, head, generation, given, attention)
         weights_TLS = rows.weights
         token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids]).astype(np.int64)
@@ -2383,6 +2399,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--response_key", help="the same, from this field of the sample, such as solution")
     add("--head", type=_head, default="mean", help="mean or max over the heads, or the number of one head")
     add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
+    add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
     add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
     add("--output_dir", default=".", help="folder of the video")
     add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
