@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -56,9 +57,16 @@ DEFAULT_LAYER = 20  # falls back to the last layer of a shallower model
 DEFAULT_MAX_NEW_TOKENS = 1024
 DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
 SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
-RECORDING_ATTENTION = "record_rows"  # its name in transformers; must not contain flash, flex, sdpa or paged
+# Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
+RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
+KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
+SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
+LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
+VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
 ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
+RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
+SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
 RECORD_FORMAT = 1  # version written into every .npz
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
@@ -146,8 +154,9 @@ class AttentionRecord:
     layers: tuple[int, ...]
     """(L,) 0-based layers, in the order of `weights`."""
     weights: np.ndarray
-    """(T, L, S) float32. Row t: attention of the query that produced response token t (at position
-    P - 1 + t), heads reduced; columns from P + t on are 0. With heads averaged a row sums to 1."""
+    """(T, L, S) float32; float16 in a record of over LARGEST_FLOAT32_RECORD bytes. Row t: attention of the query
+    that produced response token t (at position P - 1 + t), heads reduced; columns from P + t on are 0. With heads
+    averaged a row sums to 1."""
     images: tuple[ImageTokens, ...]
     """One entry a picture, in the order of the prompt."""
     special_ids: tuple[int, ...] = ()
@@ -223,7 +232,7 @@ class AttentionRecord:
 
     def layer_weights(self, layer: int) -> np.ndarray:
         """(T, S) float32 rows of a recorded layer."""
-        return self.weights[:, self.layers.index(self.layer_number(layer))]
+        return self.weights[:, self.layers.index(self.layer_number(layer))].astype(np.float32, copy=False)
 
     def save(self, path: str | Path) -> None:
         """Write the record as one compressed .npz, whole or not at all. Raises OSError."""
@@ -379,7 +388,32 @@ def picture_file(image: Image.Image) -> bytes:
     return jpeg.getvalue() or png.getvalue()
 
 
+def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The picture, smaller where it has more than `max_pixels` pixels. Raises ValueError when that is not positive."""
+    if max_pixels is None:
+        return image
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels is {max_pixels}; expected 1 or more")
+    scale = min(math.sqrt(max_pixels / (image.width * image.height)), 1)
+    size = [max(int(length * scale), 1) for length in image.size]
+    return image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+
+
 # ------------------------------------------------------------------------------------------- inputs
+
+
+def prompt_text(processor: Any, content: list[dict]) -> str:
+    """One user message as the text of a prompt. Raises ValueError where the processor has no chat template."""
+    own, borrowed = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
+    if own or borrowed:
+        message = {"role": "user", "content": content}
+        template = {} if own else {"chat_template": borrowed}
+        return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
+    if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
+        return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
+    raise ValueError(
+        f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
+    )
 
 
 def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
@@ -390,31 +424,33 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     """
     if "{Question}" not in prompt_template:
         raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
-    if not getattr(processor, "chat_template", None):
-        raise ValueError(
-            f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
-        )
-    text = prompt_template.replace("{Question}", problem)
-    content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": text}]
-    return processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-    )  # fmt: skip
+    question = prompt_template.replace("{Question}", problem)
+    text = prompt_text(processor, [*({"type": "image"} for _ in images), {"type": "text", "text": question}])
+    # As apply_chat_template does: a template that writes the first token leaves none to the tokenizer.
+    begun = processor.tokenizer.bos_token is not None and text.startswith(processor.tokenizer.bos_token)
+    special = {"add_special_tokens": False} if begun else {}
+    inputs = processor(text=[text], images=[list(images)], return_tensors="pt", **special)
+    inputs.pop("labels", None)
+    return inputs
 
 
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
     import torch
 
-    ids_1P = inputs["input_ids"]
+    ids_1P, T = inputs["input_ids"], len(response_ids)
     extended = dict(inputs)
     for key, value in inputs.items():
-        if not torch.is_tensor(value) or value.shape != ids_1P.shape:
-            continue
         if key == "input_ids":
             tail = torch.tensor([list(response_ids)])
+        elif key == "cross_attention_mask":  # (1, P, pictures, tiles): the response sees what the prompt's end sees
+            tail = value[:, -1:].repeat(1, T, 1, 1)
+        elif not torch.is_tensor(value) or value.shape != ids_1P.shape:
+            continue
+        elif key == "token_type_ids" and not value.any():  # paligemma's 0 is the prefix, which sees itself whole
+            tail = torch.ones(1, T)
         else:  # the attention mask goes on with ones, token types with the text's 0
-            tail = torch.full((1, len(response_ids)), int(key == "attention_mask"))
+            tail = torch.full((1, T), int(key == "attention_mask"))
         extended[key] = torch.cat([value, tail.to(value)], dim=1)
     return extended
 
@@ -427,80 +463,142 @@ _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_reco
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    One S×S matrix never exists: a row is computed for the queries wanted, its heads are reduced on the
-    device, and it leaves for the host without stopping the device.
+    No S×S matrix ever exists: a row is computed for the queries wanted, its heads are reduced on the device, and
+    it leaves for the host, the layers of a step together, without stopping the device. On the host there is one
+    array, for at most `steps` rows a layer: float32, or float16 where that would be large.
     """
 
-    def __init__(self, layers: Sequence[int], first_query: int, head: str | int = "mean") -> None:
+    def __init__(self, layers: Sequence[int], first_query: int, head: str | int = "mean", steps: int = 1) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
-        self._seen = dict.fromkeys(self.layers, 0)  # queries that each layer has met so far
-        self._rows: dict[int, list[tuple[int, Any]]] = {layer: [] for layer in self.layers}
+        self.cross_keys = 0  # keys that a layer has which sees the pictures only
+        shape = steps, len(self.layers), first_query + 1 + steps
+        dtype = np.float32 if math.prod(shape) * 4 <= LARGEST_FLOAT32_RECORD else np.float16
+        self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
+        self._found_TL = np.zeros(shape[:2], bool)
+        self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
+        self._waiting: list[tuple[int, int, int, Any]] = []  # step, place, first column, rows on the device
+        self._sent: deque[tuple[Any, list, Any]] = deque()  # event, where the rows belong, rows on their way
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return any(self._rows.values())
+        return bool(self._waiting or self._sent or self._found_TL.any())
 
-    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
-        """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K)."""
-        if layer not in self._rows:
+    def advance(self, layer: int, count: int) -> int:
+        """Note that a layer meets `count` queries; returns the position of the first."""
+        # A layer that sees fewer queries than those before it (gemma4's shared keys) sees the last ones.
+        self._seen[layer] = max(self._seen.get(layer, 0) + count, *self._seen.values(), 0)
+        return self._seen[layer] - count
+
+    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None, crosses: bool) -> None:
+        """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K).
+
+        `crosses`: the keys belong to pictures, not to positions of the text.
+        """
+        start, count = self.advance(layer, query.shape[2]), query.shape[2]
+        if layer not in self.layers:
             return
-        if query.shape[0] != 1:
-            raise ValueError(f"the batch has {query.shape[0]} sequences; attention is recorded for one at a time")
-        start, count = self._seen[layer], query.shape[2]
-        self._seen[layer] += count
+        first_column = self._first_column(key.shape[2], start + count, crosses)
         for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
             queries = slice(block, min(block + ROWS_PER_BLOCK, count))
-            weights_HQK = attention_weights(query, key, mask, scaling, queries, start)
-            rows_QK = reduce_heads(weights_HQK, self.head)
-            self._rows[layer].append((start + block - self.first_query, rows_QK.to("cpu", non_blocking=True)))
+            weights_HQK = attention_weights(query, key, mask, scaling, queries, start - first_column)
+            self.keep(layer, start + block, first_column, weights_HQK)
 
-    def weights(self, steps: int, positions: int) -> np.ndarray:
-        """(steps, L, positions) float32 of everything recorded. Raises RuntimeError when rows are missing."""
+    def observe_weights(self, layer: int, weights_1HQK: Any, crosses: bool, start: int | None = None) -> None:
+        """Record the rows of one attention call from the weights that the model computed itself."""
+        _, _, count, K = weights_1HQK.shape
+        start = self.advance(layer, count) if start is None else start
+        first = max(self.first_query - start, 0)
+        if layer in self.layers and first < count:
+            first_column = self._first_column(K, start + count, crosses)
+            self.keep(layer, start + first, first_column, weights_1HQK[0, :, first:].float())
+
+    def _first_column(self, keys: int, end: int, crosses: bool) -> int:
+        """The position of key 0: a sliding window keeps the last keys only."""
+        self.cross_keys = keys if crosses else self.cross_keys
+        return 0 if crosses else max(end - keys, 0)
+
+    def keep(self, layer: int, position: int, first_column: int, weights_HQK: Any) -> None:
+        """Take the rows of the queries from a position on; send them off with those of the step's other layers."""
+        rows_QK = reduce_heads(weights_HQK, self.head)
+        self._waiting.append((position - self.first_query, self.layers.index(layer), first_column, rows_QK))
+        if layer == max(self.layers) or sum(part[3].numel() for part in self._waiting) > VALUES_PER_TRANSFER:
+            self._send()
+
+    def _send(self) -> None:
         import torch
 
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies to the host were not waited for
-        weights_TLS = np.zeros((steps, len(self.layers), positions), np.float32)
-        for place, layer in enumerate(self.layers):
-            found = np.zeros(steps, bool)
-            for first, rows_QK in self._rows[layer]:
-                last = min(first + len(rows_QK), steps)
-                columns = min(rows_QK.shape[1], positions)
-                weights_TLS[first:last, place, :columns] = rows_QK[: last - first, :columns].numpy()
-                found[first:last] = True
-            if not found.all():
+        device = self._waiting[0][3].device
+        places = [(step, place, column, tuple(rows.shape)) for step, place, column, rows in self._waiting]
+        values = torch.cat([part[3].flatten().to(device) for part in self._waiting])
+        on_host, event = values.to("cpu", non_blocking=True), None
+        if values.is_cuda:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))
+        self._waiting.clear()
+        self._sent.append((event, places, on_host))
+        self._receive(wait=False)
+
+    def _receive(self, wait: bool) -> None:
+        """Store the rows that have arrived, or all of them."""
+        while self._sent and (wait or self._sent[0][0] is None or self._sent[0][0].query()):
+            event, places, on_host = self._sent.popleft()
+            if event is not None:
+                event.synchronize()
+            parts = np.split(on_host.numpy(), np.cumsum([Q * K for *_, (Q, K) in places])[:-1])
+            for (step, place, column, shape), values in zip(places, parts):
+                missing = column + shape[1] - self._weights_TLK.shape[2]
+                if missing > 0:  # more keys of pictures than there are positions
+                    self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
+                into_QK = self._weights_TLK[step : step + shape[0], place, column : column + shape[1]]
+                into_QK[:] = values.reshape(shape)[: len(into_QK)]
+                self._found_TL[step : step + shape[0], place] = True
+
+    def weights(self, steps: int, positions: int) -> np.ndarray:
+        """(steps, L, columns) of everything recorded. Raises RuntimeError when rows are missing.
+
+        columns: the positions, or the keys of pictures that only cross-attention sees, where those are more.
+        """
+        if self._waiting:
+            self._send()
+        self._receive(wait=True)
+        for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
+            if not found_T.all():
                 raise RuntimeError(
-                    f"layer {layer} gave {found.sum()} attention rows for {steps} tokens; it may have no softmax "
+                    f"layer {layer} gave {found_T.sum()} attention rows for {steps} tokens; it may have no softmax "
                     "attention or bypass transformers' AttentionInterface: try another layer or attention='eager'"
                 )
-        return weights_TLS
+        return self._weights_TLK[:steps, :, : max(positions, self.cross_keys)]
 
 
 def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
     """softmax(q·kᵀ) for a slice of the queries: (H, Q, K) float32, as the model's own eager function.
 
-    `start` is the position of query 0. Without a mask attention is causal. Query heads are grouped by
+    `start` is the column of query 0's own key. Without a mask attention is causal. Query heads are grouped by
     reshape, so that no key is repeated.
     """
     import torch
 
-    _, H, _, D = query.shape
+    B, H, _, D = query.shape
     _, G, K, _ = key.shape
+    if B != 1:
+        raise ValueError(f"the batch has {B} sequences; attention is recorded for one at a time")
     Q = queries.stop - queries.start
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
     scores_HQK = (torch.matmul(query_GQD, key[0].transpose(1, 2)) * scale).reshape(H, Q, K)
-    columns = torch.arange(K, device=query.device)
-    position_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
-    visible = columns <= position_Q1  # also hides the empty end of a static cache
-    if mask is not None:
-        mask = mask[0, :, queries, :K]
-        visible = visible & mask if mask.dtype == torch.bool else visible
-        scores_HQK = scores_HQK if mask.dtype == torch.bool else scores_HQK + mask
-    return torch.softmax(scores_HQK.masked_fill(~visible, -math.inf), dim=-1, dtype=torch.float32)
+    if mask is None and Q == 1 and start + queries.start >= K - 1:
+        return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)  # a step of generation sees all there is
+    if mask is None:  # also hides the empty end of a static cache
+        positions_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
+        mask_1QK = torch.arange(K, device=query.device) <= positions_Q1
+    else:
+        mask_1QK = mask[0, :, queries, :K]
+    is_bool = mask_1QK.dtype == torch.bool
+    scores_HQK = scores_HQK.masked_fill(~mask_1QK, -math.inf) if is_bool else scores_HQK + mask_1QK
+    return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)
 
 
 def reduce_heads(weights_HQK: Any, head: str | int) -> Any:
@@ -516,17 +614,64 @@ def reduce_heads(weights_HQK: Any, head: str | int) -> Any:
     return weights_HQK[int(head)]
 
 
+def cross_layers(config: Any) -> list[int]:
+    """The layers whose keys are pictures, outside the text (mllama's); most models have none."""
+    return list(getattr(config.get_text_config(), "cross_attention_layers", None) or [])
+
+
+def attention_layers(config: Any) -> list[int]:
+    """The layers that have softmax attention; hybrid models have others in between."""
+    text = config.get_text_config()
+    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+    return [layer for layer, kind in enumerate(kinds) if kind not in KINDS_WITHOUT_ROWS]
+
+
 def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
-    """The attention function registered with transformers: sdpa's output, and rows for the active recorder."""
+    """The attention function registered with transformers: sdpa's output, and rows for the active recorder.
+
+    What sdpa cannot do (a soft cap, sinks, a position bias) goes to the model's own eager function.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    recorder = _active_recorder.get()
+    recorder, layer = _active_recorder.get(), module.layer_idx
+    crosses = layer in cross_layers(module.config)
+    if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
+        if recorder is not None:
+            recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"), crosses)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise RuntimeError(f"{type(module).__name__} has no eager_attention_forward; try attention='eager'")
+    mask = additive_mask(attention_mask, query, key.shape[2])
+    output, weights_1HQK = eager(module, query, key, value, mask, **kwargs)
     if recorder is not None:
-        recorder.observe(module.layer_idx, query, key, attention_mask, kwargs.get("scaling"))
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+        recorder.observe_weights(layer, weights_1HQK, crosses)
+    return output, weights_1HQK
 
 
-def _implementations(config: Any) -> dict[str, str]:
+def additive_mask(mask: Any, query: Any, K: int) -> Any:
+    """sdpa's mask as eager attention adds it to the scores; None means what it means to sdpa."""
+    import torch
+
+    Q = query.shape[2]
+    if mask is None:
+        mask = torch.ones(1, 1, Q, K, dtype=torch.bool, device=query.device)
+        mask = mask.tril() if Q > 1 else mask
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+
+
+def recording_mask(*args: Any, **kwargs: Any) -> Any:
+    """sdpa's mask, written out where the keys outnumber several queries: a static cache, which a layer may cut."""
+    from transformers.masking_utils import sdpa_mask
+
+    if 1 < kwargs.get("q_length", 0) < kwargs.get("kv_length", 0):
+        kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask(*args, **kwargs)
+
+
+def implementations(config: Any) -> dict[str, str]:
     """The attention implementation in force for a model ("") and each of its sub-models."""
     parts = {name: getattr(config, name, None) for name in config.sub_configs}
     return {"": config._attn_implementation} | {
@@ -537,7 +682,7 @@ def _implementations(config: Any) -> dict[str, str]:
 @contextmanager
 def text_attention(model: Any, implementation: str) -> Iterator[None]:
     """Let the language model alone use an attention implementation; put the old one back in every case."""
-    before = _implementations(model.config)
+    before = implementations(model.config)
     text_config = model.config.get_text_config()
     text_key = next((name for name in before if name and getattr(model.config, name) is text_config), "")
     try:
@@ -551,16 +696,36 @@ def text_attention(model: Any, implementation: str) -> Iterator[None]:
 def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
     """Within this block the chosen layers of the model report their attention rows to the recorder."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
-    AttentionMaskInterface.register(RECORDING_ATTENTION, sdpa_mask)
+    AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
     token = _active_recorder.set(recorder)
     try:
         with text_attention(model, RECORDING_ATTENTION):
             yield
     finally:
         _active_recorder.reset(token)
+
+
+@contextmanager
+def vision_attention_off(model: Any) -> Iterator[None]:
+    """Within this block every part of the model but the language model has an attention that adds nothing."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    def nothing(module: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> tuple:
+        return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
+
+    AttentionInterface.register(NO_ATTENTION, nothing)
+    AttentionMaskInterface.register(NO_ATTENTION, eager_mask)
+    before = implementations(model.config)
+    text_config = model.config.get_text_config()
+    parts = {name for name in before if name and getattr(model.config, name) is not text_config}
+    try:
+        model.set_attn_implementation(before | dict.fromkeys(parts, NO_ATTENTION))
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _progress_streamer(total: int) -> Any:
@@ -611,31 +776,56 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
     return response_ids, output
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedRows:
+    """What recording gives, before it is mapped to pictures and text."""
+
+    response_ids: list[int]
+    weights: np.ndarray
+    """(T, L, columns) float32 or float16; columns: positions, or keys of pictures in a layer that crosses."""
+    cross_keys: int
+    """Number of keys of pictures that cross-attention saw; 0 for most models."""
+
+
 def record_rows(
     model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
-) -> tuple[list[int], np.ndarray] | None:
-    """Response ids and (T, L, S) weights by the recording function, or None where the model never calls it.
+) -> RecordedRows | None:
+    """Generate and record by the registered function; None where the model never calls it.
 
     With `response_ids` nothing is generated: one teacher-forced pass gives every row.
     """
     import torch
 
     P = inputs["input_ids"].shape[1]
-    recorder = AttentionRecorder(layers, first_query=P - 1, head=head)
+    steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
+    recorder = AttentionRecorder(layers, P - 1, head, steps)
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
         else:
             with torch.inference_mode():  # the last token produces nothing that is shown
-                model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=1)
+                last = torch.tensor([-1], device=model.device)  # as a number it would make gemma4 cut its queries
+                model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=last)
     if not recorder.reached:
         return None
-    return response_ids, recorder.weights(len(response_ids), P + len(response_ids))
+    weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
+    return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
+
+
+def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
+    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+
+    Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
+    """
+    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+        logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
+        return None
+    return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
 
 
 def record_rows_eager(
     model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
-) -> tuple[list[int], np.ndarray]:
+) -> RecordedRows:
     """The same by transformers' own `output_attentions` with eager attention: every layer's S×S matrix is held."""
     import torch
 
@@ -643,18 +833,31 @@ def record_rows_eager(
     with text_attention(model, "eager"), torch.inference_mode():
         if response_ids is None:
             response_ids, output = generate_response(model, inputs, generation, output_attentions=True)
-            steps = [[step[layer][0, :, -1:] for layer in layers] for step in output.attentions]
+            steps = [[step[n][0, :, -1:] for n in _attention_places(model, layers, step)] for step in output.attentions]
         else:
             forced = append_response(inputs, response_ids[:-1])
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
-            queries = range(P - 1, P - 1 + len(response_ids))
-            steps = [[attentions[layer][0, :, q : q + 1] for layer in layers] for q in queries]
-    weights_TLS = np.zeros((len(response_ids), len(layers), P + len(response_ids)), np.float32)
+            places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
+            steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
+    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids))
     for t in range(len(response_ids)):
-        for place, weights_H1K in enumerate(steps[t]):
-            row = reduce_heads(weights_H1K.float(), head)[0, : P + t]
-            weights_TLS[t, place, : len(row)] = row.cpu().numpy()
-    return response_ids, weights_TLS
+        for layer, weights_H1K in zip(layers, steps[t]):
+            crosses = layer in cross_layers(model.config)
+            weights_H1K = weights_H1K if crosses else weights_H1K[..., : P + t]
+            recorder.observe_weights(layer, weights_H1K[None], crosses, P - 1 + t)
+    weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
+    return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
+
+
+def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> list[int]:
+    """Where the layers stand in `attentions`, which may leave out layers without attention. Raises RuntimeError."""
+    softmax = attention_layers(model.config)
+    if not attentions or len(attentions) not in (len(softmax), model.config.get_text_config().num_hidden_layers):
+        raise RuntimeError(
+            f"{type(model).__name__} returned the attention of {len(attentions or ())} layers, not of {len(softmax)}: "
+            "it cannot be recorded"
+        )
+    return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
 
 
 # ----------------------------------------------------------------------------------------- image boxes
@@ -669,40 +872,443 @@ def image_token_id(config: Any) -> int:
     raise ValueError(f"model type {config.model_type!r} names no image_token_id, so its image tokens cannot be found")
 
 
-def grid_boxes(rows: int, columns: int, width: float, height: float) -> np.ndarray:
-    """(rows · columns, 4) float32 boxes of a patch grid laid over a whole picture, row-major, in pixels."""
-    x = np.linspace(0, width, columns + 1, dtype=np.float32)
-    y = np.linspace(0, height, rows + 1, dtype=np.float32)
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    right, bottom = np.meshgrid(x[1:], y[1:])
-    return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
+def grid_boxes(rows: int, columns: int, width: float, height: float, left: float = 0, top: float = 0) -> np.ndarray:
+    """(rows · columns, 4) float32 boxes of a patch grid laid over a rectangle, row-major, in pixels."""
+    x = np.linspace(left, left + width, columns + 1, dtype=np.float32)
+    y = np.linspace(top, top + height, rows + 1, dtype=np.float32)
+    x0, y0 = np.meshgrid(x[:-1], y[:-1])
+    x1, y1 = np.meshgrid(x[1:], y[1:])
+    return np.stack([x0, y0, x1, y1], axis=-1).reshape(-1, 4)
+
+
+def _no_place(count: int = 1) -> np.ndarray:
+    """Boxes of tokens that stand for no part of the picture."""
+    return np.full((count, 4), np.nan, np.float32)
+
+
+def _end_rows(boxes: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Grid boxes with a token without a place, a newline, after each row. Either count may be 0."""
+    return np.pad(boxes.reshape(rows, columns, 4), ((0, 0), (0, 1), (0, 0)), constant_values=np.nan).reshape(-1, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessedImages:
+    """What a model and its processor made of the pictures of one prompt: all that the rules below look at."""
+
+    model: Any
+    processor: Any
+    inputs: Any
+    images: Sequence[Image.Image]
+    count: int
+    """Number of image tokens in the prompt."""
+
+    @property
+    def pixels_name(self) -> str:
+        return next((key for key in ("pixel_values", "image_pixel_values") if key in self.inputs), "pixel_values")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixel values; () where there is no one array of them."""
+        return tuple(getattr(self.inputs.get(self.pixels_name), "shape", ()))
+
+    def numbers(self, name: str) -> np.ndarray | None:
+        """An input as an array, or None."""
+        return self.inputs[name].cpu().numpy() if name in self.inputs else None
 
 
 def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequence[Image.Image]) -> list[ImageTokens]:
-    """Where every image token stands in its picture, from the grid that the processor itself reports.
+    """Where every image token stands in its picture: one box a token, or an error.
 
-    `inputs` is what the processor returned for `images` (batch 1). `image_grid_thw` counts patches in time,
-    height and width; the spatial merge m of the model joins m × m of them to one token, row-major.
-    Raises ValueError, with the model type and the counts, where no rule fits.
+    `inputs` is what the processor returned for `images` (batch 1). In this order: a grid that the processor
+    reports, a rule for the family, or tiles, read off a ramp that goes through the processor in the picture's place.
+    Tokens without a place (newlines, a class token, padding) get NaN boxes. Where only cross-attention sees the
+    pictures, their tokens get positions of their own, right after the token that stands for each in the prompt.
+    Raises ValueError, with the model type and the counts, where nothing fits.
     """
     ids_P = inputs["input_ids"][0].cpu().numpy()
     positions = np.flatnonzero(ids_P == image_token_id(model.config))
-    grid = inputs.get("image_grid_thw")
-    shape = tuple(inputs["pixel_values"].shape) if "pixel_values" in inputs else None
-    facts = f"model type {model.config.model_type!r}, {len(positions)} image tokens, pixel_values of shape {shape}"
-    if grid is None:
-        raise ValueError(f"no rule gives the place of image tokens in the picture: {facts}, no image_grid_thw")
-    grid = grid.cpu().numpy()
-    merge = math.isqrt(int(grid.prod(axis=1).sum()) // max(len(positions), 1))
-    if len(grid) != len(images) or (grid[:, 0] != 1).any() or merge == 0 or (grid[:, 1:] % merge).any():
-        raise ValueError(f"image_grid_thw {grid.tolist()} does not fit {len(images)} picture(s): {facts}")
-    counts = (grid[:, 1:] // merge).prod(axis=1)
-    if counts.sum() != len(positions):
-        raise ValueError(f"image_grid_thw {grid.tolist()} stands for {counts.sum()} image tokens: {facts}")
-    return [
-        ImageTokens(part.astype(np.int64), grid_boxes(h // merge, w // merge, *image.size))
-        for part, (_, h, w), image in zip(np.split(positions, np.cumsum(counts)[:-1]), grid, images)
-    ]
+    made = ProcessedImages(model, processor, inputs, images, len(positions))
+    try:
+        if not made.count:
+            raise ValueError("the prompt holds none; check the chat template")
+        boxes = place_image_tokens(made)
+        counts = [len(part) for part in boxes]
+        if cross_layers(model.config) and len(positions) == len(images):
+            shifts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            positions = np.concatenate(
+                [at + 1 + np.arange(n) + shift for at, n, shift in zip(positions, counts, shifts)]
+            )
+        if len(boxes) != len(images) or sum(counts) != len(positions):
+            raise ValueError(f"the {len(images)} pictures would have {counts} image tokens")
+    except ValueError as error:
+        raise ValueError(
+            f"the image tokens cannot be placed in the picture: {one_line(error)} (model type "
+            f"{model.config.model_type!r}, {made.count} image tokens, {made.pixels_name} of shape {made.shape})"
+        ) from error
+    parts = np.split(positions.astype(np.int64), np.cumsum(counts)[:-1])
+    return [ImageTokens(part, visible_boxes(box, image.size)) for part, box, image in zip(parts, boxes, images)]
+
+
+def place_image_tokens(made: ProcessedImages) -> list[np.ndarray]:
+    """(tokens, 4) boxes of each picture, not clipped to it yet, by the first mechanism that fits."""
+    family = made.model.config.model_type
+    for part in made.model.config.sub_configs:
+        if "qformer" in part or "perceiver" in part:
+            raise ValueError(f"tokens of a {part.removesuffix('_config')} each stand for the whole picture")
+    if family in FAMILY_RULES:
+        return FAMILY_RULES[family](made)
+    grids = reported_grids(made)
+    if grids is None:
+        boxes, owner = tile_boxes(made)
+    else:
+        boxes = [grid_boxes(*grid.tolist(), *image.size) for grid, image in zip(grids, made.images)]
+        owner = patch_owners(made, grids)
+    if family not in PROVEN_FAMILIES:
+        check_places(made, owner)
+    return boxes
+
+
+def visible_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The boxes clipped to the picture; a cell that lies in the padding, up to rounding, has no place."""
+    clipped = np.clip(boxes, 0, np.array([*size, *size])).astype(np.float32)
+    whole, seen = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
+    clipped[~(seen > SMALLEST_VISIBLE_PART * whole).all(axis=1)] = np.nan
+    return clipped
+
+
+def reported_grids(made: ProcessedImages) -> np.ndarray | None:
+    """(pictures, 2) rows and columns of tokens, from a grid of patches or pixels that the processor reports.
+
+    It stands in `image_grid_thw` (time, height, width), in the `image_position_ids` (x, y) of the patches, or in
+    `image_sizes` where these are the pixels of the canvas; m × m of its units make one token.
+    """
+    fine, xy, sizes = (made.numbers(name) for name in ("image_grid_thw", "image_position_ids", "image_sizes"))
+    if fine is not None:
+        if (fine[:, 0] != 1).any():
+            raise ValueError(f"image_grid_thw is {fine.tolist()}; expected one frame a picture")
+        fine = fine[:, 1:]
+    elif xy is not None:
+        fine = xy.max(axis=1)[:, ::-1] + 1
+    elif sizes is not None and len(made.shape) == 4 and tuple(sizes.max(axis=0)) == made.shape[-2:]:
+        fine = sizes
+    if fine is None:
+        return None
+    merge = math.isqrt(int(fine.prod(axis=1).sum()) // max(made.count, 1))
+    if len(fine) != len(made.images) or merge == 0 or (fine % merge).any():
+        raise ValueError(f"the grids {fine.tolist()} of {len(made.images)} picture(s) do not make so many tokens")
+    return fine // merge
+
+
+def patch_owners(made: ProcessedImages, grids: np.ndarray) -> np.ndarray | None:
+    """The token of each pixel value, -1 for none: of patches in the tokens' order, or of a canvas a picture."""
+    if len(made.shape) == 2 and made.shape[0] % made.count == 0:
+        return np.arange(made.shape[0])[:, None] // (made.shape[0] // made.count)
+    if len(made.shape) != 4:
+        return None
+    owner, start = np.full((made.shape[0], 1, *made.shape[-2:]), -1), 0
+    for canvas, size, (rows, columns) in zip(owner, made.numbers("image_sizes"), grids):
+        height, width = size
+        cells = np.arange(rows * columns).reshape(rows, columns) + start
+        canvas[0, :height, :width] = np.kron(cells, np.ones((height // rows, width // columns), int))
+        start += rows * columns
+    return owner
+
+
+def tile_boxes(made: ProcessedImages, newline: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Boxes where every tile that the processor cut holds a grid of tokens of its own shape, and each pixel's token.
+
+    `newline`: 1 where a token without a place follows the grid of each tile.
+    """
+    tiles = read_tiles(made)
+    height, width = made.shape[-2:]
+    shown = [number for number, (picture, _) in enumerate(tiles) if picture >= 0]
+    per_tile, rest = divmod(made.count, max(len(shown), 1))
+    class_token = 0
+    grid = _grid_like(per_tile - newline, height, width)
+    if grid is None and getattr(made.model.config, "vision_feature_select_strategy", None) == "full":
+        class_token, grid = 1, _grid_like(per_tile - 1 - newline, height, width)
+    if rest or grid is None:
+        raise ValueError(f"{len(shown)} tile(s) of {width} × {height} pixels do not hold a grid of tokens each")
+    rows, columns = grid
+    boxes: list[list[np.ndarray]] = [[_no_place(0)] for _ in made.images]
+    owner = np.full((len(tiles), 1, height, width), -1)
+    for place, number in enumerate(shown):
+        picture, (x0, y0, x1, y1) = tiles[number]
+        cells = grid_boxes(rows, columns, x1 - x0, y1 - y0, x0, y0)
+        boxes[picture] += [_no_place(class_token), cells, _no_place(newline)]
+        tokens = np.arange(rows * columns).reshape(rows, columns) + place * per_tile + class_token
+        owner[number, 0] = np.kron(tokens, np.ones((height // rows, width // columns), int))
+    return [np.concatenate(parts) for parts in boxes], owner
+
+
+def _grid_like(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of a grid of so many square cells on a canvas of a size, or None."""
+    unit = math.gcd(height, width)
+    if unit == 0 or tokens <= 0:
+        return None
+    share = math.isqrt(tokens * unit * unit // (height * width))  # cells along one unit
+    rows, columns = height // unit * share, width // unit * share
+    fits = rows * columns == tokens and height % rows == 0 and width % columns == 0
+    return (rows, columns) if fits else None
+
+
+def read_tiles(made: ProcessedImages) -> list[tuple[int, np.ndarray | None]]:
+    """For each tile in `pixel_values`: its picture (-1 for padding) and the rectangle of that picture it shows.
+
+    The processor itself is asked: it gets a ramp, whose colour says where a pixel came from, in a picture's place.
+    """
+    if len(made.shape) not in (4, 5) or made.shape[-3] != 3:
+        raise ValueError("it reports no grid, and pixel_values are no tiles of three colours")
+    tiles: list[tuple[int, np.ndarray | None]] = [(-1, None)] * math.prod(made.shape[:-3])
+    for number, image in enumerate(made.images):
+        pictures = [Image.new("RGB", other.size) for other in made.images]
+        pictures[number] = _ramp(image.size)
+        pixels = processed_unscaled(made.processor, pictures)[made.pixels_name]
+        if tuple(pixels.shape) != made.shape:
+            raise ValueError(f"a ramp of the picture's size gave pixel_values of shape {tuple(pixels.shape)}")
+        for tile, tile_CYX in enumerate(pixels.reshape(-1, *made.shape[-3:]).double().numpy()):
+            rectangle = _shown_rectangle(tile_CYX, image.size)
+            if rectangle is not None:
+                if number < max(picture for picture, _ in tiles):
+                    raise ValueError("the tiles do not stand in the order of the pictures")
+                tiles[tile] = number, rectangle
+    return tiles
+
+
+def _ramp(size: tuple[int, int]) -> Image.Image:
+    """A picture that says where its pixels are: red rises with x, green with y, blue is full.
+
+    Each rises a little along the other side as well, so that rounding to whole levels averages out over a tile.
+    """
+    x, y = ((np.arange(length) + 0.5) / length for length in size)
+    red = RAMP_BASE + RAMP_MAIN * x + RAMP_SIDE * y[:, None]
+    green = RAMP_BASE + RAMP_SIDE * x + RAMP_MAIN * y[:, None]
+    return Image.fromarray(np.stack([red, green, np.full_like(red, 255)], axis=-1).round().astype(np.uint8))
+
+
+def _shown_rectangle(tile_CYX: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """left, top, right, bottom of a tile in pixels of the picture whose ramp it shows; None where it shows none."""
+    red, green, blue = tile_CYX
+    shown = (blue > 254) & (np.maximum(red, green) < RAMP_BASE + RAMP_MAIN + RAMP_SIDE + 2)
+    if not shown.any():
+        return None
+    red, green = red - RAMP_BASE, green - RAMP_BASE
+    norm = RAMP_MAIN**2 - RAMP_SIDE**2
+    x_YX = (RAMP_MAIN * red - RAMP_SIDE * green) / norm * size[0]
+    y_YX = (RAMP_MAIN * green - RAMP_SIDE * red) / norm * size[1]
+    left, right = _fit_ends(x_YX, shown, size[0])
+    top, bottom = _fit_ends(y_YX.T, shown.T, size[1])
+    return np.array([left, top, right, bottom])
+
+
+def _fit_ends(values: np.ndarray, shown: np.ndarray, length: int) -> tuple[float, float]:
+    """Where the first and the last column of a tile lie, by a straight line through the columns that show the ramp."""
+    columns = np.flatnonzero(2 * shown.sum(axis=0) >= shown.sum(axis=0).max())
+    # Resizing bends the ramp where the picture ends.
+    middle = columns[len(columns) // 4 : len(columns) - len(columns) // 4] if len(columns) > 3 else columns
+    if len(middle) < 2:
+        raise ValueError("too little of the picture is left on a tile to tell its place")
+    means = np.where(shown, values, 0).sum(axis=0)[middle] / shown.sum(axis=0)[middle]
+    slope, start = np.polyfit(middle + 0.5, means, 1)
+    error = np.abs(means - slope * (middle + 0.5) - start).max()
+    # A level of colour, a pixel of the canvas, and what enlarging bends between the few pixels of a tiny picture.
+    if slope <= 0 or error > slope + length / RAMP_MAIN + 0.25:
+        raise ValueError("the processor does more than cut, scale and pad the picture")
+    return start, start + slope * values.shape[1]
+
+
+def processed_unscaled(processor: Any, images: Sequence[Image.Image]) -> Any:
+    """The processor's output for pictures alone, their colours as they are."""
+    import torch
+
+    content = [{"type": "image"} for _ in images]
+    text = prompt_text(processor, content)
+    made = processor(text=[text], images=[list(images)], do_rescale=False, do_normalize=False, return_tensors="pt")
+    return {key: value for key, value in made.items() if torch.is_tensor(value)}
+
+
+def check_places(made: ProcessedImages, owner: np.ndarray | None) -> None:
+    """For a family that nobody proved: with the vision tower's attention off, a token must hang on its own cell alone.
+
+    The cells are told apart by the bits of their numbers, one run of the vision tower a bit.
+    """
+    import torch
+
+    if owner is None:
+        raise ValueError("nothing says which pixels its tokens stand for")
+    pixels = made.inputs[made.pixels_name]
+    tokens = torch.arange(made.count)
+    placed = torch.isin(tokens, torch.from_numpy(np.unique(owner)))
+    owner = torch.from_numpy(owner).reshape(*pixels.shape[: -owner.ndim + 1], *owner.shape[1:])
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)).to(pixels.dtype)
+    before = image_embeddings(made, pixels)
+    for bit in range(made.count.bit_length()):
+        changed = (image_embeddings(made, pixels + noise * ((owner + 1) >> bit & 1)) - before).abs().amax(dim=-1)
+        expected = ((tokens + 1) >> bit & 1).bool() & placed
+        if not torch.equal(changed > 1e-4 * changed.max(), expected):
+            raise ValueError("no token, as in a query-former or perceiver, has one place of its own in the picture")
+
+
+def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
+    """(N, D) float32 embeddings of the image tokens for other pixel values, without attention between patches."""
+    import torch
+
+    model, found = made.model, []
+
+    def keep(module: Any, args: tuple, kwargs: dict) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _EmbeddingsFound
+
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None)
+    if not layers:
+        raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
+    hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
+    inputs = {**made.inputs, made.pixels_name: pixels}
+    inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+    inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
+    try:
+        with vision_attention_off(model), torch.inference_mode():
+            model(**inputs)
+    except _EmbeddingsFound:
+        pass
+    finally:
+        hook.remove()
+    return found[0][0, inputs["input_ids"][0] == image_token_id(model.config)].float().cpu()
+
+
+class _EmbeddingsFound(Exception):
+    """Leaves a model's forward pass as soon as its embeddings are there."""
+
+
+# --- rules of families whose tokens are not a grid a tile
+
+
+def _canvas_boxes(
+    cells: np.ndarray, image: Image.Image, resized: tuple[int, int], padding: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """Boxes on a canvas, on which the resized picture lies behind some padding, as boxes of the picture."""
+    stretch = np.array([image.width / resized[0], image.height / resized[1]] * 2, np.float32)
+    return (cells - np.array([*padding, *padding], np.float32)) * stretch
+
+
+def anyres_boxes(made: ProcessedImages) -> list[np.ndarray]:
+    """llava_next and llava_onevision: the whole picture, then the rows of a padded canvas without its padding.
+
+    A newline ends each row. onevision pools a canvas of many cells, and takes each of several pictures as one square.
+    """
+    config = made.model.config
+    if config.model_type == "llava_onevision" and len(made.images) > 1:
+        return tile_boxes(made, newline=1)[0]
+    return [_anyres_boxes(config, image) for image in made.images]
+
+
+def _anyres_boxes(config: Any, image: Image.Image) -> np.ndarray:
+    from transformers.image_processing_utils import select_best_resolution
+
+    (width, height), tile = image.size, config.vision_config.image_size
+    side = tile // config.vision_config.patch_size
+    canvas_height, canvas_width = select_best_resolution((height, width), config.image_grid_pinpoints)
+    cell = tile / side
+    rows, columns = canvas_height // tile * side, canvas_width // tile * side
+    if canvas_width / width < canvas_height / height:
+        resized = canvas_width, min(math.ceil(height * canvas_width / width), canvas_height)
+    else:
+        resized = min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
+    left = top = 0
+    if width / height > columns / rows:
+        top = (rows - int(round(height * (columns / width), 7))) // 2
+    else:
+        left = (columns - int(round(width * (rows / height), 7))) // 2
+    kept_rows, kept_columns = rows - 2 * top, columns - 2 * left
+    area = (kept_columns * cell, kept_rows * cell, left * cell, top * cell)
+    if config.model_type == "llava_onevision":
+        most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        ratio = math.sqrt(kept_rows * kept_columns / (most * side**2))
+        if ratio > 1.1:
+            kept_rows, kept_columns = int(kept_rows // ratio), int(kept_columns // ratio)
+    padding = (canvas_width - resized[0]) // 2, (canvas_height - resized[1]) // 2
+    cells = _canvas_boxes(grid_boxes(kept_rows, kept_columns, *area), image, resized, padding)
+    return np.concatenate([grid_boxes(side, side, width, height), _end_rows(cells, kept_rows, kept_columns)])
+
+
+def phi4_boxes(made: ProcessedImages) -> list[np.ndarray]:
+    """phi4_multimodal: the useful rows of a canvas padded right and below, a separator, a thumbnail of that canvas."""
+    vision = made.model.config.vision_config
+    tile = vision.crop_size
+    side = -(-vision.image_size // vision.patch_size // 2)  # tokens along a tile
+    boxes = []
+    for image, size, mask in zip(made.images, made.numbers("image_sizes"), made.numbers("image_attention_mask")):
+        height, width = size.tolist()
+        down, across = height // tile, width // tile
+        useful = mask[1 : down * across + 1, ::2, ::2].reshape(down, across, side, side)
+        rows, columns = int(useful[:, 0, :, 0].sum()), int(useful[0, :, 0].sum())
+        scale = min(width / image.width, height / image.height)
+        resized = int(image.width * scale), int(image.height * scale)
+        cell = tile / side
+        cells = _canvas_boxes(grid_boxes(rows, columns, columns * cell, rows * cell), image, resized)
+        thumbnail = _canvas_boxes(grid_boxes(side, side, width, height), image, resized)
+        boxes.append(np.concatenate([_end_rows(cells, rows, columns), _no_place(), _end_rows(thumbnail, side, side)]))
+    return boxes
+
+
+def mllama_boxes(made: ProcessedImages) -> list[np.ndarray]:
+    """mllama: tiles of a canvas padded right and below, row-major; each holds a class token, then a grid."""
+    from transformers.models.mllama import image_processing_mllama as mllama
+
+    vision, boxes = made.model.config.vision_config, []
+    tile, side = vision.image_size, vision.image_size // vision.patch_size
+    for image in made.images:
+        size = {"image_height": image.height, "image_width": image.width}
+        most = made.processor.image_processor.max_image_tiles
+        height, width = mllama.get_optimal_tiled_canvas(**size, max_image_tiles=most, tile_size=tile)
+        new_height, new_width = mllama.get_image_size_fit_to_canvas(
+            **size, canvas_height=height, canvas_width=width, tile_size=tile
+        )
+        corners = [(x, y) for y in range(0, height, tile) for x in range(0, width, tile)]
+        cells = [part for x, y in corners for part in (_no_place(), grid_boxes(side, side, tile, tile, x, y))]
+        boxes.append(_canvas_boxes(np.concatenate(cells), image, (new_width, new_height)))
+    return boxes
+
+
+FAMILY_RULES: dict[str, Callable[[ProcessedImages], list[np.ndarray]]] = {
+    "llava_next": anyres_boxes,
+    "llava_onevision": anyres_boxes,
+    "phi4_multimodal": phi4_boxes,
+    "mllama": mllama_boxes,
+}
+# Families without a rule whose boxes the tests hold to the pixels; any other is checked on the model itself.
+PROVEN_FAMILIES = {
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "llava", "idefics3", "smolvlm", "gemma3", "gemma4",
+    "paligemma", "internvl", "mistral3",
+}  # fmt: skip
+
+
+# --- pictures that only cross-attention sees
+
+
+def cross_columns(located: Sequence[ImageTokens], columns: int) -> np.ndarray:
+    """The column of every image token in a cross-attention layer's rows, where pictures are padded to one size."""
+    each = columns // len(located)
+    return np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
+
+
+def insert_image_positions(
+    text_P: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crossing: Sequence[bool], columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the wider positions are text (S,) bool, and the weights (T, L, S) on them.
+
+    Layers that cross hold weights on the pictures alone, all other layers on the text alone.
+    """
+    image_positions = np.concatenate([image.positions for image in located])
+    is_text = np.ones(len(text_P) + len(image_positions), bool)
+    is_text[image_positions] = False
+    wide_TLS = np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
+    for place, crosses in enumerate(crossing):
+        if crosses:
+            wide_TLS[:, place, image_positions] = weights_TLK[:, place, cross_columns(located, columns)]
+        else:
+            wide_TLS[:, place, is_text] = weights_TLK[:, place, : len(text_P)]
+    return is_text, wide_TLS
 
 
 # ----------------------------------------------------------------------------------------- text pieces
@@ -1362,8 +1968,42 @@ class ImageLayout:
     """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
+    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
+    """(position, cells, fractions) of each image token without a cell of its own: its weight lies on finer cells."""
     places: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, width, height of each picture on the panel, in pixels."""
+
+    def cell_weights(self, rows_TS: np.ndarray) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention."""
+        weights = rows_TS[:, self.positions]
+        for position, cells, fractions in self.spread:
+            weights[:, cells] += rows_TS[:, position, None] * fractions
+        return weights
+
+
+def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
+    """The boxes that are cells of the map, and (box, cells, fractions) of each that finer cells cover.
+
+    Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
+    coarser box lies on them by area. Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    """
+    x0, y0, x1, y1 = boxes.T.astype(np.float64)
+    area = (x1 - x0) * (y1 - y0)
+    everything = np.arange(len(boxes))
+    if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
+        return everything, []
+    order, is_cell, covered = np.argsort(area, kind="stable"), np.zeros(len(boxes), bool), {}
+    for box in order:
+        wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
+        high = np.minimum(y1, y1[box]) - np.maximum(y0, y0[box])
+        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0)
+        if shared.sum() > area[box] / 2:
+            covered[box] = shared
+        else:
+            is_cell[box] = True
+    cells = everything[is_cell]
+    parts = [(int(box), np.flatnonzero(shared[cells]), shared[cells]) for box, shared in covered.items()]
+    return cells, [(box, on, (part[on] / part.sum()).astype(np.float32)) for box, on, part in parts]
 
 
 def layout_images(
@@ -1374,7 +2014,7 @@ def layout_images(
     draw = ImageDraw.Draw(panel)
     index = np.zeros((height, width), np.int64)
     positions: list[int] = []
-    sides = []
+    spread, sides = [], []
     label = round(fonts.size * 1.5) if len(images) > 1 else 0
     slots = _picture_slots([image.size for image in images], width, height, label)
     for number, (image, tokens, (x, y, scale)) in enumerate(zip(images, record.images, slots), start=1):
@@ -1384,9 +2024,12 @@ def layout_images(
             _draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         placed = np.isfinite(tokens.boxes).all(axis=1)
+        boxes, at = tokens.boxes[placed], tokens.positions[placed]
+        cells, covered = finest_cells(boxes)
+        spread += [(int(at[box]), len(positions) + on, fractions) for box, on, fractions in covered]
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges = np.round(tokens.boxes[placed] * stretch).astype(int) + np.array([x, y, x, y])
-        for position, (left, top, right, bottom) in zip(tokens.positions[placed], edges):
+        edges = np.round(boxes[cells] * stretch).astype(int) + np.array([x, y, x, y])
+        for position, (left, top, right, bottom) in zip(at[cells], edges):
             positions.append(int(position))
             index[top:bottom, left:right] = len(positions)
             sides.append(min(right - left, bottom - top))
@@ -1397,7 +2040,7 @@ def layout_images(
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
     places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
-    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), places)
+    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), tuple(spread), places)
 
 
 def _picture_slots(
@@ -1592,7 +2235,7 @@ class FrameRenderer:
         self.image = layout_images(record, images, self.panel_width, self.panel_height, self.label_fonts)
         # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
-        self.cell_weights = rows_TS[self.first_step :, self.image.positions]
+        self.cell_weights = self.image.cell_weights(rows_TS[self.first_step :])
         words = np.array([piece.kind == "text" for piece in pieces])
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
@@ -1828,7 +2471,7 @@ def draw_summary(
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
-        cells = rows_TS[start:end, image.positions].mean(axis=0)
+        cells = image.cell_weights(rows_TS[start:end]).mean(axis=0)
         top = max(cells.max(initial=0), np.finfo(np.float32).tiny)
         _draw_runs(draw, (x, y + px(22)), name, fonts, INK)
         facts = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}, highest cell {top:.2%}"
@@ -1967,6 +2610,8 @@ class AttentionVisualizer:
     model_name_or_path: a Hugging Face checkpoint, a directory or a name on the hub.
     max_image_num: the most pictures that a sample may have.
     device_map, dtype, trust_remote_code: as in `from_pretrained`; dtype "auto" is float32 on a CPU.
+    model_kwargs, processor_kwargs: whatever else the `from_pretrained` of the model and of the processor takes, such
+        as {"quantization_config": ...} or {"do_pan_and_scan": True}. A LoRA adapter's directory (peft) will do, too.
 
     The configuration and the processor are read at once, the weights when they are first needed, so that a
     wrong option is found before the long wait. Raises OSError or ValueError when there is no such checkpoint.
@@ -1980,6 +2625,8 @@ class AttentionVisualizer:
         device_map: str | dict | None = "auto",
         dtype: Any = "auto",
         trust_remote_code: bool = False,
+        model_kwargs: dict | None = None,
+        processor_kwargs: dict | None = None,
     ) -> None:
         if max_image_num < 1:
             raise ValueError(f"max_image_num is {max_image_num}; expected 1 or more")
@@ -1988,21 +2635,36 @@ class AttentionVisualizer:
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
+        self.model_kwargs = dict(model_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
-        self.config = self._from_pretrained(AutoConfig)
-        self.processor = self._from_pretrained(AutoProcessor)
+        self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
+        processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
+        processor_kwargs = processor_kwargs or {}
+        self.processor = self._from_pretrained(AutoProcessor, processor_name, **processor_kwargs)
+        # A processor's own defaults (gemma3's do_pan_and_scan=False) would beat the image processor's settings.
+        if defaults := getattr(self.processor, "images_kwargs", None):
+            self.processor.images_kwargs = {key: processor_kwargs.get(key, value) for key, value in defaults.items()}
         logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
 
-    def _from_pretrained(self, auto_class: Any, **kwargs: Any) -> Any:
+    def _base_of(self, *names: str) -> str:
+        """The checkpoint that has one of these files: an adapter's directory leaves some to the model it adapts."""
+        folder = Path(self.model_name_or_path)
+        adapter = folder / "adapter_config.json"
+        if any((folder / name).exists() for name in names) or not adapter.exists():
+            return self.model_name_or_path
+        return json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+    def _from_pretrained(self, auto_class: Any, name: str | None = None, **kwargs: Any) -> Any:
         """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
+        name = name or self.model_name_or_path
         try:
-            return auto_class.from_pretrained(
-                self.model_name_or_path, trust_remote_code=self.trust_remote_code, **kwargs
-            )
+            return auto_class.from_pretrained(name, **{"trust_remote_code": self.trust_remote_code, **kwargs})
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise type(error)(
                 f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give "
                 "a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
+                f"model_path {name}: {auto_class.__name__} cannot load it ({one_line(error)}); give a "
+                "directory with a Hugging Face vision-language checkpoint, or its name on the hub"
             ) from error
 
     @property
@@ -2014,13 +2676,19 @@ class AttentionVisualizer:
     def model(self) -> Any:
         """The Hugging Face model, in evaluation mode, loaded at the first use."""
         import torch
-        from transformers import AutoModelForImageTextToText
+        import transformers
 
+        names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
+        classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+        written = getattr(self.config, "auto_map", {})  # by the checkpoint's own code
+        fits = [c for c in classes if type(self.config) in c._model_mapping or c.__name__ in written]
         dtype = self.dtype
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
         started = time.perf_counter()
-        model = self._from_pretrained(AutoModelForImageTextToText, dtype=dtype, device_map=self.device_map)
+        model = self._from_pretrained(
+            (fits or classes)[0], **{"dtype": dtype, "device_map": self.device_map, **self.model_kwargs}
+        )
         logger.info(
             "loaded %s on %s as %s in %.1f s",
             type(model).__name__,
@@ -2037,16 +2705,28 @@ class AttentionVisualizer:
         return load_sample(benchmark_json, image_dir, sample_idx, self.max_image_num)
 
     def resolve_layer(self, layer_idx: int) -> int:
-        """The 0-based layer of a number that may be negative. Raises ValueError out of range."""
-        count = self.num_layers
-        if layer_idx == DEFAULT_LAYER and count <= DEFAULT_LAYER:
+        """The 0-based layer of a number that may be negative. Raises ValueError out of range, or without attention.
+
+        The default layer alone gives way, where the model has no such layer or it does not look at pictures.
+        """
+        count, usable = self.num_layers, attention_layers(self.config)
+        seeing = cross_layers(self.config) or usable
+        if layer_idx == DEFAULT_LAYER and layer_idx not in seeing:
+            nearest = min(seeing, key=lambda layer: abs(layer - layer_idx))
+            which = "" if len(seeing) == count else f", of which {len(seeing)} show attention to pictures"
             logger.warning(
-                "the model has %d layers; layer %d is shown in place of the default %d", count, count - 1, layer_idx
-            )
-            return count - 1
+                "the model has %d layers%s; layer %d is shown in place of the default %d",
+                count, which, nearest, layer_idx,
+            )  # fmt: skip
+            return nearest
         if not -count <= layer_idx < count:
             raise ValueError(
                 f"layer_idx {layer_idx} is out of range: the model has {count} layers (0..{count - 1}, or {-count}..-1)"
+            )
+        if layer_idx % count not in usable:
+            kind = list(self.config.get_text_config().layer_types)[layer_idx]
+            raise ValueError(
+                f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}"
             )
         return layer_idx % count
 
@@ -2066,6 +2746,8 @@ class AttentionVisualizer:
         response_key: str | None = None,
         head: str | int = "mean",
         attention: str = "auto",
+        max_pixels: int | None = None,
+        fast: bool = False,
     ) -> AttentionRecord:
         """Let the model answer a sample, and record the attention of some layers on the way.
 
@@ -2076,6 +2758,9 @@ class AttentionVisualizer:
             teacher-forced pass gives its rows.
         head: "mean" or "max" over the heads, or the number of one.
         attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
+        fast: generate with a static cache and a compiled step, then record by one pass over the answer; for long
+            answers on a GPU, ignored elsewhere.
+        max_pixels: shrink pictures of more pixels before the processor sees them, for a smaller memory.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
         layers = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
@@ -2086,24 +2771,52 @@ class AttentionVisualizer:
         if not 1 <= len(images) <= self.max_image_num:
             raise ValueError(f"{len(images)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
         response = _given_response(sample, response, response_key)
-        images = [upright_rgb(image) for image in images]
+        originals = [upright_rgb(image) for image in images]
+        images = [shrink(image, max_pixels) for image in originals]
         inputs = build_inputs(self.processor, sample["problem"], images, prompt_template)
         logger.debug(
             "inputs: %s", {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
         )
-        located = locate_image_tokens(self.model, self.processor, inputs, images)
+        located = [
+            ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
+            for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
+        ]
         generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         tokenizer = self.processor.tokenizer
         given = None if response is None else tokenizer(response, add_special_tokens=False)["input_ids"]
-        response_ids, weights_TLS = self._rows(inputs, layers, head, generation, given, attention)
-        token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), response_ids]).astype(np.int64)
+        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+        rows = self._rows(inputs, layers, head, generation, given, attention)
+        weights_TLS = rows.weights
+        token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids]).astype(np.int64)
+        tokens = decode_tokens(tokenizer, token_ids.tolist())
+        if cross_layers(self.config):
+            crossing = [layer in cross_layers(self.config) for layer in layers]
+            is_text, weights_TLS = insert_image_positions(token_ids, weights_TLS, located, crossing, rows.cross_keys)
+            texts, ids = iter(tokens), iter(token_ids)
+            tokens = tuple(next(texts) if text else "" for text in is_text)
+            token_ids = np.array([next(ids) if text else image_token_id(self.config) for text in is_text], np.int64)
+        self._warn_of_blind_layers(layers, located, len(token_ids))
         return AttentionRecord(
-            tokens=decode_tokens(tokenizer, token_ids.tolist()), token_ids=token_ids,
-            prompt_length=len(token_ids) - len(response_ids), layers=layers, weights=weights_TLS, images=tuple(located),
+            tokens=tokens, token_ids=token_ids, prompt_length=len(token_ids) - len(rows.response_ids),
+            layers=layers, weights=weights_TLS, images=tuple(located),
             special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
-            pictures=tuple(map(picture_file, images)),
+            pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip
+
+    def _warn_of_blind_layers(self, layers: Sequence[int], located: Sequence[ImageTokens], positions: int) -> None:
+        """Say which layers cannot see the pictures, or not all of them."""
+        text, crossing = self.config.get_text_config(), cross_layers(self.config)
+        kinds = list(getattr(text, "layer_types", None) or [])
+        reach = positions - min(int(image.positions.min()) for image in located)
+        for layer in layers:
+            if crossing and layer not in crossing:
+                logger.warning("layer %d does not look at pictures; layers %s do", layer, crossing)
+            elif kinds and kinds[layer] == "sliding_attention" and reach > (text.sliding_window or reach):
+                logger.warning(
+                    "layer %d sees the last %d positions only: at the response's end not all of the picture, %d back",
+                    layer, text.sliding_window, reach,
+                )  # fmt: skip
 
     def _sampling(self, do_sample: bool, temperature: float, top_p: float, seed: int) -> dict:
         if not do_sample:  # None: a checkpoint's own sampling settings would only warn here
@@ -2115,8 +2828,8 @@ class AttentionVisualizer:
         set_seed(seed)
         return {"do_sample": True, "temperature": temperature, "top_p": top_p}
 
-    def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> tuple:
-        """Response ids and weights, by the recording function or, where the model never calls it, eager attention."""
+    def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> Any:
+        """What `record_rows` returns or, where the model does not reach our function, `record_rows_eager`."""
         arguments = (self.model, inputs, layers, head, generation)
         if attention == "auto":
             recorded = record_rows(*arguments, given)
@@ -2195,6 +2908,16 @@ def _head(text: str) -> str | int:
         raise argparse.ArgumentTypeError(f"{text!r} is no head; expected mean, max or a number") from None
 
 
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object; expected one such as {{"revision": "main"}}')
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: every flag is a keyword of `AttentionVisualizer` or of its methods, by name and default."""
     parser = argparse.ArgumentParser(
@@ -2222,6 +2945,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--response_key", help="the same, from this field of the sample, such as solution")
     add("--head", type=_head, default="mean", help="mean or max over the heads, or the number of one head")
     add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
+    add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
+    add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
     add("--output_dir", default=".", help="folder of the video")
     add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
     add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
@@ -2243,6 +2968,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
+    add("--model_kwargs", type=_json_object, metavar="JSON", help="more for the model's from_pretrained, as an object")
+    add("--processor_kwargs", type=_json_object, metavar="JSON", help="more for the processor's from_pretrained")
     add("--verbose", action="store_true", help="say what is loaded, how large it is and how long it takes")
     return parser
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture
+from transformers import Qwen2VLConfig
 
 import visualizeHeatMap as vhm
 
@@ -18,7 +19,7 @@ def locate(grids, tokens, images):
     inputs = {"input_ids": torch.tensor([ids]), "pixel_values": torch.zeros(8, 4)}
     if grids is not None:
         inputs["image_grid_thw"] = torch.tensor(grids)
-    model = SimpleNamespace(config=SimpleNamespace(model_type="qwen2_vl", image_token_id=IMAGE_ID, vision_config=None))
+    model = SimpleNamespace(config=Qwen2VLConfig(image_token_id=IMAGE_ID))
     return vhm.locate_image_tokens(model, None, inputs, images)
 
 
@@ -52,11 +53,11 @@ def test_each_of_two_pictures_has_its_own_grid():
 @pytest.mark.parametrize(
     "grids, tokens, images, message",
     [
-        (None, [6], 1, "6 image tokens, pixel_values of shape"),
-        ([[1, 4, 6]], [5], 1, "does not fit|stands for"),
-        ([[1, 4, 6], [1, 4, 6]], [6, 6], 1, "does not fit 1 picture"),
-        ([[2, 4, 6]], [12], 1, "does not fit"),
-        ([[1, 4, 6]], [0], 1, "does not fit|stands for"),
+        (None, [6], 1, "it reports no grid, and pixel_values are no tiles"),
+        ([[1, 4, 6]], [5], 1, "the 1 pictures would have"),
+        ([[1, 4, 6], [1, 4, 6]], [6, 6], 1, "do not make so many tokens"),
+        ([[2, 4, 6]], [12], 1, "expected one frame a picture"),
+        ([[1, 4, 6]], [0], 1, "the prompt holds none; check the chat template"),
     ],
 )
 def test_a_grid_that_does_not_fit_is_refused_with_type_and_counts(grids, tokens, images, message):

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def measure_long(frames: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         vhm.write_video(map(draw, range(frames)), Path(folder) / "out.mp4")
     marks.append((time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-    seconds = [later[0] - earlier[0] for earlier, later in zip(marks[:4], marks[1:5])]
+    seconds = [later[0] - earlier[0] for earlier, later in pairwise(marks[:5])]
     return {"last_over_first_quarter": seconds[3] / seconds[1], "growth_MiB": marks[-1][1] - marks[1][1]}
 
 
