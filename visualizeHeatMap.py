@@ -101,9 +101,9 @@ MARGIN, HEADER = 28, 84
 BARS, SHARES, CURVE, PHASES = 44, 96, 46, 26  # heights of the parts of the footer, from the top down
 FOOTER = 16 + BARS + SHARES + CURVE + PHASES + 16
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
-LONGEST_TITLE_TOKEN = 24  # characters
+IMAGE_PANEL = (0.5, 0.55, 0.6)  # parts of the width that the image panel may take from the text
 SUMMARY_COLUMNS = 4  # maps side by side, in two rows
-GIF_WIDTH, GIF_COLOURS = 960, 128  # at most: a GIF of full frames would have many megabytes
+GIF_WIDTH, GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
 SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they have no steps
 
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
@@ -2224,15 +2224,17 @@ class FrameRenderer:
             FontSet(self.px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
         )
         margin, self.top = self.px(MARGIN), self.px(HEADER)
-        self.panel_width = (self.width - 3 * margin) // 2
         self.panel_height = self.height - self.top - self.px(FOOTER)
-        self.x_text, self.x_image = margin, 2 * margin + self.panel_width
+        self.sizes = [image.size for image in images]
+        image_width = self._image_width(self.width - 3 * margin)
+        self.panel_width = self.width - 3 * margin - image_width
+        self.x_text, self.x_image, self.right = margin, 2 * margin + self.panel_width, self.width - margin
 
         start, self.first_step = find_panel_start(record, start_phrase)
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
         self.text = layout_text(pieces, text_fonts, self.panel_width)
-        self.image = layout_images(record, images, self.panel_width, self.panel_height, self.label_fonts)
+        self.image = layout_images(record, images, image_width, self.panel_height, self.label_fonts)
         # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
         self.cell_weights = self.image.cell_weights(rows_TS[self.first_step :])
@@ -2240,7 +2242,6 @@ class FrameRenderer:
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
-        self.sizes = [image.size for image in images]
         self.marks = response_marks(record, layer, self.sizes, options.draw_points)
         self.mark_overlay: tuple[list[Mark], Image.Image | None] = ([], None)  # of the last frame
         self.footer = self.top + self.panel_height + self.px(16)
@@ -2250,6 +2251,12 @@ class FrameRenderer:
         if options.scale == "video":
             self._draw_bars(self.base, 0)
         self.bars_change = options.scale == "frame"
+
+    def _image_width(self, width: int) -> int:
+        """Pixels of the image panel, of those that both panels share: no wider than makes the pictures larger."""
+        widths = [round(width * part) for part in IMAGE_PANEL]
+        slots = [_picture_slots(self.sizes, w, self.panel_height, self.label_fonts.size) for w in widths]
+        return max(zip(widths, slots), key=lambda panel: (round(min(s for *_, s in panel[1]), 4), -panel[0]))[0]
 
     def check_step(self, step: int) -> int:
         """A step that has a frame; negative ones count from the end. Raises ValueError."""
@@ -2294,7 +2301,8 @@ class FrameRenderer:
         title = f"token {step + 1} of {self.record.response_length}"
         x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
         shown = one_line(token.replace("\n", NEWLINE_MARK)) or "space"
-        shown = shown if len(shown) <= LONGEST_TITLE_TOKEN else shown[: LONGEST_TITLE_TOKEN - 1] + "…"
+        while x + fonts.width(shown) > self.x_image - 2 * px(MARGIN) and len(shown) > 1:
+            shown = shown[: 3 * (len(shown) - 1) // 4] + "…"
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
         draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
         _draw_runs(draw, (x, base), shown, fonts, PAPER)
@@ -2311,7 +2319,7 @@ class FrameRenderer:
         inside = share_inside(self.record, self.layer, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
-            right = self.x_image + self.panel_width - self.label_fonts.width(text)
+            right = self.right - self.label_fonts.width(text)
             at = (right, self.footer + self.px(BARS) + self.px(50))
             _draw_runs(ImageDraw.Draw(canvas), at, text, self.label_fonts, INK)
 
@@ -2337,7 +2345,7 @@ class FrameRenderer:
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
         """One bar over the width of the frame: where this step's attention lies, with a key below it."""
         px, fonts = self.px, self.label_fonts
-        left, right, bottom = self.x_text, self.x_image + self.panel_width, y + px(20)
+        left, right, bottom = self.x_text, self.right, y + px(20)
         base = bottom + px(30)
         x, key = float(left), left
         for share in self.shares:
@@ -2352,7 +2360,7 @@ class FrameRenderer:
     def _column(self, step: int) -> int:
         """Where a step begins on the time line, in pixels from its left."""
         steps = self.record.response_length - self.first_step
-        return (step - self.first_step) * (self.x_image + self.panel_width - self.x_text) // steps
+        return (step - self.first_step) * (self.right - self.x_text) // steps
 
     def _draw_timeline(self) -> None:
         """The share of the pictures at each step, as bars over the phases: pale here, in full for `_draw_place`."""

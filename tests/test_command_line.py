@@ -2,6 +2,7 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL, picture
@@ -120,6 +121,32 @@ def test_a_kept_record_is_drawn_again_without_model_and_torch(run_files, tmp_pat
             assert old_file.read() == new_file.read()
     assert vhm.main([*dataset, *again, "--layer_idx", "1"]) == 2
     assert "layer 1 was not recorded; the record holds [0, 2]" in capsys.readouterr().err
+
+
+def test_a_kept_record_needs_no_dataset_and_gives_stills_and_a_summary(run_files, capsys):
+    flags = ["--layer_idx", 0, "--response_key", "pred", "--frame_size", "640x360"]
+    assert vhm.main(command(run_files, *flags, "--output_dir", "a", "--save_record", "run.npz")) == 0
+    more = ["--frames", "0", "-1", "--summary", "--frame_size", "640x360"]
+    assert vhm.main(["--from_record", "run.npz", "--output_dir", "b", *more]) == 0
+    for path in capsys.readouterr().out.split():
+        assert Path("a", Path(path).name).read_bytes() == Path("b", Path(path).name).read_bytes()
+    last = vhm.AttentionRecord.load("run.npz").response_length - 1
+    stem = "combined_attention_visualization_layer0"
+    assert sorted(path.name for path in Path("b").iterdir()) == sorted(
+        [f"{stem}.mp4", f"{stem}_step0.png", f"{stem}_step{last}.png", f"{stem}_summary.png"]
+    )
+    assert vhm.main(["--from_record", "run.npz", "--output_dir", "c", "--frames", "99"]) == 2
+    assert f"step 99 has no frame; there are frames of steps 0..{last}" in capsys.readouterr().err
+    assert not Path("c").exists()
+
+
+@pytest.mark.parametrize("name", ["benchmark_json", "image_dir"])
+def test_a_dataset_is_required_whole(run_files, name, capsys):
+    for source in (["--model_path", "m"], ["--from_record", "run.npz"]):
+        with pytest.raises(SystemExit):
+            vhm.main([*source, f"--{name}", "x"])
+        other = ({"benchmark_json", "image_dir"} - {name}).pop()
+        assert f"--{other} is required" in capsys.readouterr().err
 
 
 def test_a_model_or_a_record_is_required(run_files, capsys):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import SMALL, make_record, picture
@@ -9,9 +11,9 @@ import visualizeHeatMap as vhm
 FONTS = vhm.FontSet(20)
 
 
-def renderer_of(record, images=None, layer=1, size=SMALL, scale="video", phrase="Based", colormap=vhm.red_to_green):
+def renderer_of(record, images=None, layer=1, size=SMALL, phrase="Based", **options):
     images = images or [picture()] * len(record.images)
-    options = vhm.DrawingOptions(scale=scale, colormap=colormap, frame_size=size)
+    options = vhm.DrawingOptions(frame_size=size, **options)
     return vhm.FrameRenderer(record, images, layer, phrase, options)
 
 
@@ -82,6 +84,7 @@ def test_the_picture_keeps_its_shape_and_fills_the_panel_one_way():
 
 def test_two_pictures_do_not_overlap_and_share_one_scale():
     record = make_record(["Based"], [" w"], grids=[(3, 4), (2, 5)])
+    record.images[1].boxes[:] = vhm.grid_boxes(2, 5, 100, 300)
     renderer = renderer_of(record, [picture((400, 300)), picture((100, 300))])
     assert len(renderer.image.positions) == 22
     assert set(np.unique(renderer.image.cell_index)) == set(range(23))
@@ -102,6 +105,25 @@ def test_grid_lines_run_where_cells_meet_and_tiny_cells_have_none():
     assert (lines[150, 100] < 255).all() and (lines[100, 50] < 255).all() and (lines[50, 50] == 255).all()
     fine = make_record(["a"], ["b"], grids=[(100, 100)])
     assert (vhm.layout_images(fine, [picture()], 400, 300, FONTS).picture == 255).all()
+
+
+def golden_heat(name):
+    """(heat, file) of a drawing without any text: 5 x 7 cells on a gradient, one of them without a place."""
+    record = make_record(["a"], ["b"], grids=[(5, 7)], size=(140, 100))
+    record.images[0].boxes[17] = np.nan
+    y, x = np.mgrid[0:100, 0:140]
+    image = vhm.Image.fromarray(np.stack([x, y * 2, 250 - x], axis=-1).astype(np.uint8))
+    layout = vhm.layout_images(record, [image], 180, 150, FONTS)
+    values = np.random.default_rng(5).random(34) ** 2
+    return vhm.draw_heat(layout, values, vhm.COLORMAPS[name]), Path(__file__).parent / "golden" / f"{name}.png"
+
+
+@pytest.mark.parametrize("name", vhm.COLORMAPS)
+def test_the_heat_looks_as_it_did(name):
+    """To draw the golden pictures anew: python -c "import test_frames as t; h, p = t.golden_heat(NAME); h.save(p)"."""
+    heat, path = golden_heat(name)
+    with vhm.Image.open(path) as golden:
+        np.testing.assert_allclose(np.asarray(heat, int), np.asarray(golden.convert("RGB"), int), atol=3)
 
 
 # ---- the text --------------------------------------------------------------------------------------
@@ -233,12 +255,114 @@ def contrast(first, second):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_all_text_is_readable_on_its_background():
-    for weight in np.linspace(0, 1, 21):
-        assert contrast(vhm.INK, on_white(weight, vhm.TEXT_ALPHA)) >= 4.5
-        faded = 255 - (255 - on_white(weight, vhm.TEXT_ALPHA)) * vhm.SPECIAL_ALPHA
-        assert contrast(vhm.MUTED, faded) >= 4.5
+COLOUR = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(COLOUR, min_size=2, max_size=4), st.sampled_from(["tint", "glyph"]))
+def test_all_text_is_readable_on_its_background_with_any_colour_map(stops, text_style):
+    colormap = lambda values: vhm._between(stops, values)  # noqa: E731
+    grounds, glyphs = vhm.text_colours(np.linspace(0, 1, 21), colormap, text_style)
+    for ground, glyph in zip(grounds, glyphs):
+        assert contrast(np.round(ground), np.round(glyph)) >= 4.5
+
+
+@pytest.mark.parametrize("colormap", vhm.COLORMAPS.values())
+def test_special_tokens_and_the_current_one_are_readable(colormap):
+    for ground in vhm.text_colours(np.linspace(0, 1, 21), colormap, "tint")[0]:
+        assert contrast(vhm.MUTED, vhm.blend(255, ground, vhm.SPECIAL_ALPHA)) >= 4.5
+    for glyph in vhm.text_colours(np.linspace(0, 1, 21), colormap, "glyph")[1]:
+        assert contrast(vhm.PAPER, vhm.blend(np.array(vhm.MUTED), glyph, vhm.SPECIAL_ALPHA)) >= 4.5
     assert contrast(vhm.PAPER, vhm.CURRENT_TOKEN) >= 4.5
+    assert contrast(255 - (255 - np.array(vhm.CURRENT_TOKEN)) * vhm.CURRENT_ALPHA, vhm.CURRENT_TOKEN) >= 4.5
+
+
+def test_the_maps_own_colours_are_left_as_they_are():
+    for colormap in vhm.COLORMAPS.values():
+        expected = vhm.tinted(np.linspace(0, 1, 9), colormap, vhm.TEXT_ALPHA)
+        np.testing.assert_allclose(vhm.text_colours(np.linspace(0, 1, 9), colormap, "tint")[0], expected, atol=0.5)
+
+
+def test_the_second_map_is_told_apart_without_red_and_green():
+    """By a deuteranope, who sees red and green as one yellow, and by lightness alone."""
+    low, high = (vhm.blue_to_yellow(np.array([end]))[0] for end in (0.0, 1.0))
+    assert contrast(low, high) > 4.5
+    assert high[:2].mean() - high[2] > 100 and low[2] - low[:2].mean() > 50
+
+
+def test_coloured_glyphs_stand_on_white_and_the_current_one_is_blue():
+    record = make_record(["Based", "MM"], ["MM", "MM"])
+    renderer = renderer_of(record, text_style="glyph")
+    panel, index, ink = text_panel(renderer, 1), renderer.text.piece_index, renderer.text.ink
+    full = (ink == vhm.INK_LEVELS - 1)[: len(panel)]
+    weight = record.weights[1, 1, record.prompt_length - 1] / renderer.text_ends[1]
+    expected = vhm.text_colours(np.array([weight]), vhm.red_to_green, "glyph")[1][0]
+    np.testing.assert_allclose(panel[full & (index == 2)][0], expected, atol=2.5)
+    assert (panel[token_pixels(renderer, 1)] == 255).all()
+    assert (panel[full & (index == 4)] == vhm.CURRENT_TOKEN).all()
+    assert (panel[token_pixels(renderer, 3)] != 255).any()
+
+
+def test_a_run_of_image_tokens_is_a_chip_with_round_corners_coloured_by_its_weight():
+    renderer = renderer_of(make_record(["Go"], ["x", "y"]), phrase="<s>")
+    chip = renderer.text.piece_index == 2
+    rows, columns = np.nonzero(chip)
+    assert not chip[rows.min(), columns.min()] and not chip[rows.max(), columns.min()]
+    assert chip[(rows.min() + rows.max()) // 2, columns.min()]
+    weight = min(renderer.text_weights[1, 1] / renderer.text_ends[1], 1)
+    ground = text_panel(renderer, 1)[token_pixels(renderer, 1)]
+    np.testing.assert_allclose(np.median(ground, axis=0), on_white(weight, vhm.TEXT_ALPHA), atol=1.5)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(TEXTS, TEXTS, st.booleans())
+def test_nothing_is_drawn_outside_its_panel_and_the_current_token_is_in_every_frame(problem, response, wide):
+    record = make_record(["Based", *problem], [text or "·" for text in response])
+    renderer = renderer_of(record, [picture((400, 100) if wide else (100, 400), "khaki")], phrase="Based")
+    renderer = renderer if "Based" in "".join(problem) else renderer_of(record, phrase="Based")
+    bottom = renderer.top + renderer.panel_height
+    for step in range(0, record.response_length, 7):
+        frame = renderer.draw(step)
+        gap = slice(renderer.x_text + renderer.panel_width, renderer.x_image)
+        assert (frame[:bottom, gap] == 255).all() and (frame[bottom : renderer.footer] == 255).all()
+        assert (frame[:bottom, : renderer.x_text] == 255).all() and (frame[:bottom, renderer.right :] == 255).all()
+        text = frame[renderer.top : bottom, renderer.x_text : renderer.x_image]
+        current = renderer.text.pieces[int((renderer.piece_starts <= record.prompt_length + step).sum()) - 1]
+        assert (text == vhm.CURRENT_TOKEN).all(axis=2).any() or not current.text.strip()
+
+
+# ---- every script ----------------------------------------------------------------------------------
+
+
+def left_ends(texts):
+    """Where each piece begins on its line."""
+    layout = vhm.layout_text([vhm.TextPiece(n, text, "text") for n, text in enumerate(texts)], FONTS, 800)
+    return [np.nonzero(layout.piece_index == n + 1)[1].min() for n in range(len(texts))]
+
+
+def test_right_to_left_script_is_turned_round_and_its_numbers_are_not():
+    latin, first, second, one, two, last = left_ends(["abc", "שלום", " עולם", " 1", "2", "def"])
+    assert latin < one < two < second < first < last
+
+
+def test_arabic_letters_join_across_tokens():
+    fragments = vhm._fragments([vhm.TextPiece(0, " مر", "text"), vhm.TextPiece(1, "حبا", "text")], FONTS)
+    assert [fragment.text for fragment in fragments] == [" ", "مر" + vhm.JOINER, vhm.JOINER + "حبا"]
+
+
+@pytest.mark.parametrize("space", ["\t", "\r", "\x0b", "\x85", "\u2028", "\u3000", "\u00a0"])
+def test_white_space_of_any_kind_is_empty(space):
+    layout = vhm.layout_text([vhm.TextPiece(0, "x" + space * 2 + "x", "text")], FONTS, 200)
+    plain = vhm.layout_text([vhm.TextPiece(0, "x", "text")], FONTS, 200)
+    assert layout.ink.sum() == pytest.approx(2 * plain.ink.sum(), rel=0.05)
+    assert layout.piece_index.astype(bool).sum() > 2.2 * plain.piece_index.astype(bool).sum()
+
+
+def test_an_accent_without_a_glyph_is_a_code_point_and_a_joiner_nothing(monkeypatch):
+    monkeypatch.setattr(vhm, "_fonts_with", lambda char: ())
+    fonts = vhm.FontSet(20)
+    fonts.has_glyph = lambda font, char: char.isascii()
+    assert "".join(part for _, part in fonts.runs("e\u0301\u200dx")) == "e0301 x"
 
 
 # ---- scales, shares, whole frames ------------------------------------------------------------------
@@ -289,6 +413,14 @@ def test_frames_are_drawn_one_by_one():
     assert iter(frames) is frames and next(frames).shape == (360, 640, 3)
 
 
+def test_a_colour_map_has_a_name_or_is_a_function():
+    named = renderer_of(hot_record([3]), colormap="blue_to_yellow").draw(0)
+    given = renderer_of(hot_record([3]), colormap=vhm.blue_to_yellow).draw(0)
+    np.testing.assert_array_equal(named, given)
+    with pytest.raises(ValueError, match="colormap is 'jet'; expected red_to_green or blue_to_yellow, or a function"):
+        vhm.DrawingOptions(colormap="jet")
+
+
 def test_another_colour_map_colours_text_and_picture():
     record = hot_record([3])
     violet = lambda values: np.broadcast_to([200.0, 0.0, 250.0], (len(values), 3))  # noqa: E731
@@ -313,3 +445,132 @@ def test_a_size_the_encoder_cannot_take_is_refused(size):
 def test_as_many_pictures_as_the_record_has():
     with pytest.raises(ValueError, match="2 pictures were given; the record has 1"):
         vhm.render_frames(make_record(["Based"], ["w"]), [picture()] * 2, 0)
+
+
+# ---- phases, marks, summary ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "response, phases",
+    [
+        (["<think>", "a", "</think>", "<answer>", "b", "</answer>"], [("think", 0, 3), ("answer", 3, 6)]),
+        (["<think", ">", "a", "</think", "><", "answer", ">", "b"], [("think", 0, 4), ("answer", 4, 8)]),
+        (["a", "</think>", "b"], [("think", 0, 2), ("answer", 2, 3)]),
+        (["<think>", "a"], [("think", 0, 2)]),
+        (["a", "<answer>", "b"], [("answer", 1, 3)]),
+        (["a", "b"], [("response", 0, 2)]),
+        (["a", "</think>"], [("think", 0, 2)]),
+    ],
+)
+def test_phases_come_from_the_tags(response, phases):
+    found = vhm.response_phases(make_record(["p"], response))
+    assert [(phase.name, phase.first, phase.last) for phase in found] == phases
+
+
+def test_the_time_line_has_its_past_in_full_its_future_pale_and_the_place_in_blue():
+    renderer = renderer_of(make_record(["Based"], ["w"] * 20))
+    frame, y = renderer.draw(9), renderer.timeline_y + renderer.px(vhm.CURVE) - 2
+    middle = [renderer.x_text + (renderer._column(n) + renderer._column(n + 1)) // 2 for n in range(20)]
+    assert (frame[y, middle[:10]] == vhm.SHARE_COLOURS[0]).all()
+    assert (frame[y, middle[10:]] > np.array(vhm.SHARE_COLOURS[0]) + 50).all()
+    place = np.nonzero((frame[renderer.timeline_y - 1 :] == vhm.CURRENT_TOKEN).all(axis=2))[1]
+    assert place.min() < middle[9] < place.max() and place.max() - place.min() < 2 * (middle[1] - middle[0])
+
+
+ONE = [(400, 300)]
+
+
+@pytest.mark.parametrize(
+    "text, corners",
+    [
+        ("at (380, 620).", [(0.38, 0.62)]),
+        ("（380，620）", [(0.38, 0.62)]),
+        ("[250, 500]", [(0.25, 0.5)]),
+        ("(100,150),(400,500)", [(0.1, 0.15, 0.4, 0.5)]),
+        ("[100, 150, 400, 500]", [(0.1, 0.15, 0.4, 0.5)]),
+        ("(100,200),(300,400),(500,600)", [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)]),
+        ("(100, 200), (300, 400)", [(0.1, 0.2), (0.3, 0.4)]),
+        ("[400, 500, 100, 150]", []),
+        ("(2000, 100)", []),
+        ("f(x, y) = (a, 1) of (1, 2, 3)", []),
+    ],
+)
+def test_places_are_read_from_the_response(text, corners):
+    marks = vhm.response_marks(make_record(["p"], list(text)), 0, ONE)
+    assert [mark.corners for mark in marks] == [pytest.approx(place) for place in corners]
+    assert vhm.response_marks(make_record(["p"], list(text)), 0, ONE, "off") == []
+
+
+@pytest.mark.parametrize(
+    "problem, text, unit, corners",
+    [
+        ("p", "(200, 150)", "pixels", (0.5, 0.5)),
+        ("in pixels", "(200, 150)", "auto", (0.5, 0.5)),
+        ("in pixels", "(200, 150)", "thousandths", (0.2, 0.15)),
+    ],
+)
+def test_places_are_thousandths_or_pixels(problem, text, unit, corners):
+    (mark,) = vhm.response_marks(make_record([problem], [text]), 0, ONE, unit)
+    assert mark.corners == pytest.approx(corners)
+    (large,) = vhm.response_marks(make_record(["p"], ["(1500, 150)"]), 0, [(3000, 300)])
+    assert large.corners == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    "before, picture_number",
+    [("picture one has ", 0), ("in the second image ", 1), ("第二张图里 ", 1), ("Image 1: not image 2: ", 1)],
+)
+def test_a_place_is_in_the_picture_that_the_text_names(before, picture_number):
+    record = make_record(["p"], [before, "(100, 200)", " again", "(100, 200)"], grids=[(3, 4), (3, 4)])
+    assert [mark.image for mark in vhm.response_marks(record, 0, ONE * 2)] == [picture_number] * 2
+
+
+@pytest.mark.parametrize("looked_at", [0, 1])
+def test_else_it_is_in_the_picture_that_was_looked_at(looked_at):
+    record = make_record(["p"], ["(1", "00, 200)"], grids=[(3, 4), (3, 4)])
+    record.weights[:, :, record.images[looked_at].positions] += 1
+    (mark,) = vhm.response_marks(record, 0, ONE * 2)
+    assert mark.image == looked_at
+
+
+def test_a_mark_is_drawn_as_soon_as_its_place_is_generated_and_an_answer_takes_over():
+    record = make_record(["Based"], ["<think>", "(250,", "500)", "(750, 500)", "</think><answer>", "[250, 500]"])
+    renderer, plain = renderer_of(record), renderer_of(record, draw_points="off")
+
+    def marked(step, x):
+        """Whether the frame differs from one without marks at a place of the picture."""
+        left, top, wide, high = renderer.image.places[0]
+        at = renderer.top + top + high // 2, renderer.x_image + left + int(x * wide)
+        area = tuple(slice(middle - 3, middle + 4) for middle in at)
+        return bool((renderer.draw(step)[area] != plain.draw(step)[area]).any())
+
+    assert [marked(step, 0.25) for step in range(6)] == [False, False, True, True, True, True]
+    assert [marked(step, 0.75) for step in range(6)] == [False, False, False, True, True, False]
+    assert [marked(step, 0.5) for step in range(6)] == [False, False, False, True, True, False]
+
+
+def test_the_share_inside_boxes_counts_cells_by_the_part_that_is_covered():
+    record = hot_record([0])
+    sizes = [(400, 300)]
+    half_of_cell_0 = vhm.Mark(0, "", 0, (0, 0, 0.125, 1 / 3))
+    elsewhere = vhm.Mark(0, "", 0, (0.5, 0.5, 1, 1))
+    assert vhm.share_inside(record, 1, 0, [half_of_cell_0, elsewhere], sizes) == pytest.approx(0.5, rel=1e-4)
+    assert vhm.share_inside(record, 1, 0, [vhm.Mark(0, "", 0, (0.5, 0.5))], sizes) is None
+
+
+def test_the_words_that_looked_most_are_whole_words_once_and_no_tags():
+    record = make_record(["p"], ["<think>", " yel", "low", " 12", "红色", " a", " yel", "low", "</think>"])
+    for step, weight in enumerate([9, 5, 8, 7, 4, 1, 3, 2, 9]):
+        record.weights[step] = 0
+        record.weights[step, :, 1:13], record.weights[step, :, 0] = weight / 120, 1 - weight / 10
+    assert vhm.words_that_looked(record, 1, 9) == [(1, "yellow"), (4, "红色"), (5, "a")]
+    assert vhm.words_that_looked(record, 1, 1) == [(1, "yellow")]
+
+
+@pytest.mark.parametrize("grids", [[(3, 4)], [(3, 4), (2, 2)]])
+def test_a_summary_is_as_wide_as_a_frame_and_has_a_map_for_each_phase_and_word(grids):
+    record = make_record(["p"], ["<think>", " one", " two", "</think>", "<answer>", " three"], grids=grids)
+    summary = vhm.draw_summary(record, [picture((400, 300), "khaki")] * len(grids), 1, vhm.DrawingOptions())
+    assert summary.width == vhm.DEFAULT_FRAME_SIZE[0]
+    dark = (np.asarray(summary).astype(int).sum(axis=2) < 600).any(axis=0)
+    assert dark.any() and (np.asarray(summary)[:, -20:] == 255).all()

@@ -1,8 +1,12 @@
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
-from conftest import make_record
+from conftest import SMALL, make_record, picture
+from PIL import Image
 
 import visualizeHeatMap as vhm
 
@@ -56,6 +60,7 @@ def test_another_format_is_refused_by_its_number(tmp_path):
         ({"weights": np.zeros((2, 2, 3), np.float32)}, "weights has shape"),
         ({"token_ids": np.arange(3)}, "token_ids has 3 entries"),
         ({"prompt_length": 0}, "prompt_length is 0"),
+        ({"pictures": (b"", b"")}, "pictures has 2 entries; expected 1"),
         ({"images": (vhm.ImageTokens(np.array([99]), np.zeros((1, 4), np.float32)),)}, "outside the"),
     ],
 )
@@ -81,3 +86,47 @@ def test_a_layer_is_asked_for_by_its_own_number():
 def test_the_response_is_the_text_after_the_prompt():
     record = make_record(["a"], ["b", " c"])
     assert record.response == "b c" and record.response_length == 2
+
+
+def illustrated(record, size=(400, 300)):
+    """The record with a picture in it."""
+    return vhm.AttentionRecord(**{**vars(record), "pictures": (vhm.picture_file(picture(size, "khaki")),)})
+
+
+def test_a_record_keeps_its_pictures(tmp_path):
+    illustrated(make_record(["a"], ["b"])).save(tmp_path / "run.npz")
+    (image,) = vhm.AttentionRecord.load(tmp_path / "run.npz").open_pictures()
+    assert image.mode == "RGB" and image.size == (400, 300)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(picture((400, 300), "khaki")))
+
+
+def test_a_picture_that_would_be_too_large_as_png_is_kept_as_jpeg_of_the_same_size():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (700, 900, 3), np.uint8))
+    data = vhm.picture_file(noise)
+    assert data[:2] == b"\xff\xd8" and Image.open(io.BytesIO(data)).size == (900, 700)
+
+
+@pytest.mark.parametrize("data", [b"no picture", b"\x89PNG\r\n\x1a\nbroken", b"GIF89a"])
+def test_a_kept_picture_that_cannot_be_read_is_refused_when_loaded(tmp_path, data):
+    record = vhm.AttentionRecord(**{**vars(make_record(["a"], ["b"])), "pictures": (data,)})
+    record.save(tmp_path / "run.npz")
+    with pytest.raises(ValueError, match="has a picture that cannot be read"):
+        vhm.AttentionRecord.load(tmp_path / "run.npz")
+
+
+def test_a_record_shows_the_frame_of_a_step_and_itself():
+    record = illustrated(make_record(["Based"], [" a", " b", " c"]))
+    frames = list(vhm.render_frames(record, record.open_pictures(), 1, frame_size=SMALL))
+    np.testing.assert_array_equal(np.asarray(record.show(1, frame_size=SMALL)), frames[1])
+    np.testing.assert_array_equal(np.asarray(record.show(-1, layer=1, frame_size=SMALL)), frames[2])
+    (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', record._repr_html_())
+    assert Image.open(io.BytesIO(base64.b64decode(data))).width == vhm.DEFAULT_FRAME_SIZE[0]
+    with pytest.raises(ValueError, match=r"step 3 has no frame; there are frames of steps 0\.\.2"):
+        record.show(3)
+
+
+def test_a_record_without_pictures_says_what_to_give_and_shows_its_text():
+    record = make_record(["Based"], [" a<b"])
+    assert record._repr_html_() == "<pre> a&lt;b</pre>"
+    with pytest.raises(ValueError, match="keeps no pictures; give benchmark_json and image_dir"):
+        record.show(0)

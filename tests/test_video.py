@@ -1,6 +1,7 @@
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 import visualizeHeatMap as vhm
 
@@ -21,6 +22,38 @@ def test_a_video_read_back_has_its_frames_size_rate_and_pixel_format(tmp_path, c
     assert len(levels) == count and facts["fps"] == fps and facts["size"] == (64, 48)
     assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p")
     np.testing.assert_allclose(levels, [40 + 10 * n for n in range(count)], atol=3)
+
+
+def test_a_webm_is_vp9(tmp_path):
+    path = vhm.write_video(frames(7), tmp_path / "out.webm", 4)
+    with imageio.get_reader(path) as reader:
+        facts = reader.get_meta_data()
+        levels = [frame.mean() for frame in reader]
+    assert facts["codec"] == "vp9" and facts["size"] == (64, 48) and facts["fps"] == 4
+    np.testing.assert_allclose(levels, [40 + 10 * n for n in range(7)], atol=3)
+
+
+@pytest.mark.parametrize("name", ["out.gif", "OUT.GIF"])
+def test_a_gif_has_its_frames_and_its_rate(tmp_path, name):
+    with Image.open(vhm.write_video(frames(7), tmp_path / name, 4)) as gif:
+        assert gif.format == "GIF" and gif.size == (64, 48) and gif.info["duration"] == 250
+        levels = [np.asarray(frame.convert("L")).mean() for frame in ImageSequence.Iterator(gif)]
+    np.testing.assert_allclose(levels, [40 + 10 * n for n in range(7)], atol=3)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_a_gif_is_no_wider_than_is_reasonable_and_has_the_colours_of_its_frames(tmp_path):
+    frame = np.zeros((540, 1920, 3), np.uint8)
+    frame[:, :960], frame[:, 960:] = (255, 0, 0), (30, 92, 214)
+    with Image.open(vhm.write_video([frame] * 3, tmp_path / "out.gif", 2)) as gif:
+        assert gif.size == (vhm.GIF_WIDTH, 270) and gif.info["duration"] == 500 and gif.info["loop"] == 0
+        colours = np.asarray(gif.convert("RGB"), int)
+    np.testing.assert_allclose(colours[100, [100, 800]], [(255, 0, 0), (30, 92, 214)], atol=4)
+
+
+def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path):
+    with pytest.raises(ValueError, match=r"out\.avi has no suffix of a video; expected \.mp4, \.webm, \.gif"):
+        vhm.write_video(iter(lambda: pytest.fail("drawn"), None), tmp_path / "out.avi", 2)
 
 
 def test_frames_go_to_the_encoder_as_they_come(tmp_path):
