@@ -101,7 +101,7 @@ MARGIN, HEADER = 28, 84
 BARS, SHARES, CURVE, PHASES = 44, 96, 46, 26  # heights of the parts of the footer, from the top down
 FOOTER = 16 + BARS + SHARES + CURVE + PHASES + 16
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
-IMAGE_PANEL = (0.5, 0.55, 0.6)  # parts of the width that the image panel may take from the text
+IMAGE_PANEL = (0.4, 0.45, 0.5, 0.55, 0.6)  # parts of the frame's width that the image panel may take
 SUMMARY_COLUMNS = 4  # maps side by side, in two rows
 GIF_WIDTH, GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
 SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they have no steps
@@ -1809,20 +1809,22 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
     """(fragment, line, x) of everything, wrapped at the width. White space at the end of a line is left out."""
     placed, spaces = [], []
     line, x = 0, 0.0
-    for word in _words(fragments, fonts, width):
-        if word[0].is_space and "\n" not in word[0].text:
+    room = width - fonts.width(NEWLINE_MARK)  # the mark always finds its place on the line that it ends
+    for word in _words(fragments, fonts, room):
+        ends_line = "\n" in word[0].text
+        if word[0].is_space and not ends_line:
             spaces.append(word[0])
             continue
         indent = sum(space.width for space in spaces)
-        if x > 0 and x + indent + sum(fragment.width for fragment in word) > width:
+        if x > 0 and not ends_line and x + indent + sum(fragment.width for fragment in word) > room:
             line, x, spaces = line + 1, 0.0, []
-        if x + indent > width:
+        if x + indent > room:
             spaces = []
         for fragment in (*spaces, *word):
             placed.append((fragment, line, x))
             x += fragment.width
         spaces = []
-        if "\n" in word[0].text:
+        if ends_line:
             line, x = line + 1, 0.0
     return _turned(placed)
 
@@ -2046,7 +2048,7 @@ def layout_images(
 def _picture_slots(
     sizes: Sequence[tuple[int, int]], width: int, height: int, label: int
 ) -> list[tuple[int, int, float]]:
-    """(x, y, scale) of each picture, from the top, in the number of columns that lets the smallest one be largest."""
+    """(x, y, scale) of each picture, from the top left, in as many columns as let the smallest one be largest."""
 
     def scales(columns: int) -> list[float]:
         rows = -(-len(sizes) // columns)
@@ -2056,10 +2058,13 @@ def _picture_slots(
 
     columns = max(range(1, len(sizes) + 1), key=lambda count: min(scales(count)))
     slots, y, placed = [], 0.0, list(zip(sizes, scales(columns)))
-    for row in range(0, len(sizes), columns):
-        for column, ((w, _), scale) in enumerate(placed[row : row + columns]):
-            slots.append((round((column + 0.5) * width / columns - w * scale / 2), round(y + label), scale))
-        y += label + max(h * scale for (_, h), scale in placed[row : row + columns])
+    for start in range(0, len(sizes), columns):
+        row = placed[start : start + columns]
+        x = 0.0
+        for (w, _), scale in row:
+            slots.append((round(x), round(y + label), scale))
+            x += w * scale + label
+        y += label + max(h * scale for (_, h), scale in row)
     return slots
 
 
@@ -2243,7 +2248,7 @@ class FrameRenderer:
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
         self.marks = response_marks(record, layer, self.sizes, options.draw_points)
-        self.mark_overlay: tuple[list[Mark], Image.Image | None] = ([], None)  # of the last frame
+        self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
         self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         self._draw_layer(ImageDraw.Draw(self.base))
@@ -2314,8 +2319,11 @@ class FrameRenderer:
         if not marks:
             return
         if self.mark_overlay[0] != marks:
-            self.mark_overlay = marks, draw_marks(self.image, marks, self.label_fonts)
-        canvas.paste(self.mark_overlay[1], (self.x_image, self.top), self.mark_overlay[1])
+            overlay = draw_marks(self.image, marks, self.label_fonts)
+            box = overlay.getbbox()
+            at, overlay = (self.x_image + box[0], self.top + box[1]), overlay.crop(box)
+            self.mark_overlay = marks, (overlay.convert("RGB"), at, overlay.getchannel("A"))
+        canvas.paste(*self.mark_overlay[1])
         inside = share_inside(self.record, self.layer, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
