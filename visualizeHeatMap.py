@@ -573,13 +573,14 @@ def implementations(config: Any) -> dict[str, str]:
 
 
 @contextmanager
-def text_attention(model: Any, implementation: str) -> Iterator[None]:
-    """Let the language model alone use an attention implementation; put the old one back in every case."""
+def text_attention(model: Any, text: str | None = None, rest: str | None = None) -> Iterator[None]:
+    """Let the language model, and the rest, use other attention; put the old one back in every case."""
     before = implementations(model.config)
     text_config = model.config.get_text_config()
     text_key = next((name for name in before if name and getattr(model.config, name) is text_config), "")
+    wanted = {name: text if name == text_key else rest for name in before if name or name == text_key}
     try:
-        model.set_attn_implementation({**before, text_key: implementation})
+        model.set_attn_implementation(before | {name: wish for name, wish in wanted.items() if wish})
         yield
     finally:
         model.set_attn_implementation(before)
@@ -611,14 +612,8 @@ def vision_attention_off(model: Any) -> Iterator[None]:
 
     AttentionInterface.register(NO_ATTENTION, nothing)
     AttentionMaskInterface.register(NO_ATTENTION, eager_mask)
-    before = implementations(model.config)
-    text_config = model.config.get_text_config()
-    parts = {name for name in before if name and getattr(model.config, name) is not text_config}
-    try:
-        model.set_attn_implementation(before | dict.fromkeys(parts, NO_ATTENTION))
+    with text_attention(model, rest=NO_ATTENTION):
         yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _progress_streamer(total: int) -> Any:
@@ -949,7 +944,7 @@ def _ramp(size: tuple[int, int]) -> Image.Image:
 
     Each rises a little along the other side as well, so that rounding to whole levels averages out over a tile.
     """
-    x, y = ((np.arange(length) + 0.5) / length for length in size)
+    x, y = ((np.arange(length, dtype=np.float32) + 0.5) / length for length in size)
     red = RAMP_BASE + RAMP_MAIN * x + RAMP_SIDE * y[:, None]
     green = RAMP_BASE + RAMP_SIDE * x + RAMP_MAIN * y[:, None]
     return Image.fromarray(np.stack([red, green, np.full_like(red, 255)], axis=-1).round().astype(np.uint8))
@@ -1155,26 +1150,23 @@ PROVEN_FAMILIES = {
 # --- pictures that only cross-attention sees
 
 
-def cross_columns(located: Sequence[ImageTokens], columns: int) -> np.ndarray:
-    """The column of every image token in a cross-attention layer's rows, where pictures are padded to one size."""
-    each = columns // len(located)
-    return np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
-
-
 def insert_image_positions(
     text_P: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crossing: Sequence[bool], columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of the wider positions are text (S,) bool, and the weights (T, L, S) on them.
 
-    Layers that cross hold weights on the pictures alone, all other layers on the text alone.
+    Layers that cross hold weights on the pictures alone, each padded to the same number of columns, all other
+    layers on the text alone.
     """
+    each = columns // len(located)
+    at = np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
     image_positions = np.concatenate([image.positions for image in located])
     is_text = np.ones(len(text_P) + len(image_positions), bool)
     is_text[image_positions] = False
     wide_TLS = np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
     for place, crosses in enumerate(crossing):
         if crosses:
-            wide_TLS[:, place, image_positions] = weights_TLK[:, place, cross_columns(located, columns)]
+            wide_TLS[:, place, image_positions] = weights_TLK[:, place, at]
         else:
             wide_TLS[:, place, is_text] = weights_TLK[:, place, : len(text_P)]
     return is_text, wide_TLS

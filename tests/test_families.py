@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import types
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def visualizer(tmp_path_factory):
     """A function from a family's name to the visualizer of its tiny checkpoint."""
     root = tmp_path_factory.mktemp("families")
 
-    @lru_cache(maxsize=None)
+    @cache
     def load(family: str) -> vhm.AttentionVisualizer:
         folder = tiny.family_checkpoint(family, root / family)
         return vhm.AttentionVisualizer(str(folder), max_image_num=4, processor_kwargs=processor_kwargs(family))
@@ -300,14 +300,14 @@ def test_the_check_of_a_model_nobody_named_sees_tokens_in_another_order(visualiz
         return boxes, np.ascontiguousarray(np.swapaxes(owner, -1, -2))
 
     monkeypatch.setattr(vhm, "tile_boxes", by_columns)
-    with pytest.raises(ValueError, match="no token.*aya_vision"):
+    with pytest.raises(ValueError, match=r"no token.*aya_vision"):
         placed(visualizer("aya_vision"), noise_picture(50, 50))
 
 
 def test_a_processor_that_mirrors_the_picture_is_refused(visualizer, monkeypatch):
     ramp = vhm._ramp
     monkeypatch.setattr(vhm, "_ramp", lambda size: ramp(size).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    with pytest.raises(ValueError, match="more than cut, scale and pad.*'llava', 16 image tokens"):
+    with pytest.raises(ValueError, match=r"more than cut, scale and pad.*'llava', 16 image tokens"):
         placed(visualizer("llava"), noise_picture(80, 60))
 
 
@@ -323,7 +323,7 @@ def test_a_number_of_tokens_that_is_no_grid_is_refused(visualizer):
 
 def test_a_checkpoint_without_chat_template_is_refused_unless_its_family_has_none(visualizer):
     processor = types.SimpleNamespace(chat_template=None, tokenizer=types.SimpleNamespace(chat_template=None))
-    with pytest.raises(ValueError, match="no chat template; add chat_template.jinja"):
+    with pytest.raises(ValueError, match=r"no chat template; add chat_template\.jinja"):
         vhm.build_inputs(processor, "Where?", [noise_picture(9, 9)], "{Question}")
     viz = visualizer("paligemma")
     ids = vhm.build_inputs(viz.processor, "Where?", PICTURES, "{Question}")["input_ids"][0]
@@ -405,7 +405,9 @@ def test_a_model_that_does_not_reach_the_function_falls_back_and_says_so(visuali
 
 
 def test_rows_of_cross_attention_lie_on_the_pictures_and_those_of_other_layers_on_the_text(visualizer, caplog):
-    record = visualizer("mllama").record(SAMPLE, PICTURES, [1, 2], max_new_tokens=4)
+    pictures = [noise_picture(50, 50), PICTURES[0]]  # one tile, padded to the four of the other
+    record = visualizer("mllama").record(SAMPLE, pictures, [1, 2], max_new_tokens=4)
+    assert [len(image.positions) for image in record.images] == [17, 68]
     pictures = np.concatenate([image.positions for image in record.images])
     crossing, other = record.layer_weights(1), record.layer_weights(2)
     assert np.allclose(crossing[:, pictures].sum(axis=1), 1, atol=1e-5) and np.allclose(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,8 @@ from transformers import (
 )
 
 QWEN_SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
 )  # fmt: skip
 QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -100,7 +100,8 @@ def qwen_checkpoint(family: str, folder: Path) -> Path:
 SPECIAL = {
     "image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>", "video_token": "<video>",
     "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<image>",
-    "image_boundary_token": "<fake_token_around_image>", "audio_token": "<audio>", "boa_token": "<boa>", "eoa_token": "<eoa>",
+    "image_boundary_token": "<fake_token_around_image>", "audio_token": "<audio>",
+    "boa_token": "<boa>", "eoa_token": "<eoa>",
 }  # fmt: skip
 TILE = 56  # pixels; with patches of 14, a grid of 4 × 4
 CLIP = {
@@ -244,7 +245,7 @@ def _aya_vision(tokenizer, template):
     return t.AyaVisionProcessor(
         processor, tokenizer, patch_size=14, img_size=TILE, image_token="<slot>", downsample_factor=2,
         start_of_img_token="<img>", end_of_img_token="</img>", img_patch_token="<image>", img_line_break_token="<br>",
-        tile_token="TILE", tile_global_token="TILE_GLOBAL", chat_template=template and template.replace("<image>", "<slot>"),
+        tile_token="TILE", tile_global_token="TILE_GLOBAL", chat_template=template.replace("<image>", "<slot>"),
     )  # fmt: skip
 
 
