@@ -68,6 +68,7 @@ RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, hi
 # Opacity of a tint at the low and at the high end: what is looked at stands out, the rest stays readable.
 TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
 SPECIAL_ALPHA = 0.3  # of a special token's tint, as a part of any other token's
+SMALLEST_BARE_PART = 0.05  # of a cell; less of it that finer cells leave bare is their rounding
 GRID_ALPHA = 0.45  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
@@ -1579,39 +1580,41 @@ class ImageLayout:
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
     spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
-    """(position, cells, fractions) of each image token without a cell of its own: its weight lies on finer cells."""
+    """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
 
     def cell_weights(self, rows_TS: np.ndarray) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention."""
-        weights = rows_TS[:, self.positions]
+        alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
+        weights = rows_TS[:, self.positions] * alone
         for position, cells, fractions in self.spread:
             weights[:, cells] += rows_TS[:, position, None] * fractions
         return weights
 
 
 def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
-    """The boxes that are cells of the map, and (box, cells, fractions) of each that finer cells cover.
+    """The boxes that are cells of the map, coarsest first, and (box, places, fractions) of those that finer ones cover.
 
     Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
-    coarser box lies on them by area. Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    coarser box lies on them by area, and on the rest of it, if it sticks out. `places` are indices into the cells.
+    Boxes that do not overlap, as of a single grid, are all cells, in their order.
     """
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
     area = (x1 - x0) * (y1 - y0)
     everything = np.arange(len(boxes))
     if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
         return everything, []
-    order, is_cell, covered = np.argsort(area, kind="stable"), np.zeros(len(boxes), bool), {}
-    for box in order:
+    order, is_cell, covered = np.argsort(-area, kind="stable"), np.zeros(len(boxes), bool), {}
+    for box in order[::-1]:
         wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
         high = np.minimum(y1, y1[box]) - np.maximum(y0, y0[box])
-        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0)
-        if shared.sum() > area[box] / 2:
-            covered[box] = shared
-        else:
-            is_cell[box] = True
-    cells = everything[is_cell]
-    parts = [(int(box), np.flatnonzero(shared[cells]), shared[cells]) for box, shared in covered.items()]
-    return cells, [(box, on, (part[on] / part.sum()).astype(np.float32)) for box, on, part in parts]
+        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0) / area[box]
+        bare = 1 - shared.sum()
+        is_cell[box] = bare > SMALLEST_BARE_PART
+        if bare < 1 - SMALLEST_BARE_PART:
+            shared[box] = max(bare, 0) * is_cell[box]
+            covered[int(box)] = shared / shared.sum()
+    cells = order[is_cell[order]]
+    return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
 
 
 def layout_images(
