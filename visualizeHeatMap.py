@@ -969,15 +969,13 @@ def _shown_rectangle(tile_CYX: np.ndarray, size: tuple[int, int]) -> np.ndarray 
 def _fit_ends(values: np.ndarray, shown: np.ndarray, length: int) -> tuple[float, float]:
     """Where the first and the last column of a tile lie, by a straight line through the columns that show the ramp."""
     columns = np.flatnonzero(2 * shown.sum(axis=0) >= shown.sum(axis=0).max())
-    # Resizing bends the ramp where the picture ends.
-    middle = columns[len(columns) // 4 : len(columns) - len(columns) // 4] if len(columns) > 3 else columns
-    if len(middle) < 2:
+    if len(columns) < 2:
         raise ValueError("too little of the picture is left on a tile to tell its place")
-    means = np.where(shown, values, 0).sum(axis=0)[middle] / shown.sum(axis=0)[middle]
-    slope, start = np.polyfit(middle + 0.5, means, 1)
-    error = np.abs(means - slope * (middle + 0.5) - start).max()
-    # A level of colour, a pixel of the canvas, and what enlarging bends between the few pixels of a tiny picture.
-    if slope <= 0 or error > slope + length / RAMP_MAIN + 0.25:
+    means = np.where(shown, values, 0).sum(axis=0)[columns] / shown.sum(axis=0)[columns]
+    slope, start = np.polyfit(columns + 0.5, means, 1)
+    error = np.abs(means - slope * (columns + 0.5) - start).max()
+    # A pixel of the canvas, a level of colour, and half a pixel of the picture, where enlarging bends its ends.
+    if slope <= 0 or error > slope + length / RAMP_MAIN + 0.5:
         raise ValueError("the processor does more than cut, scale and pad the picture")
     return start, start + slope * values.shape[1]
 
