@@ -887,12 +887,12 @@ def tile_boxes(made: ProcessedImages, newline: int = 0) -> tuple[list[np.ndarray
     tiles = read_tiles(made)
     height, width = made.shape[-2:]
     shown = [number for number, (picture, _) in enumerate(tiles) if picture >= 0]
-    per_tile, rest = divmod(made.count, max(len(shown), 1))
+    per_tile = made.count // max(len(shown), 1)
     class_token = 0
     grid = _grid_like(per_tile - newline, height, width)
     if grid is None and getattr(made.model.config, "vision_feature_select_strategy", None) == "full":
         class_token, grid = 1, _grid_like(per_tile - 1 - newline, height, width)
-    if rest or grid is None:
+    if grid is None:
         raise ValueError(f"{len(shown)} tile(s) of {width} × {height} pixels do not hold a grid of tokens each")
     rows, columns = grid
     boxes: list[list[np.ndarray]] = [[_no_place(0)] for _ in made.images]

@@ -311,6 +311,15 @@ def test_a_processor_that_mirrors_the_picture_is_refused(visualizer, monkeypatch
         placed(visualizer("llava"), noise_picture(80, 60))
 
 
+def test_tiles_that_do_not_stand_in_the_order_of_the_pictures_are_refused(visualizer, monkeypatch):
+    made = vhm.processed_unscaled
+    monkeypatch.setattr(vhm, "processed_unscaled", lambda *args: {k: v.flip(0) for k, v in made(*args).items()})
+    viz = visualizer("llava")
+    inputs = vhm.build_inputs(viz.processor, "Where?", PICTURES, "{Question}")
+    with pytest.raises(ValueError, match="do not stand in the order of the pictures"):
+        vhm.locate_image_tokens(viz.model, viz.processor, inputs, PICTURES)
+
+
 def test_a_number_of_tokens_that_is_no_grid_is_refused(visualizer):
     viz, image = visualizer("llava"), noise_picture(80, 60)
     inputs = vhm.build_inputs(viz.processor, "Where?", [image], "{Question}")
@@ -328,6 +337,27 @@ def test_a_checkpoint_without_chat_template_is_refused_unless_its_family_has_non
     viz = visualizer("paligemma")
     ids = vhm.build_inputs(viz.processor, "Where?", PICTURES, "{Question}")["input_ids"][0]
     assert viz.processor.tokenizer.decode(ids) == "<image>" * 32 + "<bos>Where?\n"
+
+
+def test_a_template_that_writes_the_first_token_leaves_none_to_the_tokenizer():
+    class Processor:
+        chat_template = "{{ messages }}"
+        tokenizer = types.SimpleNamespace(bos_token="<s>", chat_template=None)
+        text = "<s>Where?"
+
+        def apply_chat_template(self, messages, **_):
+            return self.text
+
+        def __call__(self, **kwargs):
+            self.called = kwargs
+            return {}
+
+    processor = Processor()
+    vhm.build_inputs(processor, "Where?", [], "{Question}")
+    assert processor.called["add_special_tokens"] is False
+    processor.text = "Where?"
+    vhm.build_inputs(processor, "Where?", [], "{Question}")
+    assert "add_special_tokens" not in processor.called
 
 
 def test_layers_without_attention_are_refused_by_name_and_the_default_gives_way(visualizer, caplog):
