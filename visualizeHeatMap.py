@@ -682,7 +682,7 @@ def record_rows(
             response_ids, _ = generate_response(model, inputs, generation)
         else:
             with torch.inference_mode():  # the last token produces nothing that is shown
-                last = torch.tensor([-1], device=model.device)  # as a number it would make gemma4 cut its queries
+                last = torch.tensor([-1])  # as a number it would make gemma4 cut its queries
                 model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=last)
     if not recorder.reached:
         return None
@@ -934,9 +934,10 @@ def read_tiles(made: ProcessedImages) -> list[tuple[int, np.ndarray | None]]:
         for tile, tile_CYX in enumerate(pixels.reshape(-1, *made.shape[-3:]).double().numpy()):
             rectangle = _shown_rectangle(tile_CYX, image.size)
             if rectangle is not None:
-                if number < max(picture for picture, _ in tiles):
-                    raise ValueError("the tiles do not stand in the order of the pictures")
                 tiles[tile] = number, rectangle
+    order = [picture for picture, _ in tiles if picture >= 0]
+    if order != sorted(order):
+        raise ValueError("the tiles do not stand in the order of the pictures")
     return tiles
 
 
@@ -1150,25 +1151,25 @@ PROVEN_FAMILIES = {
 
 
 def insert_image_positions(
-    text_P: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crossing: Sequence[bool], columns: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the wider positions are text (S,) bool, and the weights (T, L, S) on them.
+    token_ids: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crosses_L: Sequence[bool], keys: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(S,) ids and (T, L, S) weights with positions for the pictures' keys, and (S,) bool, which positions are text.
 
-    Layers that cross hold weights on the pictures alone, each padded to the same number of columns, all other
-    layers on the text alone.
+    Layers that cross hold weights of `keys` columns, as many a picture, padded; all other layers of the text alone.
     """
-    each = columns // len(located)
-    at = np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
+    each = keys // len(located)
+    columns = np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
     image_positions = np.concatenate([image.positions for image in located])
-    is_text = np.ones(len(text_P) + len(image_positions), bool)
+    is_text = np.ones(len(token_ids) + len(image_positions), bool)
     is_text[image_positions] = False
-    wide_TLS = np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
-    for place, crosses in enumerate(crossing):
-        if crosses:
-            wide_TLS[:, place, image_positions] = weights_TLK[:, place, at]
-        else:
-            wide_TLS[:, place, is_text] = weights_TLK[:, place, : len(text_P)]
-    return is_text, wide_TLS
+    wide_ids, wide_TLS = np.zeros(len(is_text), np.int64), np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
+    wide_ids[is_text] = token_ids
+    for image in located:  # their ids: that of the token before them, which stands for the picture
+        wide_ids[image.positions] = wide_ids[image.positions[0] - 1]
+    for layer, crosses in enumerate(crosses_L):
+        places, taken = (image_positions, columns) if crosses else (is_text, slice(len(token_ids)))
+        wide_TLS[:, layer, places] = weights_TLK[:, layer, taken]
+    return wide_ids, wide_TLS, is_text
 
 
 # ----------------------------------------------------------------------------------------- text pieces
@@ -2083,11 +2084,11 @@ class AttentionVisualizer:
         token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), response_ids]).astype(np.int64)
         tokens = decode_tokens(tokenizer, token_ids.tolist())
         if cross_layers(self.config):
-            crossing = [layer in cross_layers(self.config) for layer in layers]
-            is_text, weights_TLS = insert_image_positions(token_ids, weights_TLS, located, crossing, cross_keys)
-            texts, ids = iter(tokens), iter(token_ids)
+            crosses_L = [layer in cross_layers(self.config) for layer in layers]
+            placed = insert_image_positions(token_ids, weights_TLS, located, crosses_L, cross_keys)
+            token_ids, weights_TLS, is_text = placed
+            texts = iter(tokens)
             tokens = tuple(next(texts) if text else "" for text in is_text)
-            token_ids = np.array([next(ids) if text else image_token_id(self.config) for text in is_text], np.int64)
         self._warn_of_blind_layers(layers, located, len(token_ids))
         return AttentionRecord(
             tokens=tokens, token_ids=token_ids,
