@@ -13,7 +13,7 @@ IMAGE_DIR = DEMO / "images"  # the folder that the pictures' paths start in
 
 # How to look at it.
 SAMPLE_IDX = 0
-LAYER_IDX = 5  # 0-based; negative: from the end; a list gives one video a layer
+LAYER_IDX = 7  # 0-based; negative: from the end; a list gives one video a layer
 START_PHRASE = "Based on the following requirements"
 MAX_IMAGE_NUM = 2
 MAX_NEW_TOKENS = 1024

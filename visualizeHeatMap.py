@@ -26,10 +26,12 @@ import subprocess
 import sys
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -54,6 +56,9 @@ SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
 RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
+SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
+LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
+VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
 ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
@@ -69,13 +74,14 @@ RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, hi
 TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
 SPECIAL_ALPHA = 0.3  # of a special token's tint, as a part of any other token's
 SMALLEST_BARE_PART = 0.05  # of a cell; less of it that finer cells leave bare is their rounding
+TEXT_LEVELS, CELL_LEVELS, INK_LEVELS = 127, 255, 16  # steps of the colour scales, and of a glyph's edge
 GRID_ALPHA = 0.45  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
 CURRENT_TOKEN = (30, 92, 214)
 PAPER = (255, 255, 255)
 INK = (24, 26, 30)
-MUTED = (98, 104, 114)
+MUTED = (84, 90, 100)
 SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn
 PROBLEM_COLOUR, RESPONSE_COLOUR, FIRST_COLOUR = (120, 128, 140), (30, 92, 214), (200, 204, 210)
 
@@ -132,8 +138,9 @@ class AttentionRecord:
     layers: tuple[int, ...]
     """(L,) 0-based layers, in the order of `weights`."""
     weights: np.ndarray
-    """(T, L, S) float32. Row t: attention of the query that produced response token t (at position
-    P - 1 + t), heads reduced; columns from P + t on are 0. With heads averaged a row sums to 1."""
+    """(T, L, S) float32; float16 in a record of over LARGEST_FLOAT32_RECORD bytes. Row t: attention of the query
+    that produced response token t (at position P - 1 + t), heads reduced; columns from P + t on are 0. With heads
+    averaged a row sums to 1."""
     images: tuple[ImageTokens, ...]
     """One entry a picture, in the order of the prompt."""
     special_ids: tuple[int, ...] = ()
@@ -167,13 +174,16 @@ class AttentionRecord:
         """The decoded response."""
         return "".join(self.tokens[self.prompt_length :])
 
-    def layer_weights(self, layer: int) -> np.ndarray:
-        """(T, S) float32 rows of a layer, by its number in `layers` (negative: from the model's end)."""
-        if layer < 0 and self.num_layers is not None:
-            layer += self.num_layers
-        if layer not in self.layers:
+    def layer_number(self, layer: int) -> int:
+        """A recorded layer by its 0-based number; negative ones count from the model's end. Raises ValueError."""
+        number = layer + self.num_layers if layer < 0 and self.num_layers else layer
+        if number not in self.layers:
             raise ValueError(f"layer {layer} was not recorded; the record holds {list(self.layers)}")
-        return self.weights[:, self.layers.index(layer)]
+        return number
+
+    def layer_weights(self, layer: int) -> np.ndarray:
+        """(T, S) float32 rows of a recorded layer."""
+        return self.weights[:, self.layers.index(self.layer_number(layer))].astype(np.float32, copy=False)
 
     def save(self, path: str | Path) -> None:
         """Write the record as one compressed .npz, whole or not at all. Raises OSError."""
@@ -390,22 +400,28 @@ _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_reco
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    One S×S matrix never exists: a row is computed for the queries wanted, its heads are reduced on the
-    device, and it leaves for the host without stopping the device.
+    No S×S matrix ever exists: a row is computed for the queries wanted, its heads are reduced on the device, and
+    it leaves for the host, the layers of a step together, without stopping the device. On the host there is one
+    array, for at most `steps` rows a layer: float32, or float16 where that would be large.
     """
 
-    def __init__(self, layers: Sequence[int], first_query: int, head: str | int = "mean") -> None:
+    def __init__(self, layers: Sequence[int], first_query: int, head: str | int = "mean", steps: int = 1) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
+        shape = steps, len(self.layers), first_query + 1 + steps
+        dtype = np.float32 if math.prod(shape) * 4 <= LARGEST_FLOAT32_RECORD else np.float16
+        self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
+        self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
-        self._rows: dict[int, list[tuple[int, int, Any]]] = {layer: [] for layer in self.layers}
+        self._waiting: list[tuple[int, int, int, Any]] = []  # step, place, first column, rows on the device
+        self._sent: deque[tuple[Any, list, Any]] = deque()  # event, where the rows belong, rows on their way
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return any(self._rows.values())
+        return bool(self._waiting or self._sent or self._found_TL.any())
 
     def advance(self, layer: int, count: int) -> int:
         """Note that a layer meets `count` queries; returns the position of the first."""
@@ -419,7 +435,7 @@ class AttentionRecorder:
         `crosses`: the keys belong to pictures, not to positions of the text.
         """
         start, count = self.advance(layer, query.shape[2]), query.shape[2]
-        if layer not in self._rows:
+        if layer not in self.layers:
             return
         first_column = self._first_column(key.shape[2], start + count, crosses)
         for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
@@ -432,7 +448,7 @@ class AttentionRecorder:
         _, _, count, K = weights_1HQK.shape
         start = self.advance(layer, count) if start is None else start
         first = max(self.first_query - start, 0)
-        if layer in self._rows and first < count:
+        if layer in self.layers and first < count:
             first_column = self._first_column(K, start + count, crosses)
             self.keep(layer, start + first, first_column, weights_1HQK[0, :, first:].float())
 
@@ -442,31 +458,56 @@ class AttentionRecorder:
         return 0 if crosses else max(end - keys, 0)
 
     def keep(self, layer: int, position: int, first_column: int, weights_HQK: Any) -> None:
-        rows_QK = reduce_heads(weights_HQK, self.head).to("cpu", non_blocking=True)
-        self._rows[layer].append((position - self.first_query, first_column, rows_QK))
+        """Take the rows of the queries from a position on; send them off with those of the step's other layers."""
+        rows_QK = reduce_heads(weights_HQK, self.head)
+        self._waiting.append((position - self.first_query, self.layers.index(layer), first_column, rows_QK))
+        if layer == max(self.layers) or sum(part[3].numel() for part in self._waiting) > VALUES_PER_TRANSFER:
+            self._send()
+
+    def _send(self) -> None:
+        import torch
+
+        device = self._waiting[0][3].device
+        places = [(step, place, column, tuple(rows.shape)) for step, place, column, rows in self._waiting]
+        values = torch.cat([part[3].flatten().to(device) for part in self._waiting])
+        on_host, event = values.to("cpu", non_blocking=True), None
+        if values.is_cuda:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))
+        self._waiting.clear()
+        self._sent.append((event, places, on_host))
+        self._receive(wait=False)
+
+    def _receive(self, wait: bool) -> None:
+        """Store the rows that have arrived, or all of them."""
+        while self._sent and (wait or self._sent[0][0] is None or self._sent[0][0].query()):
+            event, places, on_host = self._sent.popleft()
+            if event is not None:
+                event.synchronize()
+            parts = np.split(on_host.numpy(), np.cumsum([Q * K for *_, (Q, K) in places])[:-1])
+            for (step, place, column, shape), values in zip(places, parts):
+                missing = column + shape[1] - self._weights_TLK.shape[2]
+                if missing > 0:  # more keys of pictures than there are positions
+                    self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
+                into_QK = self._weights_TLK[step : step + shape[0], place, column : column + shape[1]]
+                into_QK[:] = values.reshape(shape)[: len(into_QK)]
+                self._found_TL[step : step + shape[0], place] = True
 
     def weights(self, steps: int, positions: int) -> np.ndarray:
-        """(steps, L, columns) float32 of everything recorded. Raises RuntimeError when rows are missing.
+        """(steps, L, columns) of everything recorded. Raises RuntimeError when rows are missing.
 
         columns: the positions, or the keys of pictures that only cross-attention sees, where those are more.
         """
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies to the host were not waited for
-        weights_TLK = np.zeros((steps, len(self.layers), max(positions, self.cross_keys)), np.float32)
-        for place, layer in enumerate(self.layers):
-            found = np.zeros(steps, bool)
-            for first, column, rows_QK in self._rows[layer]:
-                into = weights_TLK[first : first + len(rows_QK), place, column : column + rows_QK.shape[1]]
-                into[:] = rows_QK[: into.shape[0], : into.shape[1]].numpy()
-                found[first : first + len(rows_QK)] = True
-            if not found.all():
+        if self._waiting:
+            self._send()
+        self._receive(wait=True)
+        for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
+            if not found_T.all():
                 raise RuntimeError(
-                    f"layer {layer} gave {found.sum()} attention rows for {steps} tokens; it may have no softmax "
+                    f"layer {layer} gave {found_T.sum()} attention rows for {steps} tokens; it may have no softmax "
                     "attention or bypass transformers' AttentionInterface: try another layer or attention='eager'"
                 )
-        return weights_TLK
+        return self._weights_TLK[:steps, :, : max(positions, self.cross_keys)]
 
 
 def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
@@ -485,6 +526,8 @@ def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, qu
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
     scores_HQK = (torch.matmul(query_GQD, key[0].transpose(1, 2)) * scale).reshape(H, Q, K)
+    if mask is None and Q == 1 and start + queries.start >= K - 1:
+        return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)  # a step of generation sees all there is
     if mask is None:  # also hides the empty end of a static cache
         positions_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
         mask_1QK = torch.arange(K, device=query.device) <= positions_Q1
@@ -665,18 +708,29 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
     return response_ids, output
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedRows:
+    """What recording gives, before it is mapped to pictures and text."""
+
+    response_ids: list[int]
+    weights: np.ndarray
+    """(T, L, columns) float32 or float16; columns: positions, or keys of pictures in a layer that crosses."""
+    cross_keys: int
+    """Number of keys of pictures that cross-attention saw; 0 for most models."""
+
+
 def record_rows(
     model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
-) -> tuple[list[int], np.ndarray, int] | None:
-    """Response ids, (T, L, columns) weights by the recording function and the number of pictures' keys that
-    cross-attention saw (0 for most models), or None where the model never calls the function.
+) -> RecordedRows | None:
+    """Generate and record by the registered function; None where the model never calls it.
 
     With `response_ids` nothing is generated: one teacher-forced pass gives every row.
     """
     import torch
 
     P = inputs["input_ids"].shape[1]
-    recorder = AttentionRecorder(layers, first_query=P - 1, head=head)
+    steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
+    recorder = AttentionRecorder(layers, P - 1, head, steps)
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
@@ -686,12 +740,24 @@ def record_rows(
                 model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=last)
     if not recorder.reached:
         return None
-    return response_ids, recorder.weights(len(response_ids), P + len(response_ids)), recorder.cross_keys
+    weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
+    return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
+
+
+def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
+    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+
+    Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
+    """
+    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+        logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
+        return None
+    return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
 
 
 def record_rows_eager(
     model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
-) -> tuple[list[int], np.ndarray, int]:
+) -> RecordedRows:
     """The same by transformers' own `output_attentions` with eager attention: every layer's S×S matrix is held."""
     import torch
 
@@ -705,13 +771,14 @@ def record_rows_eager(
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(layers, P - 1, head)
+    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids))
     for t in range(len(response_ids)):
         for layer, weights_H1K in zip(layers, steps[t]):
             crosses = layer in cross_layers(model.config)
             weights_H1K = weights_H1K if crosses else weights_H1K[..., : P + t]
             recorder.observe_weights(layer, weights_H1K[None], crosses, P - 1 + t)
-    return response_ids, recorder.weights(len(response_ids), P + len(response_ids)), recorder.cross_keys
+    weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
+    return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
 
 
 def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> list[int]:
@@ -1261,12 +1328,27 @@ def red_to_green(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(values, stops, channel) for channel in zip(*RED_TO_GREEN)], axis=-1)
 
 
-def tint(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (n, 3) times opacity, and opacity (n, 1), of weights on the scale 0..1; opacity grows with the weight."""
-    values = np.clip(values, 0, 1)
-    low, high = alpha_range
-    alpha = (low + (high - low) * values).astype(np.float32)[:, None]
-    return np.asarray(colormap(values), np.float32) * alpha, alpha
+def opacity(values: np.ndarray, alpha_range: tuple[float, float]) -> np.ndarray:
+    """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight."""
+    return alpha_range[0] + (alpha_range[1] - alpha_range[0]) * np.clip(values, 0, 1)
+
+
+def tinted(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> np.ndarray:
+    """(n, 3) RGB 0..255 of weights on the scale 0..1, tinted over white."""
+    return 255 - (255 - np.asarray(colormap(np.clip(values, 0, 1)))) * opacity(values, alpha_range)[:, None]
+
+
+def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Colours `over` laid on colours `under`, with an opacity `cover` of 0..1."""
+    return under + (over - under) * cover
+
+
+def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """An RGB image from (Y, X) indices into a palette of (n, 3) RGB colours 0..255."""
+    words = np.zeros((len(palette), 4), np.uint8)  # a pixel looked up as one word of four bytes
+    words[:, :3] = np.round(palette)
+    pixels = words.view(np.uint32)[:, 0].take(entries)
+    return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
 
 
 def weight_scale(weights: np.ndarray, quantile: float) -> float:
@@ -1289,15 +1371,16 @@ def _font_files() -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
     """(file, face) of installed fonts that may have a character: by fontconfig, else every font there is."""
-    query = ["fc-list", f":charset={ord(char):x}:scalable=true", "--format=%{file}|%{index}|%{style}\n"]
+    query = ["fc-list", f":charset={ord(char):x}:scalable=true", "--format=%{file}|%{index}|%{style}|%{family}\n"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return tuple((file, 0) for file in _font_files())
-    fields = [line.split("|") for line in lines if line.count("|") == 2]
-    # The plain sans face first: a bold or a serif glyph stands out in a line of regular ones.
-    fields.sort(key=lambda f: ("Regular" not in f[2], "Sans" not in f[0], "Mono" in f[0], f[0]))
-    return tuple((file, int(face)) for file, face, _ in fields)
+    faces = [line.split("|") for line in lines if line.count("|") == 3]
+    # The plain sans face first: a bold or a serif glyph stands out in a line of regular ones. Of the faces of one
+    # Chinese, Japanese and Korean font, which share most characters, the simplified Chinese one.
+    faces.sort(key=lambda f: ("Regular" not in f[2], "Sans" not in f[3], "Mono" in f[3], " SC" not in f[3], f[0]))
+    return tuple((file, int(face)) for file, face, _, _ in faces)
 
 
 class FontSet:
@@ -1392,6 +1475,7 @@ FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_AN
 NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
 NEWLINE_MARK = "↵"
 LINE_PITCH = 1.3  # of the height of the fonts
+GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
 
 
 @dataclass(frozen=True)
@@ -1416,7 +1500,7 @@ class TextLayout:
     """(Y, X) int32, 1 + the piece that owns a pixel, 0 for none; in the white between pieces and between lines
     the number of pieces is added, since glyphs reach into it and the tint does not."""
     ink: np.ndarray
-    """(Y, X) uint8, how much of a pixel the glyphs cover, 0..255."""
+    """(Y, X) uint8, how much of a pixel the glyphs cover, 0..INK_LEVELS - 1."""
     last_line: np.ndarray
     """(pieces,) int, the line on which each piece ends."""
     line_height: int
@@ -1430,8 +1514,11 @@ def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
         text = piece.text.expandtabs(4)
         parts = [text] if piece.kind == "image" else FRAGMENT.findall(text)
         for part in parts:
-            shown = NEWLINE_MARK if "\n" in part else part
-            fragments.append(Fragment(number, part, fonts.width(shown)))
+            width = fonts.width(NEWLINE_MARK if "\n" in part else part)
+            if not width:  # a token of characters that nobody sees
+                part = "".join(f"{ord(char):04X}" for char in part)
+                width = fonts.width(part)
+            fragments.append(Fragment(number, part, width))
     return fragments
 
 
@@ -1489,7 +1576,7 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
 
 def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> TextLayout:
     """Lay the pieces out on lines of a width in pixels, and draw their glyphs once."""
-    placed = _place(_fragments(pieces, fonts), fonts, width)
+    placed = _place(_fragments(pieces, fonts), fonts, width - GLYPH_OVERHANG)
     ascent, descent = fonts.metrics()
     line_height = round((ascent + descent) * LINE_PITCH)
     gap = max(round(line_height * 0.07), 1)
@@ -1510,7 +1597,12 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
     between = np.arange(len(index)) % line_height
     between = (between < gap) | (between >= line_height - gap)
     index[between] += len(pieces) * (index[between] > 0)
-    return TextLayout(tuple(pieces), index, np.asarray(canvas), last_line, line_height)
+    ink = np.round(np.asarray(canvas) / 255 * (INK_LEVELS - 1)).astype(np.uint8)
+    for shift in (1, 1, 1, -1, -1):  # a glyph reaches a pixel or two over its width: those belong to its token too
+        over, neighbours = (ink > 0) & (index == 0), np.roll(index, shift, axis=1)
+        index[over] = neighbours[over] + len(pieces) * ((neighbours[over] > 0) & (neighbours[over] <= len(pieces)))
+    ink[index == 0] = 0
+    return TextLayout(tuple(pieces), index, ink, last_line, line_height)
 
 
 def _draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: FontSet, fill: Any = 255) -> float:
@@ -1528,39 +1620,36 @@ def visualize_attention_step(
     current: int,
     height: int,
     colormap: Colormap = red_to_green,
-) -> np.ndarray:
+) -> Image.Image:
     """Draw the text panel of one step: the function to edit, or to pass a `colormap` to, for another style.
 
     layout: the text, from `layout_text`.
-    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped by the colour map).
+    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped).
     current: number of the piece that is being generated: blue; what comes after it is not shown yet.
     height: pixels of the panel; the text scrolls by lines so that the current piece is always in view.
-    Returns (height, width, 3) uint8.
+    Returns an RGB image of that height, as wide as the layout.
     """
-    count = len(layout.pieces)
-    special = np.array([piece.kind == "special" for piece in layout.pieces])
-    colours, alpha = tint(values, colormap, TEXT_ALPHA)
-    fade = np.where(special, SPECIAL_ALPHA, 1)[:, None]
-    background = np.full((2 * count + 1, 3), PAPER, np.float32)  # entry 0: no piece; the second half: its white edges
-    glyphs = np.full((2 * count + 1, 3), PAPER, np.float32)
-    background[1 : count + 1] += (colours - alpha * 255) * fade
-    background[1 + current] = CURRENT_TOKEN
-    background[2 + current : count + 1] = PAPER
-    glyphs[1 : current + 1] = np.where(special[:current, None], MUTED, INK)
-    glyphs[1 + current] = PAPER
-    glyphs[count + 1 :] = glyphs[1 : count + 1]
+    # A piece becomes a level, a level has a ground and a glyph colour: text tokens, special ones, white, blue.
+    paper, blue = 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1
+    shades = tinted(np.linspace(0, 1, TEXT_LEVELS), colormap, TEXT_ALPHA)
+    grounds = np.concatenate([shades, 255 - (255 - shades) * SPECIAL_ALPHA, [PAPER, CURRENT_TOKEN]])
+    glyphs = np.array([INK] * TEXT_LEVELS + [MUTED] * TEXT_LEVELS + [PAPER, PAPER])
+    levels = np.round(np.clip(values, 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint16)
+    levels += TEXT_LEVELS * np.array([piece.kind == "special" for piece in layout.pieces], np.uint16)
+    levels[current], levels[current + 1 :] = blue, paper
+    # Glyphs reach into the white round their token: there the ground is white and the glyph colour the token's.
+    grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
+    colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
+    levels = np.concatenate([[paper], levels, levels + len(glyphs)])
 
     visible_lines = max(height // layout.line_height, 1)
-    first_line = max(int(layout.last_line[current]) - visible_lines + 1, 0)
-    rows = slice(first_line * layout.line_height, (first_line + visible_lines) * layout.line_height)
-    index, ink = layout.piece_index[rows], layout.ink[rows]
-    panel = background.astype(np.uint8)[index]
-    inked = ink > 0
-    cover = ink[inked][:, None].astype(np.float32) / 255
-    under, over = background[index[inked]], glyphs[index[inked]]
-    panel[inked] = under + (over - under) * cover
-    missing = height - len(panel)
-    return np.pad(panel, ((0, max(missing, 0)), (0, 0), (0, 0)), constant_values=255)[:height]
+    last_line = int(layout.last_line[current])
+    first_line = max(last_line + 1 - visible_lines, 0)
+    rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
+    entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
+    panel = Image.new("RGB", (entries.shape[1], height), PAPER)
+    panel.paste(coloured(entries, colours.reshape(-1, 3)))
+    return panel
 
 
 # ------------------------------------------------------------------------------------- image panel
@@ -1571,11 +1660,9 @@ class ImageLayout:
     """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
 
     picture: np.ndarray
-    """(Y, X, 3) uint8, the panel without heat."""
+    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
     cell_index: np.ndarray
-    """(Y, X) int32, 1 + the cell that covers a pixel, 0 for none."""
-    grid: np.ndarray
-    """(Y, X) bool, where a grid line runs."""
+    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
     spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
@@ -1622,7 +1709,7 @@ def layout_images(
     """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells."""
     panel = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(panel)
-    index = np.zeros((height, width), np.int32)
+    index = np.zeros((height, width), np.int64)
     positions: list[int] = []
     spread, sides = [], []
     label = round(fonts.size * 1.5) if len(images) > 1 else 0
@@ -1643,11 +1730,13 @@ def layout_images(
             positions.append(int(position))
             index[top:bottom, left:right] = len(positions)
             sides.append(min(right - left, bottom - top))
-    grid = np.zeros(index.shape, bool)
     if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
-        grid[:, 1:] |= index[:, 1:] != index[:, :-1]
-        grid[1:] |= index[1:] != index[:-1]
-    return ImageLayout(np.asarray(panel), index, grid, np.array(positions, np.int64), tuple(spread))
+        around = np.pad(index, 1)
+        starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
+        ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
+        lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
+        panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
+    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), tuple(spread))
 
 
 def _picture_slots(
@@ -1672,15 +1761,19 @@ def _picture_slots(
     return slots
 
 
-def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> np.ndarray:
-    """Lay the tint of each cell, and the grid, over the pictures.
+def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+    """Lay the tint of each cell over the pictures.
 
-    values: (cells,) float, the weight of each cell on the scale 0..1. Returns (Y, X, 3) uint8.
+    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
     """
-    colours, alpha = (np.pad(part, ((1, 0), (0, 0))) for part in tint(values, colormap, CELL_ALPHA))
-    panel = layout.picture * (1 - alpha)[layout.cell_index] + colours[layout.cell_index]
-    panel[layout.grid] += (np.array(GRID_LINE) - panel[layout.grid]) * GRID_ALPHA
-    return np.round(panel).astype(np.uint8)
+    levels = np.concatenate([[0], 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))])  # level 0: no cell
+    entries = levels.astype(np.uint8).take(layout.cell_index)
+    scale = np.linspace(0, 1, CELL_LEVELS)
+    alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
+    panel = Image.fromarray(layout.picture)
+    tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
+    panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
+    return panel
 
 
 # ------------------------------------------------------------------------------------------- frames
@@ -1717,19 +1810,39 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     return shares[3:] + shares[:3]
 
 
-def check_frame_size(frame_size: tuple[int, int]) -> None:
-    """Raises ValueError for a size that the encoder or the legend cannot take."""
-    (width, height), (least_width, least_height) = frame_size, SMALLEST_FRAME
-    if width % 2 or height % 2 or width < least_width or height < least_height:
-        raise ValueError(
-            f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height}"
-        )
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
+
+    fps: float = 2
+    """Frames a second."""
+    scale: str = "video"
+    """"video": one colour scale for all frames; "frame": its own for each."""
+    colormap: Colormap = red_to_green
+    """(n,) weights in 0..1 to (n, 3) RGB in 0..255."""
+    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
+    """Width and height in even pixels."""
+    font_path: str | None = None
+    """Font of the text; by default a sans font of the system."""
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; expected a number above 0")
+        if self.scale not in ("video", "frame"):
+            raise ValueError(f"scale is {self.scale!r}; expected 'video' or 'frame'")
+        (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
+        if width % 2 or height % 2 or width < least_width or height < least_height:
+            raise ValueError(
+                f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height}"
+            )
+        FontSet(FONT_TEXT, self.font_path)
+
+
+DRAWING_OPTIONS = {field.name for field in fields(DrawingOptions)}
 
 
 def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
     """(steps,) the weight drawn as the highest in each frame, from (steps, ...) weights."""
-    if scale not in ("video", "frame"):
-        raise ValueError(f"scale is {scale!r}; expected 'video' or 'frame'")
     if scale == "frame":
         return np.array([weight_scale(row, quantile) for row in weights])
     return np.full(len(weights), weight_scale(weights, quantile))
@@ -1744,19 +1857,15 @@ class FrameRenderer:
         images: Sequence[Image.Image],
         layer: int,
         start_phrase: str,
-        scale: str,
-        colormap: Colormap,
-        frame_size: tuple[int, int],
-        font_path: str | None,
+        options: DrawingOptions,
     ) -> None:
-        check_frame_size(frame_size)
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
-        self.record, self.layer, self.colormap = record, layer, colormap
-        self.width, self.height = frame_size
+        self.record, self.layer, self.colormap = record, layer, options.colormap
+        self.width, self.height = options.frame_size
         rows_TS = record.layer_weights(layer)
         text_fonts, self.title_fonts, self.label_fonts = (
-            FontSet(self.px(size), font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
+            FontSet(self.px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
         )
         margin, self.top = self.px(MARGIN), self.px(HEADER)
         self.panel_width = (self.width - 3 * margin) // 2
@@ -1772,9 +1881,15 @@ class FrameRenderer:
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
         self.cell_weights = self.image.cell_weights(rows_TS[self.first_step :])
         words = np.array([piece.kind == "text" for piece in pieces])
-        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
-        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
+        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
+        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = attention_shares(record, layer)
+        self.footer = self.top + self.panel_height + self.px(14)
+        self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
+        self._draw_layer(ImageDraw.Draw(self.base))
+        if options.scale == "video":
+            self._draw_bars(self.base, 0)
+        self.bars_change = options.scale == "frame"
 
     def px(self, length: float) -> int:
         """Pixels of a length that is given for a frame of 1920 × 1080."""
@@ -1782,27 +1897,27 @@ class FrameRenderer:
 
     def draw(self, step: int) -> np.ndarray:
         """The frame of one step: (Y, X, 3) uint8."""
-        frame_number, rows = step - self.first_step, slice(self.top, self.top + self.panel_height)
+        frame_number = step - self.first_step
         current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
         text_end, cell_end = self.text_ends[frame_number], self.cell_ends[frame_number]
-        frame = np.full((self.height, self.width, 3), PAPER, np.uint8)
-        frame[rows, self.x_text : self.x_text + self.panel_width] = visualize_attention_step(
-            self.text, self.text_weights[frame_number] / text_end, current, self.panel_height, self.colormap
+        text_values = self.text_weights[frame_number] / text_end
+        canvas = self.base.copy()
+        canvas.paste(
+            visualize_attention_step(self.text, text_values, current, self.panel_height, self.colormap),
+            (self.x_text, self.top),
         )
-        frame[rows, self.x_image : self.x_image + self.panel_width] = draw_heat(
-            self.image, self.cell_weights[frame_number] / cell_end, self.colormap
+        canvas.paste(
+            draw_heat(self.image, self.cell_weights[frame_number] / cell_end, self.colormap), (self.x_image, self.top)
         )
-        canvas = Image.fromarray(frame)
         draw = ImageDraw.Draw(canvas)
-        self._draw_header(draw, step, self.text.pieces[current].text)
-        footer = self.top + self.panel_height + self.px(14)
-        self._draw_bar(draw, self.x_text, footer, "a token", text_end, TEXT_ALPHA)
-        self._draw_bar(draw, self.x_image, footer, "a cell", cell_end, CELL_ALPHA)
-        self._draw_shares(draw, step, footer + self.px(44))
+        self._draw_token(draw, step, self.text.pieces[current].text)
+        if self.bars_change:
+            self._draw_bars(canvas, frame_number)
+        self._draw_shares(draw, step, self.footer + self.px(44))
         return np.asarray(canvas)
 
-    def _draw_header(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
-        """Which token this is, and whose attention is shown."""
+    def _draw_token(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
+        """Which token this is."""
         px, fonts, base = self.px, self.title_fonts, round(self.top * 0.6)
         title = f"token {step + 1} of {self.record.response_length}"
         x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
@@ -1811,21 +1926,25 @@ class FrameRenderer:
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
         draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
         _draw_runs(draw, (x, base), shown, fonts, PAPER)
-        layers = f" of {self.record.num_layers}" if self.record.num_layers else ""
-        heads = {"mean": "mean of the heads", "max": "maximum of the heads"}.get(
-            self.record.head, f"head {self.record.head}"
-        )
-        _draw_runs(draw, (self.x_image, base), f"layer {self.layer}{layers}, {heads}", fonts, INK)
 
-    def _draw_bar(self, draw: ImageDraw.ImageDraw, x: int, y: int, name: str, end: float, alpha: Any) -> None:
-        """A colour bar with its two numbers, for the text or for the pictures, tinted as they are on white."""
-        px, fonts = self.px, self.label_fonts
-        base, width = y + px(18), px(220)
-        x = round(_draw_runs(draw, (x, base), f"{name}   0%", fonts, INK)) + px(10)
-        colours, opacity = tint(np.linspace(0, 1, width), self.colormap, alpha)
-        for column, colour in enumerate(np.round(colours + (1 - opacity) * 255).astype(int)):
-            draw.line([(x + column, y), (x + column, y + px(20))], fill=tuple(colour.tolist()))
-        _draw_runs(draw, (x + width + px(10), base), f"{end:.2%} or more of the attention", fonts, INK)
+    def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
+        """Whose attention is shown."""
+        layers = f" of {self.record.num_layers}" if self.record.num_layers else ""
+        names = {"mean": "mean of the heads", "max": "maximum of the heads"}
+        heads = names.get(self.record.head, f"head {self.record.head}")
+        at = (self.x_image, round(self.top * 0.6))
+        _draw_runs(draw, at, f"layer {self.layer}{layers}, {heads}", self.title_fonts, INK)
+
+    def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
+        """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white."""
+        px, fonts, draw, y, width = self.px, self.label_fonts, ImageDraw.Draw(canvas), self.footer, self.px(220)
+        text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA)
+        for x, name, ends, alpha in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA)):
+            left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   0%", fonts, INK)) + px(10)
+            shades = tinted(np.linspace(0, 1, width), self.colormap, alpha).round().astype(np.uint8)
+            canvas.paste(Image.fromarray(np.tile(shades, (px(20), 1, 1))), (left, y))
+            end = f"{ends[frame_number]:.2%} or more of the attention"
+            _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
         """One bar over the width of the frame: where this step's attention lies, with a key below it."""
@@ -1848,23 +1967,28 @@ def render_frames(
     images: Sequence[Image.Image],
     layer: int,
     start_phrase: str = DEFAULT_START_PHRASE,
-    *,
-    scale: str = "video",
-    colormap: Colormap = red_to_green,
-    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE,
-    font_path: str | None = None,
+    **options: Any,
 ) -> Iterator[np.ndarray]:
     """The frames of one layer's video, one a response token, drawn as they are asked for.
 
-    layer: a recorded layer. scale: "video" (one scale for all frames) or "frame" (its own for each).
-    colormap: (n,) weights in 0..1 to (n, 3) RGB in 0..255. frame_size: width and height in even pixels.
-    Returns an iterator of (Y, X, 3) uint8. Raises ValueError before the first frame for options that do not fit.
+    layer: a recorded layer. start_phrase: where the text panel begins. options: fields of `DrawingOptions`.
+    Returns an iterator of (Y, X, 3) uint8. Raises ValueError before the first frame for what does not fit.
     """
-    renderer = FrameRenderer(record, images, layer, start_phrase, scale, colormap, frame_size, font_path)
+    renderer = FrameRenderer(record, images, layer, start_phrase, DrawingOptions(**options))
     return map(renderer.draw, range(renderer.first_step, record.response_length))
 
 
 # -------------------------------------------------------------------------------------------- video
+
+
+def _drawn_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same frames, each drawn in a second thread while the encoder takes the one before."""
+    source = iter(frames)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, source, None)
+        while (frame := coming.result()) is not None:
+            coming = pool.submit(next, source, None)
+            yield frame
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) -> str:
@@ -1890,13 +2014,42 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
         except ImportError as error:
             raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
         with writer:
-            for frame in frames:
+            for frame in _drawn_ahead(frames):
                 writer.append_data(frame)
                 count += 1
         if not count:
             raise ValueError(f"{path} would have no frame: the response is empty")
     logger.info("wrote %s: %d frames at %g a second", path, count, fps)
     return str(path)
+
+
+def check_output_dir(output_dir: str | Path) -> None:
+    """Raises OSError when nothing can be written there, before the long work begins; makes nothing."""
+    folder = Path(output_dir)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OSError(f"output_dir {output_dir} cannot be written to ({existing}); give another folder")
+
+
+def write_layer_videos(
+    record: AttentionRecord,
+    images: Sequence[Image.Image],
+    layers: Sequence[int],
+    start_phrase: str,
+    output_dir: str | Path,
+    options: DrawingOptions,
+) -> list[str]:
+    """Write `combined_attention_visualization_layer{layer}.mp4` for each layer, with a progress bar; the paths."""
+    from tqdm import tqdm
+
+    folder, paths = Path(output_dir), []
+    for layer in layers:
+        renderer = FrameRenderer(record, images, layer, start_phrase, options)
+        steps = range(renderer.first_step, record.response_length)
+        frames = map(renderer.draw, tqdm(steps, desc=f"writing layer {layer}", unit="frame"))
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(write_video(frames, folder / f"combined_attention_visualization_layer{layer}.mp4", options.fps))
+    return paths
 
 
 # -------------------------------------------------------------------------------------------- class
@@ -1942,9 +2095,7 @@ class AttentionVisualizer:
         # A processor's own defaults (gemma3's do_pan_and_scan=False) would beat the image processor's settings.
         if defaults := getattr(self.processor, "images_kwargs", None):
             self.processor.images_kwargs = {key: processor_kwargs.get(key, value) for key, value in defaults.items()}
-        logger.info(
-            "checkpoint %s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers
-        )
+        logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
 
     def _base_of(self, *names: str) -> str:
         """The checkpoint that has one of these files: an adapter's directory leaves some to the model it adapts."""
@@ -2045,6 +2196,7 @@ class AttentionVisualizer:
         head: str | int = "mean",
         attention: str = "auto",
         max_pixels: int | None = None,
+        fast: bool = False,
     ) -> AttentionRecord:
         """Let the model answer a sample, and record the attention of some layers on the way.
 
@@ -2055,6 +2207,8 @@ class AttentionVisualizer:
             teacher-forced pass gives its rows.
         head: "mean" or "max" over the heads, or the number of one.
         attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
+        fast: generate with a static cache and a compiled step, then record by one pass over the answer; for long
+            answers on a GPU, ignored elsewhere.
         max_pixels: shrink pictures of more pixels before the processor sees them, for a smaller memory.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
@@ -2080,19 +2234,21 @@ class AttentionVisualizer:
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         tokenizer = self.processor.tokenizer
         given = None if response is None else tokenizer(response, add_special_tokens=False)["input_ids"]
-        response_ids, weights_TLS, cross_keys = self._rows(inputs, layers, head, generation, given, attention)
-        token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), response_ids]).astype(np.int64)
+        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+        rows = self._rows(inputs, layers, head, generation, given, attention)
+        weights_TLS = rows.weights
+        token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids]).astype(np.int64)
         tokens = decode_tokens(tokenizer, token_ids.tolist())
         if cross_layers(self.config):
             crosses_L = [layer in cross_layers(self.config) for layer in layers]
-            placed = insert_image_positions(token_ids, weights_TLS, located, crosses_L, cross_keys)
+            placed = insert_image_positions(token_ids, weights_TLS, located, crosses_L, rows.cross_keys)
             token_ids, weights_TLS, is_text = placed
             texts = iter(tokens)
             tokens = tuple(next(texts) if text else "" for text in is_text)
         self._warn_of_blind_layers(layers, located, len(token_ids))
         return AttentionRecord(
-            tokens=tokens, token_ids=token_ids,
-            prompt_length=len(token_ids) - len(response_ids), layers=layers, weights=weights_TLS, images=tuple(located),
+            tokens=tokens, token_ids=token_ids, prompt_length=len(token_ids) - len(rows.response_ids),
+            layers=layers, weights=weights_TLS, images=tuple(located),
             special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
         )  # fmt: skip
 
@@ -2120,7 +2276,7 @@ class AttentionVisualizer:
         set_seed(seed)
         return {"do_sample": True, "temperature": temperature, "top_p": top_p}
 
-    def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> tuple:
+    def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> Any:
         """What `record_rows` returns or, where the model does not reach our function, `record_rows_eager`."""
         arguments = (self.model, inputs, layers, head, generation)
         if attention == "auto":
@@ -2142,39 +2298,27 @@ class AttentionVisualizer:
         start_phrase: str = DEFAULT_START_PHRASE,
         *,
         output_dir: str | Path = ".",
-        fps: float = 2,
-        scale: str = "video",
-        colormap: Colormap = red_to_green,
-        frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE,
-        font_path: str | None = None,
+        save_record: str | Path | None = None,
         **options: Any,
     ) -> str | list[str]:
         """Answer a sample and write the video of one layer, or of several by one generation.
 
         layer_idx: a layer, or a list of them. start_phrase: where the text panel begins. output_dir: gets
-        `combined_attention_visualization_layer{layer}.mp4`. fps: frames a second. scale, colormap, frame_size,
-        font_path: as in `render_frames`. Further options go to `record`.
-        Returns the path of the MP4; a list of paths when layer_idx is a list.
+        `combined_attention_visualization_layer{layer}.mp4`. save_record: an .npz to keep the record in.
+        options: the keywords of `record` and the fields of `DrawingOptions`.
+        Returns the path of the MP4; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         several = not isinstance(layer_idx, int)
         layers = [self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])]
-        check_drawing_options(output_dir, fps, scale, frame_size, font_path)
+        drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
+        for folder in (output_dir, Path(save_record).parent if save_record else "."):
+            check_output_dir(folder)
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
-        paths = []
-        for layer in layers:
-            frames = render_frames(
-                record,
-                images,
-                layer,
-                start_phrase,
-                scale=scale,
-                colormap=colormap,
-                frame_size=frame_size,
-                font_path=font_path,
-            )
-            paths.append(write_frames(frames, record.response_length, output_dir, layer, fps))
+        if save_record:
+            record.save(save_record)
+        paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
         return paths if several else paths[0]
 
 
@@ -2191,32 +2335,6 @@ def _given_response(sample: dict, response: str | None, response_key: str | None
     if response is not None and (not isinstance(response, str) or not response):
         raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
     return response
-
-
-def check_drawing_options(
-    output_dir: str | Path, fps: float, scale: str, frame_size: tuple[int, int], font_path: str | None
-) -> None:
-    """Find what drawing would stumble over before the long work begins. Raises ValueError or OSError."""
-    if not fps > 0:
-        raise ValueError(f"fps is {fps}; expected a number above 0")
-    if scale not in ("video", "frame"):
-        raise ValueError(f"scale is {scale!r}; expected 'video' or 'frame'")
-    check_frame_size(frame_size)
-    FontSet(FONT_TEXT, font_path)
-    folder = Path(output_dir)
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OSError(f"output_dir {output_dir} cannot be written to ({existing}); give another folder")
-
-
-def write_frames(frames: Iterable[np.ndarray], total: int, output_dir: str | Path, layer: int, fps: float) -> str:
-    """Write one layer's video to its place in a folder, which is made if need be, with a progress bar."""
-    from tqdm import tqdm
-
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"combined_attention_visualization_layer{layer}.mp4"
-    return write_video(tqdm(frames, total=total, desc=f"writing layer {layer}", unit="frame"), path, fps)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -2257,7 +2375,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     required, add = parser.add_argument_group("required"), parser.add_argument
     required.add_argument(
-        "--model_path", required=True, help="Hugging Face checkpoint: a directory, or a name on the hub"
+        "--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub; not with --from_record"
     )
     required.add_argument("--benchmark_json", required=True, help="dataset: a JSON list of {image, problem, ...}")
     required.add_argument("--image_dir", required=True, help="folder that the pictures' paths start in")
@@ -2275,8 +2393,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--response_key", help="the same, from this field of the sample, such as solution")
     add("--head", type=_head, default="mean", help="mean or max over the heads, or the number of one head")
     add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
+    add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
     add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
     add("--output_dir", default=".", help="folder of the video")
+    add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
+    add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
     add("--fps", type=float, default=2, help="frames a second")
     add("--scale", choices=("video", "frame"), default="video", help="one colour scale for all frames, or one for each")
     add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
@@ -2298,25 +2419,30 @@ def _keywords(function: Callable, arguments: dict) -> dict:
 
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
-    visualizer_class = AttentionVisualizer
-    layer_idx = arguments["layer_idx"]
-    check_drawing_options(**{key: arguments[key] for key in inspect.signature(check_drawing_options).parameters})
-    sample, images = load_sample(
-        *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx", "max_image_num"))
+    layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
+    drawing = {key: arguments[key] for key in DRAWING_OPTIONS & arguments.keys()}
+    options = DrawingOptions(**drawing)
+    check_output_dir(output_dir)
+    dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
+    sample, images = load_sample(*(arguments[key] for key in dataset))
+    if arguments["from_record"]:
+        record = AttentionRecord.load(arguments["from_record"])
+        shown = record.layers if layers == [DEFAULT_LAYER] else [record.layer_number(layer) for layer in layers]
+        return write_layer_videos(record, images, shown, start_phrase, output_dir, options)
+    visualizer = AttentionVisualizer(
+        arguments["model_path"], arguments["max_image_num"], **_keywords(AttentionVisualizer.__init__, arguments)
     )
-    visualizer = visualizer_class(
-        arguments["model_path"], arguments["max_image_num"], **_keywords(visualizer_class.__init__, arguments)
-    )
-    return visualizer.create_attention_visualization_for_sample(
-        sample, images, layer_idx if len(layer_idx) > 1 else layer_idx[0], arguments["start_phrase"],
-        **_keywords(visualizer_class.create_attention_visualization_for_sample, arguments),
-        **_keywords(visualizer_class.record, arguments),
-    )  # fmt: skip
+    create = visualizer.create_attention_visualization_for_sample
+    keywords = {**_keywords(create, arguments), **_keywords(visualizer.record, arguments), **drawing}
+    return create(sample, images, layers if len(layers) > 1 else layers[0], start_phrase, **keywords)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: prints the path of each video; 0, or 2 with one line on stderr when something is wrong."""
-    arguments = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    arguments = vars(parser.parse_args(argv))
+    if not arguments["model_path"] and not arguments["from_record"]:
+        parser.error("--model_path is required: a Hugging Face checkpoint (or --from_record, to draw a record again)")
     logging.basicConfig(
         level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
     )

@@ -88,13 +88,11 @@ def test_rows_equal_eager_attention_and_tokens_are_the_models_own(visualizer, fa
     plain = viz.model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
     generation = {"max_new_tokens": 8, "do_sample": False}
     for given_ids in (None, plain):
+        rows = vhm.record_rows(viz.model, inputs, layers, "mean", generation, given_ids)
         if given_ids is None:
-            response_ids, weights_TLK, _ = vhm.record_rows(viz.model, inputs, layers, "mean", generation, None)
-            assert response_ids == [token for token in plain if token not in vhm._end_ids(viz.model)]
-        else:
-            response_ids, weights_TLK, _ = vhm.record_rows(viz.model, inputs, layers, "mean", {}, given_ids)
-        for place, (layer, rows_TK) in enumerate(reference_rows(viz.model, inputs, response_ids, layers).items()):
-            found_TK, K = weights_TLK[:, place], rows_TK.shape[1]
+            assert rows.response_ids == [token for token in plain if token not in vhm._end_ids(viz.model)]
+        for place, (layer, rows_TK) in enumerate(reference_rows(viz.model, inputs, rows.response_ids, layers).items()):
+            found_TK, K = rows.weights[:, place], rows_TK.shape[1]
             assert np.abs(found_TK[:, :K] - rows_TK).max() < 2e-5, layer
             assert not found_TK[:, K:].any(), layer
 
@@ -378,11 +376,11 @@ def test_a_static_cache_changes_no_row(visualizer, family):
     layers = vhm.attention_layers(viz.config)
     inputs = vhm.build_inputs(viz.processor, "Where?", PICTURES[:1], "{Question}")
     generation = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-    ids, rows, _ = vhm.record_rows(viz.model, inputs, layers, "mean", generation, None)
+    rows = vhm.record_rows(viz.model, inputs, layers, "mean", generation, None)
     static = {"cache_implementation": "static", "disable_compile": True}
-    static_ids, static_rows, _ = vhm.record_rows(viz.model, inputs, layers, "mean", generation | static, None)
-    assert static_ids == ids
-    assert np.abs(static_rows - rows).max() < 2e-5
+    static_rows = vhm.record_rows(viz.model, inputs, layers, "mean", generation | static, None)
+    assert static_rows.response_ids == rows.response_ids
+    assert np.abs(static_rows.weights - rows.weights).max() < 2e-5
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "mistral3", "paligemma2"])
@@ -396,11 +394,11 @@ def test_left_padding_gets_no_weight_and_changes_no_row(visualizer, family):
             fill = {"input_ids": viz.processor.tokenizer.pad_token_id, "token_type_ids": int(family == "paligemma2")}
             padded[key] = torch.nn.functional.pad(value, (pad, 0), value=fill.get(key, 0))
     generation = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    ids, rows, _ = vhm.record_rows(viz.model, inputs, layers, "mean", generation, None)
-    padded_ids, padded_rows, _ = vhm.record_rows(viz.model, padded, layers, "mean", generation, None)
-    assert padded_ids == ids
-    assert not padded_rows[..., :pad].any()
-    assert np.abs(padded_rows[..., pad:] - rows).max() < 2e-5
+    rows = vhm.record_rows(viz.model, inputs, layers, "mean", generation, None)
+    padded_rows = vhm.record_rows(viz.model, padded, layers, "mean", generation, None)
+    assert padded_rows.response_ids == rows.response_ids
+    assert not padded_rows.weights[..., :pad].any()
+    assert np.abs(padded_rows.weights[..., pad:] - rows.weights).max() < 2e-5
 
 
 @every_family_and_more
@@ -523,7 +521,7 @@ def test_the_weight_of_a_thumbnail_lies_on_the_finer_cells_by_area():
     cells, spread = vhm.finest_cells(boxes)
     assert cells.tolist() == list(range(2, 10))
     assert sorted(box for box, _, _ in spread) == [0, 1]
-    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), np.zeros(0), cells, tuple(spread))
+    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
     rows = np.array([[4, 8, *range(8)]], np.float32)
     assert layout.cell_weights(rows).tolist() == [[1, 2, 4, 5, 5, 6, 8, 9]]
 
@@ -535,7 +533,7 @@ def test_no_weight_is_lost_where_views_overlap(rows, columns, fine_rows, fine_co
         [vhm.grid_boxes(rows, columns, 90, 60), vhm.grid_boxes(fine_rows, fine_columns, width, 40, left, 5)]
     )
     cells, spread = vhm.finest_cells(boxes)
-    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), np.zeros(0), cells, tuple(spread))
+    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
     weights = np.random.default_rng(rows).random((2, len(boxes)), np.float32)
     assert np.allclose(layout.cell_weights(weights).sum(axis=1), weights.sum(axis=1), rtol=1e-4)
     assert set(cells) | {box for box, _, _ in spread} == set(range(len(boxes)))
@@ -545,7 +543,7 @@ def test_what_sticks_out_of_the_finer_views_stays_a_cell_of_the_coarser_one():
     boxes = np.concatenate([vhm.grid_boxes(1, 1, 80, 40), vhm.grid_boxes(2, 2, 80, 20, top=10)])
     cells, spread = vhm.finest_cells(boxes)
     assert cells[0] == 0 and sorted(cells) == [0, 1, 2, 3, 4]  # painted first, below the others
-    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), np.zeros(0), cells, tuple(spread))
+    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
     assert layout.cell_weights(np.array([[8, 0, 0, 0, 0]], np.float32)).tolist() == [[4, 1, 1, 1, 1]]
 
 

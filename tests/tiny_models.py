@@ -27,8 +27,8 @@ from transformers import (
 )
 
 QWEN_SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-    "<|video_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -245,7 +245,8 @@ def _aya_vision(tokenizer, template):
     return t.AyaVisionProcessor(
         processor, tokenizer, patch_size=14, img_size=TILE, image_token="<slot>", downsample_factor=2,
         start_of_img_token="<img>", end_of_img_token="</img>", img_patch_token="<image>", img_line_break_token="<br>",
-        tile_token="TILE", tile_global_token="TILE_GLOBAL", chat_template=template.replace("<image>", "<slot>"),
+        tile_token="TILE", tile_global_token="TILE_GLOBAL",
+        chat_template=template and template.replace("<image>", "<slot>"),
     )  # fmt: skip
 
 

@@ -1,0 +1,78 @@
+"""A long answer end to end: generated and recorded, drawn, encoded, kept.
+
+python tests/benchmarks/bench_long.py [--length 16384] [--tokens 4096]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from shapes import IMAGE_GRID, build, device_name, greedy, prompt
+
+import visualizeHeatMap as vhm
+
+
+def as_record(inputs: dict, rows: vhm.RecordedRows, layer: int) -> vhm.AttentionRecord:
+    """The record of random ids, with a word for each."""
+    ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids])
+    height, width = (14 * side for side in IMAGE_GRID)
+    positions = np.flatnonzero(ids[: -len(rows.response_ids)] == 3)
+    boxes = vhm.grid_boxes(IMAGE_GRID[0] // 2, IMAGE_GRID[1] // 2, width, height)
+    words = tuple(f" w{number % 1000}" for number in ids)
+    P = len(ids) - len(rows.response_ids)
+    return vhm.AttentionRecord(words, ids, P, (layer,), rows.weights, (vhm.ImageTokens(positions, boxes),))
+
+
+def main() -> None:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="7b" if gpu else "small")
+    parser.add_argument("--length", type=int, default=16384 if gpu else 1024)
+    parser.add_argument("--tokens", type=int, default=4096 if gpu else 128)
+    parser.add_argument("--fast", action="store_true")
+    arguments = parser.parse_args()
+    device = "cuda" if gpu else "cpu"
+    model = build(arguments.shape, device)
+    inputs, generation = prompt(model, arguments.length), greedy(arguments.tokens)
+    layer = model.config.text_config.num_hidden_layers - 8
+    host_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if gpu:
+        weights_GiB = torch.cuda.memory_allocated() / 2**30
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    response_ids = vhm.generate_fast(model, inputs, generation) if arguments.fast else None
+    rows = vhm.record_rows(model, inputs, (layer,), "mean", generation, response_ids)
+    recorded = time.perf_counter()
+    record = as_record(inputs, rows, layer)
+    height, width = (14 * side for side in IMAGE_GRID)
+    image = vhm.Image.new("RGB", (width, height), "khaki")
+    facts = {"recorded_s": recorded - start}
+    if gpu:
+        facts["device_peak_over_weights_GiB"] = torch.cuda.max_memory_allocated() / 2**30 - weights_GiB
+    with tempfile.TemporaryDirectory() as folder:
+        record.save(Path(folder) / "run.npz")
+        saved = time.perf_counter()
+        video = vhm.write_video(vhm.render_frames(record, [image], layer, ""), Path(folder) / "out.mp4", 8)
+        facts |= {
+            "saved_s": saved - recorded,
+            "drawn_and_encoded_s": time.perf_counter() - saved,
+            "host_peak_growth_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - host_before,
+            "record_in_memory_MiB": record.weights.nbytes / 2**20,
+            "record_on_disk_MiB": (Path(folder) / "run.npz").stat().st_size / 2**20,
+            "video_MiB": Path(video).stat().st_size / 2**20,
+        }
+    print(f"{device_name(device)}, shape {arguments.shape}, {arguments.length} prompt, {arguments.tokens} new tokens")
+    for name, value in facts.items():
+        print(f"{name:>32} {value:10.2f}")
+    print(json.dumps({"bench": "long", "device": device_name(device), **vars(arguments), **facts}))
+
+
+if __name__ == "__main__":
+    main()

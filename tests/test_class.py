@@ -1,0 +1,177 @@
+import inspect
+import logging
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from conftest import DEMO, SMALL, picture
+from tiny_models import qwen_checkpoint
+
+import visualizeHeatMap as vhm
+
+SAMPLE = {"problem": "Based on the following requirements, go."}
+QUICK = {"max_new_tokens": 5, "frame_size": SMALL}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny random Qwen2-VL of three layers."""
+    return vhm.AttentionVisualizer(str(qwen_checkpoint("qwen2_vl", tmp_path_factory.mktemp("tiny"))))
+
+
+def test_the_names_positions_and_defaults_are_the_ones_of_the_contract():
+    def of(function):
+        return [
+            (p.name, p.default) for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY
+        ]
+
+    nothing = inspect.Parameter.empty
+    assert of(vhm.AttentionVisualizer)[:2] == [("model_name_or_path", nothing), ("max_image_num", 2)]
+    assert of(vhm.AttentionVisualizer.load_sample_data)[1:] == [
+        ("benchmark_json", nothing), ("image_dir", nothing), ("sample_idx", 0)
+    ]  # fmt: skip
+    assert of(vhm.AttentionVisualizer.create_attention_visualization_for_sample)[1:5] == [
+        ("sample", nothing), ("images", nothing), ("layer_idx", 20),
+        ("start_phrase", "Based on the following requirements"),
+    ]  # fmt: skip
+
+
+def test_one_layer_gives_a_path_and_several_a_list_from_one_generation(tiny, tmp_path, monkeypatch):
+    one = tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, output_dir=tmp_path, **QUICK)
+    assert one == str(tmp_path / "combined_attention_visualization_layer1.mp4")
+    calls = []
+    generate = tiny.model.generate
+    monkeypatch.setattr(tiny.model, "generate", lambda *a, **k: calls.append(1) or generate(*a, **k))
+    several = tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], [0, -1], output_dir=tmp_path, **QUICK)
+    assert several == [str(tmp_path / f"combined_attention_visualization_layer{n}.mp4") for n in (0, 2)]
+    assert len(calls) == 1
+
+
+def test_the_video_has_a_frame_a_response_token(tiny, tmp_path):
+    path = tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, fps=3, output_dir=tmp_path, **QUICK)
+    with imageio.get_reader(path) as reader:
+        assert sum(1 for _ in reader) == tiny.last_record.response_length > 0
+        assert reader.get_meta_data()["fps"] == 3 and reader.get_meta_data()["size"] == SMALL
+
+
+def test_only_the_default_layer_falls_back_and_says_so(tiny, caplog):
+    assert tiny.resolve_layer(20) == 2 and "has 3 layers" in caplog.text
+    assert [tiny.resolve_layer(layer) for layer in (0, 2, -1, -3)] == [0, 2, 2, 0]
+    for layer in (3, 19, 21, -4):
+        with pytest.raises(ValueError, match=rf"layer_idx {layer} is out of range: the model has 3 layers \(0\.\.2"):
+            tiny.resolve_layer(layer)
+
+
+def test_a_trailing_end_of_sequence_token_is_no_response_token(tiny, monkeypatch):
+    record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=5)
+    third = int(record.token_ids[record.prompt_length + 2])
+    monkeypatch.setattr(tiny.model.generation_config, "eos_token_id", [third])
+    stopped = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=5)
+    first = record.token_ids[record.prompt_length :].tolist().index(third)
+    assert stopped.response_length == first
+    np.testing.assert_allclose(stopped.weights[:, 0, : stopped.prompt_length],
+                               record.weights[:first, 0, : record.prompt_length], atol=1e-6)  # fmt: skip
+
+
+def test_a_response_that_hits_the_limit_is_told(tiny, caplog):
+    tiny.record(SAMPLE, [picture()], [1], max_new_tokens=2)
+    assert "cut at max_new_tokens=2" in caplog.text
+
+
+def test_a_given_response_is_replayed_and_nothing_generated(tiny, monkeypatch):
+    monkeypatch.setattr(tiny.model, "generate", lambda *a, **k: pytest.fail("generated"))
+    record = tiny.record({**SAMPLE, "pred": "<think> 路 </think>"}, [picture()], [0, 1], response_key="pred")
+    assert record.response == "<think> 路 </think>"
+    np.testing.assert_allclose(record.weights.sum(-1), 1, atol=1e-5)
+
+
+def test_sampling_follows_its_seed(tiny):
+    runs = [
+        tiny.record(SAMPLE, [picture()], [1], max_new_tokens=12, do_sample=True, temperature=5.0, seed=seed).response
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_problem_stands_in_the_prompt_where_the_template_says(tiny):
+    record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=1, prompt_template="Q: {Question} A:")
+    assert "Q: Based on the following requirements, go. A:<|im_end|>" in "".join(record.tokens)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"attention": "flash"}, "expected 'auto' or 'eager'"),
+        ({"prompt_template": "no place"}, "has no {Question}"),
+        ({"response": ""}, "expected a text that is not empty"),
+        ({"response": "a", "response_key": "b"}, "give one of them"),
+        ({"response_key": "pred"}, r"no key of the sample; it has \['problem'\]"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature is 0.0"),
+        ({"head": 99, "max_new_tokens": 2}, "the layer has 4 heads"),
+    ],
+)
+def test_a_wrong_option_says_what_was_expected(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.record(SAMPLE, [picture()], [1], **options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"fps": 0}, "fps is 0"),
+        ({"scale": "page"}, "scale is 'page'"),
+        ({"frame_size": (641, 360)}, "both must be even"),
+        ({"font_path": "none.ttf"}, "cannot be used"),
+        ({"layer_idx": 7}, "layer_idx 7 is out of range"),
+        ({"output_dir": "/dev/null/x"}, "cannot be written to"),
+    ],
+)
+def test_what_drawing_would_stumble_over_is_found_before_the_model_is_loaded(tiny, options, message):
+    visualizer = vhm.AttentionVisualizer(tiny.model_name_or_path)
+    with pytest.raises((ValueError, OSError), match=message):
+        visualizer.create_attention_visualization_for_sample(SAMPLE, [picture()], **options)
+    assert "model" not in vars(visualizer), "the weights were loaded"
+
+
+def test_too_many_pictures_are_refused(tiny):
+    with pytest.raises(ValueError, match=r"3 pictures were given; expected 1\.\.2"):
+        tiny.record(SAMPLE, [picture()] * 3, [1])
+
+
+def test_a_path_without_a_checkpoint_is_one_clear_line(tmp_path):
+    with pytest.raises((OSError, ValueError), match="AutoConfig cannot load it") as error:
+        vhm.AttentionVisualizer(str(tmp_path))
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_what_is_loaded_and_how_large_it_is_can_be_read_in_the_log(tiny, caplog):
+    visualizer = vhm.AttentionVisualizer(tiny.model_name_or_path)
+    with caplog.at_level(logging.DEBUG):
+        visualizer.record(SAMPLE, [picture()], [1], max_new_tokens=2)
+    for part in (
+        "loaded Qwen2VLForConditionalGeneration",
+        "float32",
+        "pixel_values",
+        "input_ids",
+        "generated 2 tokens",
+    ):
+        assert part in caplog.text
+
+
+def test_when_the_demo_names_a_landmark_the_hot_cells_lie_on_it(demo_visualizer):
+    """At the step that produces a landmark's name the hottest cell meets its box: chance is about 1 in 20."""
+    import re
+
+    hits = []
+    for index in range(6):
+        sample, images = demo_visualizer.load_sample_data(DEMO / "dataset.json", DEMO / "images", index)
+        record = demo_visualizer.record(sample, images, [7])
+        ends = np.cumsum([len(token) for token in record.tokens[record.prompt_length :]])
+        tokens = record.images[0]
+        for name, box in sample["boxes"][0].items():
+            for mention in re.finditer(re.escape(name), record.response):
+                step = int(np.searchsorted(ends, mention.start(), side="right"))
+                left, top, right, bottom = tokens.boxes[record.weights[step, 0, tokens.positions].argmax()]
+                hits.append(left < box[2] and right > box[0] and top < box[3] and bottom > box[1])
+    assert len(hits) >= 20 and np.mean(hits) >= 0.95

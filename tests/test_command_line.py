@@ -1,0 +1,155 @@
+import inspect
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SMALL, picture
+from tiny_models import qwen_checkpoint
+
+import visualizeHeatMap as vhm
+
+
+@pytest.fixture(scope="module")
+def run_files(tmp_path_factory):
+    """(checkpoint, dataset, pictures) as a user has them."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint = qwen_checkpoint("qwen2_vl", folder / "model")
+    (folder / "images").mkdir()
+    picture((150, 90), "orange").save(folder / "images" / "a.png")
+    sample = {"id": 0, "image": ["a.png"], "problem": "Based on the following requirements 走。", "pred": "ok then"}
+    (folder / "data.json").write_text(json.dumps([sample, {**sample, "image": ["none.png"]}]), "utf-8")
+    return checkpoint, folder / "data.json", folder / "images"
+
+
+def command(run_files, *flags, **replaced):
+    names = ("model_path", "benchmark_json", "image_dir")
+    paths = {**dict(zip(names, run_files)), **replaced}
+    return [part for name, path in paths.items() for part in (f"--{name}", str(path))] + [str(flag) for flag in flags]
+
+
+def test_the_command_makes_what_the_class_makes(run_files, tmp_path, capsys):
+    flags = ("--layer_idx", 1, "--max_new_tokens", 4, "--frame_size", "640x360", "--output_dir", tmp_path / "cli")
+    assert vhm.main(command(run_files, *flags)) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == str(tmp_path / "cli" / "combined_attention_visualization_layer1.mp4")
+    visualizer = vhm.AttentionVisualizer(str(run_files[0]))
+    sample, images = visualizer.load_sample_data(*run_files[1:])
+    path = visualizer.create_attention_visualization_for_sample(
+        sample, images, 1, max_new_tokens=4, frame_size=SMALL, output_dir=tmp_path / "class"
+    )
+    with open(printed, "rb") as cli, open(path, "rb") as api:
+        assert cli.read() == api.read()
+
+
+def test_several_layers_print_a_path_each(run_files, capsys):
+    assert vhm.main(command(run_files, "--layer_idx", 0, -1, "--response_key", "pred", "--frame_size", "640x360")) == 0
+    assert capsys.readouterr().out.split() == [f"combined_attention_visualization_layer{n}.mp4" for n in (0, 2)]
+
+
+def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way_round():
+    flags = {
+        action.dest: action.default
+        for action in vhm.build_parser()._actions
+        if action.dest not in ("help", "verbose", "from_record")
+    }
+    keywords = {}
+    visualizer = vhm.AttentionVisualizer
+    for function in (
+        visualizer.__init__,
+        visualizer.load_sample_data,
+        visualizer.record,
+        visualizer.create_attention_visualization_for_sample,
+        vhm.DrawingOptions,
+    ):
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                keywords[parameter.name] = parameter.default
+    keywords["model_path"] = keywords.pop("model_name_or_path")
+    for python_only in ("self", "sample", "images", "layers", "colormap"):
+        del keywords[python_only]
+    assert flags.keys() == keywords.keys()
+    for name, default in keywords.items():
+        expected = [default] if name == "layer_idx" else default
+        assert flags[name] == (None if default is inspect.Parameter.empty else expected), name
+
+
+@pytest.mark.parametrize(
+    "flags, replaced, message",
+    [
+        ((), {"benchmark_json": "nowhere.json"}, "does not exist"),
+        ((), {"image_dir": "nowhere"}, "is no directory"),
+        ((), {"model_path": "./nowhere"}, "AutoConfig cannot load it"),
+        (("--sample_idx", 7), {}, "sample_idx 7 is out of range"),
+        (("--sample_idx", -1), {}, "sample_idx -1 is out of range"),
+        (("--sample_idx", 1), {}, "names a picture that does not exist"),
+        (("--save_record", "/dev/null/run.npz"), {}, "cannot be written to"),
+        (("--from_record", "none.npz"), {}, "none.npz"),
+        (("--layer_idx", 3), {}, "layer_idx 3 is out of range: the model has 3 layers"),
+        (("--output_dir", "/dev/null/x"), {}, "cannot be written to"),
+        (("--fps", 0), {}, "fps is 0"),
+        (("--response_key", "none"), {}, "is no key of the sample"),
+        (("--max_image_num", 0), {}, "has 1 pictures, more than max_image_num=0"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_before_the_weights_and_nothing_written(
+    run_files, tmp_path, capfd, monkeypatch, flags, replaced, message
+):
+    monkeypatch.setattr(vhm.AttentionVisualizer, "model", property(lambda self: pytest.fail("the weights were loaded")))
+    assert vhm.main(command(run_files, *flags, **replaced)) == 2
+    out, error = capfd.readouterr()
+    lines = [line for line in error.splitlines() if not line.startswith("[transformers]")]
+    assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_record_is_drawn_again_without_model_and_torch(run_files, tmp_path, capsys):
+    flags = ["--layer_idx", 0, 2, "--response_key", "pred", "--frame_size", "640x360"]
+    assert vhm.main(command(run_files, *flags, "--output_dir", tmp_path / "a", "--save_record", "run.npz")) == 0
+    first = capsys.readouterr().out.split()
+    again = ["--frame_size", "640x360", "--from_record", "run.npz", "--output_dir", str(tmp_path / "b")]
+    dataset = ["--benchmark_json", str(run_files[1]), "--image_dir", str(run_files[2])]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import visualizeHeatMap as vhm; "
+        "status = vhm.main(sys.argv[1:]); sys.exit(status or 3 * ('torch' in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *dataset, *again], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for old, new in zip(first, result.stdout.split(), strict=True):
+        with open(old, "rb") as old_file, open(new, "rb") as new_file:
+            assert old_file.read() == new_file.read()
+    assert vhm.main([*dataset, *again, "--layer_idx", "1"]) == 2
+    assert "layer 1 was not recorded; the record holds [0, 2]" in capsys.readouterr().err
+
+
+def test_a_model_or_a_record_is_required(run_files, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        vhm.main(command(run_files)[2:])
+    assert exit_.value.code == 2 and "--model_path is required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--frame_size", "big"), ("--head", "some"), ("--layer_idx", "x"), ("--no_flag",)])
+def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        vhm.main(command(run_files, *flags))
+    assert exit_.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], [], ["--model_path", "m", "--benchmark_json", "n", "--image_dir", "i"]]
+)
+def test_help_and_bad_arguments_import_no_torch(arguments):
+    code = (
+        "import sys, visualizeHeatMap as vhm\n"
+        "try: vhm.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_the_script_itself_exits_with_2_and_one_line(run_files):
+    script = [sys.executable, str(ROOT / "visualizeHeatMap.py"), *command(run_files, "--sample_idx", 99)]
+    result = subprocess.run(script, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == "" and len(result.stderr.splitlines()) == 1

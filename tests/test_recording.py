@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import torch
+from conftest import DEMO, picture
+from tiny_models import qwen_checkpoint
+
+import visualizeHeatMap as vhm
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request, tmp_path_factory):
+    """A tiny random checkpoint of one family, loaded."""
+    return vhm.AttentionVisualizer(str(qwen_checkpoint(request.param, tmp_path_factory.mktemp(request.param))))
+
+
+def inputs_of(visualizer, problem="Based on the following requirements, go.", sizes=((150, 110), (90, 130))):
+    rng = np.random.default_rng(0)
+    images = [vhm.Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]
+    return vhm.build_inputs(visualizer.processor, problem, images, "{Question} Think.")
+
+
+def test_rows_equal_eager_attention_on_every_step_and_layer(tiny):
+    arguments = (tiny.model, inputs_of(tiny), (0, 1, 2), "mean", {"max_new_tokens": 12, **GREEDY}, None)
+    rows, eager = vhm.record_rows(*arguments), vhm.record_rows_eager(*arguments)
+    assert rows.response_ids == eager.response_ids
+    np.testing.assert_allclose(rows.weights, eager.weights, rtol=0, atol=1e-5)
+
+
+def test_a_replayed_response_has_the_rows_of_its_generation(tiny):
+    inputs = inputs_of(tiny)
+    rows = vhm.record_rows(tiny.model, inputs, (0, 2), "mean", {"max_new_tokens": 70, **GREEDY}, None)
+    replayed = vhm.record_rows(tiny.model, inputs, (0, 2), "mean", {}, rows.response_ids)
+    assert replayed.response_ids == rows.response_ids
+    np.testing.assert_allclose(replayed.weights, rows.weights, rtol=0, atol=1e-5)
+
+
+def test_the_row_is_of_the_query_that_produced_the_token(tiny):
+    """Row t is the query at position P - 1 + t of one plain eager pass: not the token's own, one later."""
+    inputs = inputs_of(tiny)
+    P = inputs["input_ids"].shape[1]
+    rows = vhm.record_rows(tiny.model, inputs, (1,), "mean", {"max_new_tokens": 6, **GREEDY}, None)
+    ids, weights = rows.response_ids, rows.weights
+    with vhm.text_attention(tiny.model, "eager"), torch.no_grad():
+        output = tiny.model(**vhm.append_response(inputs, ids), output_attentions=True)
+    full_QK = output.attentions[1][0].mean(0).numpy()
+    for t in range(len(ids)):
+        np.testing.assert_allclose(weights[t, 0, : P + t], full_QK[P - 1 + t, : P + t], atol=1e-5)
+        assert np.abs(weights[t, 0, : P + t] - full_QK[P + t, : P + t]).max() > 1e-3
+
+
+def test_rows_sum_to_one_and_are_zero_from_the_token_on(tiny):
+    inputs = inputs_of(tiny)
+    P = inputs["input_ids"].shape[1]
+    rows = vhm.record_rows(tiny.model, inputs, (0, 1), "mean", {"max_new_tokens": 9, **GREEDY}, None)
+    ids, weights = rows.response_ids, rows.weights
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    for t in range(len(ids)):
+        assert (weights[t, :, P + t :] == 0).all() and (weights[t, :, : P + t] > 0).all()
+
+
+@pytest.mark.parametrize("head", ["max", 0, 3, -1])
+def test_other_reductions_of_the_heads_equal_eager_too(tiny, head):
+    arguments = (tiny.model, inputs_of(tiny), (1,), head, {"max_new_tokens": 4, **GREEDY}, None)
+    rows, eager = vhm.record_rows(*arguments), vhm.record_rows_eager(*arguments)
+    np.testing.assert_allclose(rows.weights, eager.weights, atol=1e-5)
+
+
+def test_a_head_out_of_range_names_the_number_of_heads(tiny):
+    with pytest.raises(ValueError, match="head 4 is out of range: the layer has 4 heads"):
+        vhm.record_rows(tiny.model, inputs_of(tiny), (1,), 4, {"max_new_tokens": 2, **GREEDY}, None)
+
+
+def test_the_old_attention_comes_back_also_after_an_error(tiny):
+    before = vhm.implementations(tiny.model.config)
+    with pytest.raises(KeyboardInterrupt), vhm.recording(tiny.model, vhm.AttentionRecorder((0,), 0)):
+        during = vhm.implementations(tiny.model.config)
+        raise KeyboardInterrupt
+    assert during["text_config"] == vhm.RECORDING_ATTENTION and during["vision_config"] == before["vision_config"]
+    assert vhm.implementations(tiny.model.config) == before
+    assert vhm._active_recorder.get() is None
+
+
+def test_recording_changes_no_token(tiny):
+    inputs = inputs_of(tiny)
+    rows = vhm.record_rows(tiny.model, inputs, (0, 1, 2), "mean", {"max_new_tokens": 12, **GREEDY}, None)
+    plain = tiny.model.generate(**inputs, max_new_tokens=12, **GREEDY)[0, inputs["input_ids"].shape[1] :].tolist()
+    assert plain[: len(rows.response_ids)] == rows.response_ids
+
+
+def test_no_matrix_of_all_positions_is_held(tiny):
+    recorder = vhm.AttentionRecorder((1,), first_query=inputs_of(tiny)["input_ids"].shape[1] - 1)
+    with vhm.recording(tiny.model, recorder), torch.no_grad():
+        tiny.model(**inputs_of(tiny))
+    assert recorder._found_TL.shape == (1, 1) and recorder._weights_TLK.shape[2] == recorder.first_query + 2
+
+
+def test_a_model_that_bypasses_the_interface_falls_back_to_eager_with_a_warning(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(vhm, "RECORDING_ATTENTION", "sdpa")  # so that our function is never called
+    monkeypatch.setattr("transformers.AttentionInterface.register", lambda *_: None)
+    monkeypatch.setattr("transformers.AttentionMaskInterface.register", lambda *_: None)
+    sample = {"problem": "Go."}
+    record = tiny.record(sample, [picture((90, 60))], [1], max_new_tokens=4)
+    assert "falling back to eager attention" in caplog.text
+    monkeypatch.undo()
+    direct = tiny.record(sample, [picture((90, 60))], [1], max_new_tokens=4)
+    np.testing.assert_allclose(record.weights, direct.weights, atol=1e-5)
+
+
+def observe(recorder, layer, batch=1, queries=1, keys=1):
+    recorder.observe(layer, torch.zeros(batch, 4, queries, 8), torch.zeros(batch, 2, keys, 8), None, None, False)
+
+
+def test_a_batch_is_refused():
+    with pytest.raises(ValueError, match="the batch has 2 sequences"):
+        observe(vhm.AttentionRecorder((0,), 0), 0, batch=2)
+
+
+def test_a_layer_without_rows_is_named():
+    recorder = vhm.AttentionRecorder((0, 5), 0)
+    observe(recorder, 0)
+    with pytest.raises(RuntimeError, match="layer 5 gave 0 attention rows for 1 tokens"):
+        recorder.weights(1, 2)
+
+
+@pytest.mark.parametrize("limit, dtype", [(2**28, np.float32), (0, np.float16)])
+def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
+    monkeypatch.setattr(vhm, "LARGEST_FLOAT32_RECORD", limit)
+    recorder = vhm.AttentionRecorder((0,), 99, steps=5)
+    observe(recorder, 0, queries=104, keys=104)
+    weights = recorder.weights(5, 104)
+    assert weights.dtype == dtype
+    np.testing.assert_allclose(weights.astype(np.float32).sum(-1), 1, atol=1e-3)
+
+
+def test_rows_wait_for_their_step_and_leave_together(monkeypatch):
+    recorder, sizes = vhm.AttentionRecorder((0, 1, 2), 0, steps=2), []
+    monkeypatch.setattr(recorder, "_receive", lambda wait: sizes.append(len(recorder._sent[-1][1])))
+    for _ in range(2):
+        for layer in range(3):
+            observe(recorder, layer, keys=4)
+    assert sizes == [3, 3]
+
+
+def test_recording_equals_eager_on_the_demo_on_every_step_and_layer(demo_visualizer, demo_record):
+    record, images = demo_record
+    sample, _ = demo_visualizer.load_sample_data(DEMO / "dataset.json", DEMO / "images", 0)
+    layers = range(demo_visualizer.num_layers)
+    eager = demo_visualizer.record(sample, images, layers, attention="eager")
+    np.testing.assert_array_equal(record.token_ids, eager.token_ids)
+    np.testing.assert_allclose(record.weights, eager.weights, rtol=0, atol=1e-5)
+    replay = demo_visualizer.record(sample, images, layers, response=record.response)
+    np.testing.assert_array_equal(record.token_ids, replay.token_ids)
+    np.testing.assert_allclose(record.weights, replay.weights, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_recording_on_the_gpu_takes_no_memory_beyond_plain_generation():
+    visualizer = vhm.AttentionVisualizer(str(DEMO / "model"))
+    inputs = inputs_of(visualizer).to("cuda", dtype=visualizer.model.dtype)
+    generation = {"max_new_tokens": 16, **GREEDY}
+    peaks = []
+    for run in (
+        lambda: visualizer.model.generate(**inputs, **generation),
+        lambda: vhm.record_rows(visualizer.model, inputs, (5,), "mean", generation, None),
+    ):
+        run()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] <= 1.05 * peaks[0]

@@ -1,0 +1,77 @@
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+import visualizeHeatMap as vhm
+
+
+def frames(count, size=(64, 48)):
+    """Frames of one grey each, lighter from one to the next."""
+    for number in range(count):
+        yield np.full((size[1], size[0], 3), 40 + 10 * number, np.uint8)
+
+
+@pytest.mark.parametrize("count, fps", [(1, 2), (7, 2), (12, 0.5), (5, 24)])
+def test_a_video_read_back_has_its_frames_size_rate_and_pixel_format(tmp_path, count, fps):
+    path = vhm.write_video(frames(count), tmp_path / "out.mp4", fps)
+    with imageio.get_reader(path) as reader:
+        facts = reader.get_meta_data()
+        levels = [frame.mean() for frame in reader]
+    assert path == str(tmp_path / "out.mp4")
+    assert len(levels) == count and facts["fps"] == fps and facts["size"] == (64, 48)
+    assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p")
+    np.testing.assert_allclose(levels, [40 + 10 * n for n in range(count)], atol=3)
+
+
+def test_frames_go_to_the_encoder_as_they_come(tmp_path):
+    """The encoder's file grows while frames are still being made: they are never all in memory."""
+    seen = []
+
+    def slow():
+        rng = np.random.default_rng(0)
+        for _ in range(120):
+            seen.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+            yield rng.integers(0, 255, (240, 320, 3), np.uint8)
+
+    vhm.write_video(slow(), tmp_path / "out.mp4", 2)
+    assert seen[-1] > 0
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("drawing failed"), KeyboardInterrupt()])
+def test_nothing_half_written_is_left(tmp_path, failure):
+    def broken():
+        yield from frames(3)
+        raise failure
+
+    with pytest.raises(type(failure)):
+        vhm.write_video(broken(), tmp_path / "out.mp4", 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_video_is_kept_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "out.mp4"
+    vhm.write_video(frames(2), path, 2)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="would have no frame"):
+        vhm.write_video([], path, 2)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan")])
+def test_a_rate_that_is_not_positive_is_refused(tmp_path, fps):
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        vhm.write_video(frames(2), tmp_path / "out.mp4", fps)
+
+
+def test_a_missing_encoder_says_what_to_install(tmp_path, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("To use this plugin install imageio-ffmpeg")
+
+    monkeypatch.setattr(imageio, "get_writer", missing)
+    with pytest.raises(RuntimeError, match="run pip install imageio-ffmpeg"):
+        vhm.write_video(frames(2), tmp_path / "out.mp4", 2)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(OSError):
+        vhm.write_video(frames(2), tmp_path / "nowhere" / "out.mp4", 2)
