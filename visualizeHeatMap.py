@@ -2090,11 +2090,7 @@ class AttentionVisualizer:
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
-        processor_kwargs = processor_kwargs or {}
-        self.processor = self._from_pretrained(AutoProcessor, processor_name, **processor_kwargs)
-        # A processor's own defaults (gemma3's do_pan_and_scan=False) would beat the image processor's settings.
-        if defaults := getattr(self.processor, "images_kwargs", None):
-            self.processor.images_kwargs = {key: processor_kwargs.get(key, value) for key, value in defaults.items()}
+        self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
         logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
 
     def _base_of(self, *names: str) -> str:
