@@ -83,6 +83,7 @@ GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
 TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
 SPECIAL_ALPHA = 0.3  # of a special token's colour, as a part of any other token's
 CURRENT_ALPHA = 0.12  # of the blue behind the current token where glyphs are coloured
+SMALLEST_BARE_PART = 0.05  # of a cell; less of it that finer cells leave bare is their rounding
 TEXT_LEVELS, CELL_LEVELS, INK_LEVELS = 127, 255, 16  # steps of the colour scales, and of a glyph's edge
 GRID_ALPHA = 0.45  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
@@ -680,13 +681,14 @@ def implementations(config: Any) -> dict[str, str]:
 
 
 @contextmanager
-def text_attention(model: Any, implementation: str) -> Iterator[None]:
-    """Let the language model alone use an attention implementation; put the old one back in every case."""
+def text_attention(model: Any, text: str | None = None, rest: str | None = None) -> Iterator[None]:
+    """Let the language model, and the rest, use other attention; put the old one back in every case."""
     before = implementations(model.config)
     text_config = model.config.get_text_config()
     text_key = next((name for name in before if name and getattr(model.config, name) is text_config), "")
+    wanted = {name: text if name == text_key else rest for name in before if name or name == text_key}
     try:
-        model.set_attn_implementation({**before, text_key: implementation})
+        model.set_attn_implementation(before | {name: wish for name, wish in wanted.items() if wish})
         yield
     finally:
         model.set_attn_implementation(before)
@@ -718,14 +720,8 @@ def vision_attention_off(model: Any) -> Iterator[None]:
 
     AttentionInterface.register(NO_ATTENTION, nothing)
     AttentionMaskInterface.register(NO_ATTENTION, eager_mask)
-    before = implementations(model.config)
-    text_config = model.config.get_text_config()
-    parts = {name for name in before if name and getattr(model.config, name) is not text_config}
-    try:
-        model.set_attn_implementation(before | dict.fromkeys(parts, NO_ATTENTION))
+    with text_attention(model, rest=NO_ATTENTION):
         yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _progress_streamer(total: int) -> Any:
@@ -804,7 +800,7 @@ def record_rows(
             response_ids, _ = generate_response(model, inputs, generation)
         else:
             with torch.inference_mode():  # the last token produces nothing that is shown
-                last = torch.tensor([-1], device=model.device)  # as a number it would make gemma4 cut its queries
+                last = torch.tensor([-1])  # as a number it would make gemma4 cut its queries
                 model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=last)
     if not recorder.reached:
         return None
@@ -1022,12 +1018,12 @@ def tile_boxes(made: ProcessedImages, newline: int = 0) -> tuple[list[np.ndarray
     tiles = read_tiles(made)
     height, width = made.shape[-2:]
     shown = [number for number, (picture, _) in enumerate(tiles) if picture >= 0]
-    per_tile, rest = divmod(made.count, max(len(shown), 1))
+    per_tile = made.count // max(len(shown), 1)
     class_token = 0
     grid = _grid_like(per_tile - newline, height, width)
     if grid is None and getattr(made.model.config, "vision_feature_select_strategy", None) == "full":
         class_token, grid = 1, _grid_like(per_tile - 1 - newline, height, width)
-    if rest or grid is None:
+    if grid is None:
         raise ValueError(f"{len(shown)} tile(s) of {width} × {height} pixels do not hold a grid of tokens each")
     rows, columns = grid
     boxes: list[list[np.ndarray]] = [[_no_place(0)] for _ in made.images]
@@ -1069,9 +1065,10 @@ def read_tiles(made: ProcessedImages) -> list[tuple[int, np.ndarray | None]]:
         for tile, tile_CYX in enumerate(pixels.reshape(-1, *made.shape[-3:]).double().numpy()):
             rectangle = _shown_rectangle(tile_CYX, image.size)
             if rectangle is not None:
-                if number < max(picture for picture, _ in tiles):
-                    raise ValueError("the tiles do not stand in the order of the pictures")
                 tiles[tile] = number, rectangle
+    order = [picture for picture, _ in tiles if picture >= 0]
+    if order != sorted(order):
+        raise ValueError("the tiles do not stand in the order of the pictures")
     return tiles
 
 
@@ -1080,7 +1077,7 @@ def _ramp(size: tuple[int, int]) -> Image.Image:
 
     Each rises a little along the other side as well, so that rounding to whole levels averages out over a tile.
     """
-    x, y = ((np.arange(length) + 0.5) / length for length in size)
+    x, y = ((np.arange(length, dtype=np.float32) + 0.5) / length for length in size)
     red = RAMP_BASE + RAMP_MAIN * x + RAMP_SIDE * y[:, None]
     green = RAMP_BASE + RAMP_SIDE * x + RAMP_MAIN * y[:, None]
     return Image.fromarray(np.stack([red, green, np.full_like(red, 255)], axis=-1).round().astype(np.uint8))
@@ -1104,15 +1101,13 @@ def _shown_rectangle(tile_CYX: np.ndarray, size: tuple[int, int]) -> np.ndarray 
 def _fit_ends(values: np.ndarray, shown: np.ndarray, length: int) -> tuple[float, float]:
     """Where the first and the last column of a tile lie, by a straight line through the columns that show the ramp."""
     columns = np.flatnonzero(2 * shown.sum(axis=0) >= shown.sum(axis=0).max())
-    # Resizing bends the ramp where the picture ends.
-    middle = columns[len(columns) // 4 : len(columns) - len(columns) // 4] if len(columns) > 3 else columns
-    if len(middle) < 2:
+    if len(columns) < 2:
         raise ValueError("too little of the picture is left on a tile to tell its place")
-    means = np.where(shown, values, 0).sum(axis=0)[middle] / shown.sum(axis=0)[middle]
-    slope, start = np.polyfit(middle + 0.5, means, 1)
-    error = np.abs(means - slope * (middle + 0.5) - start).max()
-    # A level of colour, a pixel of the canvas, and what enlarging bends between the few pixels of a tiny picture.
-    if slope <= 0 or error > slope + length / RAMP_MAIN + 0.25:
+    means = np.where(shown, values, 0).sum(axis=0)[columns] / shown.sum(axis=0)[columns]
+    slope, start = np.polyfit(columns + 0.5, means, 1)
+    error = np.abs(means - slope * (columns + 0.5) - start).max()
+    # A pixel of the canvas, a level of colour, and half a pixel of the picture, where enlarging bends its ends.
+    if slope <= 0 or error > slope + length / RAMP_MAIN + 0.5:
         raise ValueError("the processor does more than cut, scale and pad the picture")
     return start, start + slope * values.shape[1]
 
@@ -1286,29 +1281,26 @@ PROVEN_FAMILIES = {
 # --- pictures that only cross-attention sees
 
 
-def cross_columns(located: Sequence[ImageTokens], columns: int) -> np.ndarray:
-    """The column of every image token in a cross-attention layer's rows, where pictures are padded to one size."""
-    each = columns // len(located)
-    return np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
-
-
 def insert_image_positions(
-    text_P: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crossing: Sequence[bool], columns: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the wider positions are text (S,) bool, and the weights (T, L, S) on them.
+    token_ids: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crosses_L: Sequence[bool], keys: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(S,) ids and (T, L, S) weights with positions for the pictures' keys, and (S,) bool, which positions are text.
 
-    Layers that cross hold weights on the pictures alone, all other layers on the text alone.
+    Layers that cross hold weights of `keys` columns, as many a picture, padded; all other layers of the text alone.
     """
+    each = keys // len(located)
+    columns = np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
     image_positions = np.concatenate([image.positions for image in located])
-    is_text = np.ones(len(text_P) + len(image_positions), bool)
+    is_text = np.ones(len(token_ids) + len(image_positions), bool)
     is_text[image_positions] = False
-    wide_TLS = np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
-    for place, crosses in enumerate(crossing):
-        if crosses:
-            wide_TLS[:, place, image_positions] = weights_TLK[:, place, cross_columns(located, columns)]
-        else:
-            wide_TLS[:, place, is_text] = weights_TLK[:, place, : len(text_P)]
-    return is_text, wide_TLS
+    wide_ids, wide_TLS = np.zeros(len(is_text), np.int64), np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
+    wide_ids[is_text] = token_ids
+    for image in located:  # their ids: that of the token before them, which stands for the picture
+        wide_ids[image.positions] = wide_ids[image.positions[0] - 1]
+    for layer, crosses in enumerate(crosses_L):
+        places, taken = (image_positions, columns) if crosses else (is_text, slice(len(token_ids)))
+        wide_TLS[:, layer, places] = weights_TLK[:, layer, taken]
+    return wide_ids, wide_TLS, is_text
 
 
 # ----------------------------------------------------------------------------------------- text pieces
@@ -1971,41 +1963,43 @@ class ImageLayout:
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
     spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
-    """(position, cells, fractions) of each image token without a cell of its own: its weight lies on finer cells."""
+    """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
     places: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, width, height of each picture on the panel, in pixels."""
 
     def cell_weights(self, rows_TS: np.ndarray) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention."""
-        weights = rows_TS[:, self.positions]
+        alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
+        weights = rows_TS[:, self.positions] * alone
         for position, cells, fractions in self.spread:
             weights[:, cells] += rows_TS[:, position, None] * fractions
         return weights
 
 
 def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
-    """The boxes that are cells of the map, and (box, cells, fractions) of each that finer cells cover.
+    """The boxes that are cells of the map, coarsest first, and (box, places, fractions) of those that finer ones cover.
 
     Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
-    coarser box lies on them by area. Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    coarser box lies on them by area, and on the rest of it, if it sticks out. `places` are indices into the cells.
+    Boxes that do not overlap, as of a single grid, are all cells, in their order.
     """
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
     area = (x1 - x0) * (y1 - y0)
     everything = np.arange(len(boxes))
     if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
         return everything, []
-    order, is_cell, covered = np.argsort(area, kind="stable"), np.zeros(len(boxes), bool), {}
-    for box in order:
+    order, is_cell, covered = np.argsort(-area, kind="stable"), np.zeros(len(boxes), bool), {}
+    for box in order[::-1]:
         wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
         high = np.minimum(y1, y1[box]) - np.maximum(y0, y0[box])
-        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0)
-        if shared.sum() > area[box] / 2:
-            covered[box] = shared
-        else:
-            is_cell[box] = True
-    cells = everything[is_cell]
-    parts = [(int(box), np.flatnonzero(shared[cells]), shared[cells]) for box, shared in covered.items()]
-    return cells, [(box, on, (part[on] / part.sum()).astype(np.float32)) for box, on, part in parts]
+        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0) / area[box]
+        bare = 1 - shared.sum()
+        is_cell[box] = bare > SMALLEST_BARE_PART
+        if bare < 1 - SMALLEST_BARE_PART:
+            shared[box] = max(bare, 0) * is_cell[box]
+            covered[int(box)] = shared / shared.sum()
+    cells = order[is_cell[order]]
+    return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
 
 
 def layout_images(
@@ -2655,11 +2649,7 @@ class AttentionVisualizer:
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
-        processor_kwargs = processor_kwargs or {}
-        self.processor = self._from_pretrained(AutoProcessor, processor_name, **processor_kwargs)
-        # A processor's own defaults (gemma3's do_pan_and_scan=False) would beat the image processor's settings.
-        if defaults := getattr(self.processor, "images_kwargs", None):
-            self.processor.images_kwargs = {key: processor_kwargs.get(key, value) for key, value in defaults.items()}
+        self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
         logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
 
     def _base_of(self, *names: str) -> str:
@@ -2807,11 +2797,11 @@ class AttentionVisualizer:
         token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids]).astype(np.int64)
         tokens = decode_tokens(tokenizer, token_ids.tolist())
         if cross_layers(self.config):
-            crossing = [layer in cross_layers(self.config) for layer in layers]
-            is_text, weights_TLS = insert_image_positions(token_ids, weights_TLS, located, crossing, rows.cross_keys)
-            texts, ids = iter(tokens), iter(token_ids)
+            crosses_L = [layer in cross_layers(self.config) for layer in layers]
+            placed = insert_image_positions(token_ids, weights_TLS, located, crosses_L, rows.cross_keys)
+            token_ids, weights_TLS, is_text = placed
+            texts = iter(tokens)
             tokens = tuple(next(texts) if text else "" for text in is_text)
-            token_ids = np.array([next(ids) if text else image_token_id(self.config) for text in is_text], np.int64)
         self._warn_of_blind_layers(layers, located, len(token_ids))
         return AttentionRecord(
             tokens=tokens, token_ids=token_ids, prompt_length=len(token_ids) - len(rows.response_ids),

@@ -309,6 +309,15 @@ def test_a_processor_that_mirrors_the_picture_is_refused(visualizer, monkeypatch
         placed(visualizer("llava"), noise_picture(80, 60))
 
 
+def test_tiles_that_do_not_stand_in_the_order_of_the_pictures_are_refused(visualizer, monkeypatch):
+    made = vhm.processed_unscaled
+    monkeypatch.setattr(vhm, "processed_unscaled", lambda *args: {k: v.flip(0) for k, v in made(*args).items()})
+    viz = visualizer("llava")
+    inputs = vhm.build_inputs(viz.processor, "Where?", PICTURES, "{Question}")
+    with pytest.raises(ValueError, match="do not stand in the order of the pictures"):
+        vhm.locate_image_tokens(viz.model, viz.processor, inputs, PICTURES)
+
+
 def test_a_number_of_tokens_that_is_no_grid_is_refused(visualizer):
     viz, image = visualizer("llava"), noise_picture(80, 60)
     inputs = vhm.build_inputs(viz.processor, "Where?", [image], "{Question}")
@@ -326,6 +335,27 @@ def test_a_checkpoint_without_chat_template_is_refused_unless_its_family_has_non
     viz = visualizer("paligemma")
     ids = vhm.build_inputs(viz.processor, "Where?", PICTURES, "{Question}")["input_ids"][0]
     assert viz.processor.tokenizer.decode(ids) == "<image>" * 32 + "<bos>Where?\n"
+
+
+def test_a_template_that_writes_the_first_token_leaves_none_to_the_tokenizer():
+    class Processor:
+        chat_template = "{{ messages }}"
+        tokenizer = types.SimpleNamespace(bos_token="<s>", chat_template=None)
+        text = "<s>Where?"
+
+        def apply_chat_template(self, messages, **_):
+            return self.text
+
+        def __call__(self, **kwargs):
+            self.called = kwargs
+            return {}
+
+    processor = Processor()
+    vhm.build_inputs(processor, "Where?", [], "{Question}")
+    assert processor.called["add_special_tokens"] is False
+    processor.text = "Where?"
+    vhm.build_inputs(processor, "Where?", [], "{Question}")
+    assert "add_special_tokens" not in processor.called
 
 
 def test_layers_without_attention_are_refused_by_name_and_the_default_gives_way(visualizer, caplog):
@@ -403,7 +433,9 @@ def test_a_model_that_does_not_reach_the_function_falls_back_and_says_so(visuali
 
 
 def test_rows_of_cross_attention_lie_on_the_pictures_and_those_of_other_layers_on_the_text(visualizer, caplog):
-    record = visualizer("mllama").record(SAMPLE, PICTURES, [1, 2], max_new_tokens=4)
+    pictures = [noise_picture(50, 50), PICTURES[0]]  # one tile, padded to the four of the other
+    record = visualizer("mllama").record(SAMPLE, pictures, [1, 2], max_new_tokens=4)
+    assert [len(image.positions) for image in record.images] == [17, 68]
     pictures = np.concatenate([image.positions for image in record.images])
     crossing, other = record.layer_weights(1), record.layer_weights(2)
     assert np.allclose(crossing[:, pictures].sum(axis=1), 1, atol=1e-5) and np.allclose(
@@ -488,7 +520,7 @@ def test_the_weight_of_a_thumbnail_lies_on_the_finer_cells_by_area():
     boxes = np.concatenate([vhm.grid_boxes(1, 2, 80, 40), vhm.grid_boxes(2, 4, 80, 40)])
     cells, spread = vhm.finest_cells(boxes)
     assert cells.tolist() == list(range(2, 10))
-    assert [box for box, _, _ in spread] == [0, 1]
+    assert sorted(box for box, _, _ in spread) == [0, 1]
     layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
     rows = np.array([[4, 8, *range(8)]], np.float32)
     assert layout.cell_weights(rows).tolist() == [[1, 2, 4, 5, 5, 6, 8, 9]]
@@ -504,7 +536,15 @@ def test_no_weight_is_lost_where_views_overlap(rows, columns, fine_rows, fine_co
     layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
     weights = np.random.default_rng(rows).random((2, len(boxes)), np.float32)
     assert np.allclose(layout.cell_weights(weights).sum(axis=1), weights.sum(axis=1), rtol=1e-4)
-    assert len(cells) + len(spread) == len(boxes)
+    assert set(cells) | {box for box, _, _ in spread} == set(range(len(boxes)))
+
+
+def test_what_sticks_out_of_the_finer_views_stays_a_cell_of_the_coarser_one():
+    boxes = np.concatenate([vhm.grid_boxes(1, 1, 80, 40), vhm.grid_boxes(2, 2, 80, 20, top=10)])
+    cells, spread = vhm.finest_cells(boxes)
+    assert cells[0] == 0 and sorted(cells) == [0, 1, 2, 3, 4]  # painted first, below the others
+    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
+    assert layout.cell_weights(np.array([[8, 0, 0, 0, 0]], np.float32)).tolist() == [[4, 1, 1, 1, 1]]
 
 
 # ------------------------------------------------------------------------------------- checkpoints and the command line
