@@ -107,6 +107,13 @@ SUMMARY_COLUMNS = 4  # maps side by side, in two rows
 GIF_WIDTH, GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
 SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they have no steps
 
+# By suffix: codec, pixel format, options. A GIF is made from a lossless video, by two passes: palette, then frames.
+ENCODERS = {
+    ".mp4": ("libx264", "yuv420p", "-preset veryfast -crf 18 -movflags +faststart"),
+    ".webm": ("libvpx-vp9", "yuv420p", "-deadline realtime -cpu-used 6 -row-mt 1 -crf 28 -b:v 0"),
+    ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
+}
+
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
 FONT_FOLDERS = (
     "/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts",
@@ -209,7 +216,7 @@ class AttentionRecord:
 
     def show(
         self, step: int, layer: int | None = None, start_phrase: str = DEFAULT_START_PHRASE, **options: Any
-    ) -> Any:
+    ) -> Image.Image:
         """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`."""
         layer = self.layers[-1] if layer is None else self.layer_number(layer)
         renderer = FrameRenderer(self, self.open_pictures(), layer, start_phrase, DrawingOptions(**options))
@@ -1452,36 +1459,28 @@ def response_marks(
     else to that of an earlier mark at the same place; else to the one with more attention while it was written.
     What lies outside its picture is left out.
     """
-    text, ends = record.response, response_ends(record)
+    text, ends, phases = record.response, response_ends(record), response_phases(record)
     found = list(COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
-    numbers = [tuple(float(group) for group in match.groups() if group) for match in found]
+    places = [tuple(float(group) for group in match.groups() if group) for match in found]
     prompt = "".join(record.tokens[: record.prompt_length])
-    large = max((max(group) for group in numbers), default=0) > 1000
-    pixels = draw_points == "pixels" or (draw_points == "auto" and (large or "pixel" in prompt.lower()))
+    beyond = any(max(place) > 1000 for place in places)
+    pixels = draw_points == "pixels" or (draw_points == "auto" and (beyond or "pixel" in prompt.lower()))
     rows_TS = record.layer_weights(layer)
     looked_IT = np.array([rows_TS[:, image.positions].sum(axis=1) for image in record.images])
     marks: list[Mark] = []
-    for match, places in zip(found, numbers):
+    image_of: dict[tuple, int] = {}
+    for match, place in zip(found, places):
         first, last = np.searchsorted(ends, (match.start(), match.end() - 1), side="right").tolist()
-        phase = next((p for p in response_phases(record) if p.first <= last < p.last), Phase("", 0, 0))
-        begin = int(ends[phase.first - 1]) if phase.first else 0
-        named = _picture_named(text[begin : match.start()])
-        same = [mark.image for mark in marks if mark.corners == places]
-        image = (
-            named if named is not None else same[-1] if same else int(looked_IT[:, first : last + 1].sum(1).argmax())
-        )
-        if image < len(sizes):
-            marks.append(Mark(last, phase.name, image, places))
-    scaled = [
-        Mark(
-            m.step,
-            m.phase,
-            m.image,
-            tuple(np.divide(m.corners, np.resize(sizes[m.image] if pixels else 1000, len(m.corners))).tolist()),
-        )
-        for m in marks
-    ]
-    return [m for m in scaled if max(m.corners) <= 1 and (len(m.corners) == 2 or m.corners[:2] < m.corners[2:])]
+        phase = next((phase for phase in phases if phase.first <= last < phase.last), Phase("", 0, 0))
+        image = _picture_named(text[int(ends[phase.first - 1]) if phase.first else 0 : match.start()])
+        if image is None or image >= len(sizes):
+            image = image_of.get(place, int(looked_IT[:, first : last + 1].sum(axis=1).argmax()))
+        image_of[place] = image
+        whole = np.resize(sizes[image] if pixels else 1000, len(place))
+        corners = tuple((np.array(place) / whole).tolist())
+        if max(corners) <= 1 and all(low < high for low, high in zip(corners[:2], corners[2:])):
+            marks.append(Mark(last, phase.name, image, corners))
+    return marks
 
 
 def _picture_named(text: str) -> int | None:
@@ -2098,7 +2097,8 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
             if len(path) > 1:
                 draw.line(path, colour, thickness, joint="curve")
     for number, at in enumerate(corners, start=1):
-        draw.circle(at, radius, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
+        disc = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
+        draw.ellipse(disc, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
         draw.text(at, str(number), PAPER, font, anchor="mm")
     return overlay.reduce(SMOOTH)
 
@@ -2245,7 +2245,8 @@ class FrameRenderer:
         self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
         self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
-        self._draw_layer(ImageDraw.Draw(self.base))
+        at = (self.x_image, round(self.top * 0.6))
+        _draw_runs(ImageDraw.Draw(self.base), at, layer_title(record, layer), self.title_fonts, INK)
         self._draw_timeline()
         if options.scale == "video":
             self._draw_bars(self.base, 0)
@@ -2321,14 +2322,8 @@ class FrameRenderer:
         inside = share_inside(self.record, self.layer, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
-            right = self.right - self.label_fonts.width(text)
-            at = (right, self.footer + self.px(BARS) + self.px(50))
+            at = (self.right - self.label_fonts.width(text), self.timeline_y - self.px(10))
             _draw_runs(ImageDraw.Draw(canvas), at, text, self.label_fonts, INK)
-
-    def _draw_layer(self, draw: ImageDraw.ImageDraw) -> None:
-        """Whose attention is shown."""
-        at = (self.x_image, round(self.top * 0.6))
-        _draw_runs(draw, at, layer_title(self.record, self.layer), self.title_fonts, INK)
 
     def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
         """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white."""
@@ -2355,9 +2350,10 @@ class FrameRenderer:
             end = x + weight * (right - left)
             if round(end) > round(x):
                 draw.rectangle([round(x), y, min(round(end), right) - 1, bottom], fill=share.colour)
-            draw.rectangle([key, base - px(16), key + px(16), base], fill=share.colour)
-            text_end = _draw_runs(draw, (key + px(24), base), f"{share.name} {weight:.1%}", fonts, INK)
-            x, key = end, round(text_end) + px(36)
+            text, x = f"{share.name} {weight:.1%}", end
+            if key + px(24) + fonts.width(text) <= right:  # there may be too many pictures to name them all
+                draw.rectangle([key, base - px(16), key + px(16), base], fill=share.colour)
+                key = round(_draw_runs(draw, (key + px(24), base), text, fonts, INK)) + px(36)
 
     def _column(self, step: int) -> int:
         """Where a step begins on the time line, in pixels from its left."""
@@ -2381,11 +2377,8 @@ class FrameRenderer:
         if width >= 4 * steps:
             band[:high, starts[:-1]] = 255
         self.timeline = Image.fromarray(band)
-        draw, visible = (
-            ImageDraw.Draw(self.timeline),
-            [p for p in response_phases(self.record) if p.last > self.first_step],
-        )
-        for phase in visible:
+        draw = ImageDraw.Draw(self.timeline)
+        for phase in (phase for phase in response_phases(self.record) if phase.last > self.first_step):
             left, right = self._column(max(phase.first, self.first_step)), self._column(phase.last)
             draw.rectangle([left, high, right - 1, band.shape[0]], fill=PHASE_COLOURS[phase.name])
             if self.label_fonts.width(phase.name) + px(12) < right - left:
@@ -2431,7 +2424,7 @@ def words_that_looked(record: AttentionRecord, layer: int, count: int) -> list[t
     shares = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
     text, words = record.response, {}
     starts = np.concatenate([[0], response_ends(record)])
-    for step in np.argsort(-shares, kind="stable") if len(record.images) else ():
+    for step in np.argsort(-shares, kind="stable"):
         token = record.tokens[record.prompt_length + step]
         match = LETTERS.search(token)
         at = starts[step] + match.start() if match else 0
@@ -2459,7 +2452,7 @@ def draw_summary(
     pieces = text_pieces(record, record.prompt_length)
     text = layout_text(pieces, text_fonts, width - 2 * margin)
     first = np.array([piece.start - record.prompt_length for piece in pieces])
-    values = np.maximum.reduceat(shares_T, first) / shares_T.max()
+    values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), np.finfo(np.float32).tiny)
     written = visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
 
     phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
@@ -2525,14 +2518,6 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
             _convert_to_gif(Path(folder) / "lossless.mkv", temporary)
     logger.info("wrote %s: %d frames at %g a second", path, count, fps)
     return str(path)
-
-
-# By suffix: codec, pixel format, options. A GIF is made from a lossless video, by two passes: palette, then frames.
-ENCODERS = {
-    ".mp4": ("libx264", "yuv420p", "-preset veryfast -crf 18 -movflags +faststart"),
-    ".webm": ("libvpx-vp9", "yuv420p", "-deadline realtime -cpu-used 6 -row-mt 1 -crf 28 -b:v 0"),
-    ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
-}
 
 
 def _encode(frames: Iterable[np.ndarray], path: Path, suffix: str, fps: float) -> int:
@@ -2864,7 +2849,7 @@ class AttentionVisualizer:
         layer_idx: a layer, or a list of them. start_phrase: where the text panel begins. output_dir: gets
         `combined_attention_visualization_layer{layer}.mp4`. save_record: an .npz to keep the record in.
         options: the keywords of `record` and the fields of `DrawingOptions`.
-        Returns the path of the MP4; a list of paths when layer_idx is a list. The record stays in `last_record`.
+        Returns the path of the video; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         several = not isinstance(layer_idx, int)
@@ -3013,9 +2998,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: prints the path of each video; 0, or 2 with one line on stderr when something is wrong."""
     parser = build_parser()
     arguments = vars(parser.parse_args(argv))
-    missing = [name for name in ("model_path", "benchmark_json", "image_dir") if not arguments[name]]
-    if missing and not (arguments["from_record"] and missing[-2:] in (["model_path"], ["benchmark_json", "image_dir"])):
-        parser.error(f"--{missing[-1] if arguments['from_record'] else missing[0]} is required (see --help)")
+    needed = ["model_path", "benchmark_json", "image_dir"]
+    if arguments["from_record"]:  # it keeps its pictures
+        needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
+    for name in needed:
+        if not arguments[name]:
+            parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
     logging.basicConfig(
         level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
     )

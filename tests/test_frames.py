@@ -490,7 +490,7 @@ ONE = [(400, 300)]
         ("[100, 150, 400, 500]", [(0.1, 0.15, 0.4, 0.5)]),
         ("(100,200),(300,400),(500,600)", [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)]),
         ("(100, 200), (300, 400)", [(0.1, 0.2), (0.3, 0.4)]),
-        ("[400, 500, 100, 150]", []),
+        ("[400, 500, 100, 650] [400, 500, 600, 150]", []),
         ("(2000, 100)", []),
         ("f(x, y) = (a, 1) of (1, 2, 3)", []),
     ],
@@ -565,6 +565,20 @@ def test_the_words_that_looked_most_are_whole_words_once_and_no_tags():
         record.weights[step, :, 1:13], record.weights[step, :, 0] = weight / 120, 1 - weight / 10
     assert vhm.words_that_looked(record, 1, 9) == [(1, "yellow"), (4, "红色"), (5, "a")]
     assert vhm.words_that_looked(record, 1, 1) == [(1, "yellow")]
+
+
+def test_many_pictures_are_drawn_and_named_within_the_frame():
+    record = make_record(["Based"], ["w"], grids=[(2, 2)] * 14)
+    renderer = renderer_of(record)
+    assert len(np.unique(renderer.image.cell_index)) == 1 + 14 * 4
+    assert (renderer.draw(0)[:, renderer.right :] == 255).all()
+
+
+def test_a_layer_that_does_not_look_at_the_pictures_is_drawn_and_summed_up():
+    record = make_record(["Based"], ["w", "v"])
+    record.weights[:, :, record.images[0].positions] = 0
+    assert (renderer_of(record).draw(1) != 255).any()
+    assert vhm.draw_summary(record, [picture()], 1).height > 0
 
 
 @pytest.mark.parametrize("grids", [[(3, 4)], [(3, 4), (2, 2)]])
