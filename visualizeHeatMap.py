@@ -2393,7 +2393,8 @@ class FrameRenderer:
         """The time line up to this step, and where the step stands on it."""
         px, y, left, right = self.px, self.timeline_y, self._column(step), self._column(step + 1)
         canvas.paste(self.timeline.crop((0, 0, right, self.timeline.height)), (self.x_text, y))
-        left, right = self.x_text + left, self.x_text + max(right, left + px(4))
+        left = min(self.x_text + left, self.right - px(4))
+        right = max(self.x_text + right, left + px(4)) - 1
         draw.rectangle([left, y - px(4), right, y + self.timeline.height + px(2)], outline=CURRENT_TOKEN, width=px(3))
 
 

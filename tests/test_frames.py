@@ -325,7 +325,7 @@ def test_nothing_is_drawn_outside_its_panel_and_the_current_token_is_in_every_fr
         frame = renderer.draw(step)
         gap = slice(renderer.x_text + renderer.panel_width, renderer.x_image)
         assert (frame[:bottom, gap] == 255).all() and (frame[bottom : renderer.footer] == 255).all()
-        assert (frame[:bottom, : renderer.x_text] == 255).all() and (frame[:bottom, renderer.right :] == 255).all()
+        assert (frame[:, : renderer.x_text] == 255).all() and (frame[:, renderer.right :] == 255).all()
         text = frame[renderer.top : bottom, renderer.x_text : renderer.x_image]
         current = renderer.text.pieces[int((renderer.piece_starts <= record.prompt_length + step).sum()) - 1]
         assert (text == vhm.CURRENT_TOKEN).all(axis=2).any() or not current.text.strip()
