@@ -474,12 +474,23 @@ class AttentionRecorder:
     No S×S matrix ever exists: a row is computed for the queries wanted, its heads are reduced on the device, and
     it leaves for the host, the layers of a step together, without stopping the device. On the host there is one
     array, for at most `steps` rows a layer: float32, or float16 where that would be large.
+
+    `crossing`: the layers whose keys belong to pictures, not to positions of the text.
     """
 
-    def __init__(self, layers: Sequence[int], first_query: int, head: str | int = "mean", steps: int = 1) -> None:
+    def __init__(
+        self,
+        layers: Sequence[int],
+        first_query: int,
+        head: str | int = "mean",
+        steps: int = 1,
+        crossing: Iterable[int] = (),
+    ) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
+        self.crossing = frozenset(crossing)
+        self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
         shape = steps, len(self.layers), first_query + 1 + steps
         dtype = np.float32 if math.prod(shape) * 4 <= LARGEST_FLOAT32_RECORD else np.float16
@@ -487,6 +498,7 @@ class AttentionRecorder:
         self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
         self._waiting: list[tuple[int, int, int, Any]] = []  # step, place, first column, rows on the device
+        self._values_waiting = 0
         self._sent: deque[tuple[Any, list, Any]] = deque()  # event, where the rows belong, rows on their way
 
     @property
@@ -500,39 +512,39 @@ class AttentionRecorder:
         self._seen[layer] = max(self._seen.get(layer, 0) + count, *self._seen.values(), 0)
         return self._seen[layer] - count
 
-    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None, crosses: bool) -> None:
-        """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K).
-
-        `crosses`: the keys belong to pictures, not to positions of the text.
-        """
+    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
+        """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K)."""
         start, count = self.advance(layer, query.shape[2]), query.shape[2]
         if layer not in self.layers:
             return
-        first_column = self._first_column(key.shape[2], start + count, crosses)
+        first_column = self._first_column(layer, key.shape[2], start + count)
         for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
             queries = slice(block, min(block + ROWS_PER_BLOCK, count))
             weights_HQK = attention_weights(query, key, mask, scaling, queries, start - first_column)
             self.keep(layer, start + block, first_column, weights_HQK)
 
-    def observe_weights(self, layer: int, weights_1HQK: Any, crosses: bool, start: int | None = None) -> None:
+    def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
         _, _, count, K = weights_1HQK.shape
         start = self.advance(layer, count) if start is None else start
         first = max(self.first_query - start, 0)
         if layer in self.layers and first < count:
-            first_column = self._first_column(K, start + count, crosses)
+            first_column = self._first_column(layer, K, start + count)
             self.keep(layer, start + first, first_column, weights_1HQK[0, :, first:].float())
 
-    def _first_column(self, keys: int, end: int, crosses: bool) -> int:
+    def _first_column(self, layer: int, keys: int, end: int) -> int:
         """The position of key 0: a sliding window keeps the last keys only."""
-        self.cross_keys = keys if crosses else self.cross_keys
-        return 0 if crosses else max(end - keys, 0)
+        if layer not in self.crossing:
+            return max(end - keys, 0)
+        self.cross_keys = keys
+        return 0
 
     def keep(self, layer: int, position: int, first_column: int, weights_HQK: Any) -> None:
         """Take the rows of the queries from a position on; send them off with those of the step's other layers."""
         rows_QK = reduce_heads(weights_HQK, self.head)
         self._waiting.append((position - self.first_query, self.layers.index(layer), first_column, rows_QK))
-        if layer == max(self.layers) or sum(part[3].numel() for part in self._waiting) > VALUES_PER_TRANSFER:
+        self._values_waiting += rows_QK.numel()
+        if layer == self._last_layer or self._values_waiting > VALUES_PER_TRANSFER:
             self._send()
 
     def _send(self) -> None:
@@ -541,11 +553,14 @@ class AttentionRecorder:
         device = self._waiting[0][3].device
         places = [(step, place, column, tuple(rows.shape)) for step, place, column, rows in self._waiting]
         values = torch.cat([part[3].flatten().to(device) for part in self._waiting])
+        if self._weights_TLK.dtype == np.float16:
+            values = values.half()  # here, since NumPy takes its time over small numbers
         on_host, event = values.to("cpu", non_blocking=True), None
         if values.is_cuda:
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(device))
         self._waiting.clear()
+        self._values_waiting = 0
         self._sent.append((event, places, on_host))
         self._receive(wait=False)
 
@@ -642,10 +657,9 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     recorder, layer = _active_recorder.get(), module.layer_idx
-    crosses = layer in cross_layers(module.config)
     if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
         if recorder is not None:
-            recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"), crosses)
+            recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"))
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
@@ -653,7 +667,7 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
     mask = additive_mask(attention_mask, query, key.shape[2])
     output, weights_1HQK = eager(module, query, key, value, mask, **kwargs)
     if recorder is not None:
-        recorder.observe_weights(layer, weights_1HQK, crosses)
+        recorder.observe_weights(layer, weights_1HQK)
     return output, weights_1HQK
 
 
@@ -801,7 +815,7 @@ def record_rows(
 
     P = inputs["input_ids"].shape[1]
     steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
-    recorder = AttentionRecorder(layers, P - 1, head, steps)
+    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config))
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
@@ -842,12 +856,11 @@ def record_rows_eager(
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids))
+    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids), cross_layers(model.config))
     for t in range(len(response_ids)):
         for layer, weights_H1K in zip(layers, steps[t]):
-            crosses = layer in cross_layers(model.config)
-            weights_H1K = weights_H1K if crosses else weights_H1K[..., : P + t]
-            recorder.observe_weights(layer, weights_H1K[None], crosses, P - 1 + t)
+            weights_H1K = weights_H1K if layer in recorder.crossing else weights_H1K[..., : P + t]
+            recorder.observe_weights(layer, weights_H1K[None], P - 1 + t)
     weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
     return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
 
@@ -2531,8 +2544,8 @@ def _encode(frames: Iterable[np.ndarray], path: Path, suffix: str, fps: float) -
         writer = imageio.get_writer(
             path, format="FFMPEG", fps=fps, codec=codec, quality=None, pixelformat=pixel_format,
             macro_block_size=2, ffmpeg_log_level="error",
-            # A key frame every second or two lets a player jump about in a video of few frames a second.
-            output_params=[*options.split(), "-g", str(max(round(2 * fps), 2))],
+            # A key frame every few seconds lets a player jump about in a video of few frames a second.
+            output_params=[*options.split(), "-g", str(max(round(5 * fps), 10))],
         )  # fmt: skip
     except ImportError as error:
         raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error

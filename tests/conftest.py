@@ -64,7 +64,7 @@ def picture(size: tuple[int, int] = (400, 300), colour: str = "white") -> Image.
 
 @pytest.fixture(scope="session")
 def demo_visualizer() -> vhm.AttentionVisualizer:
-    return vhm.AttentionVisualizer(str(DEMO / "model"))
+    return vhm.AttentionVisualizer(str(DEMO / "model"), dtype="float32")
 
 
 @pytest.fixture(scope="session")

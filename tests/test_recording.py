@@ -110,7 +110,7 @@ def test_a_model_that_bypasses_the_interface_falls_back_to_eager_with_a_warning(
 
 
 def observe(recorder, layer, batch=1, queries=1, keys=1):
-    recorder.observe(layer, torch.zeros(batch, 4, queries, 8), torch.zeros(batch, 2, keys, 8), None, None, False)
+    recorder.observe(layer, torch.zeros(batch, 4, queries, 8), torch.zeros(batch, 2, keys, 8), None, None)
 
 
 def test_a_batch_is_refused():
