@@ -114,6 +114,11 @@ ENCODERS = {
     ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
 }
 
+FONT_ADVICE = {
+    "cjk": "a CJK font, such as Debian's fonts-noto-cjk",
+    "emoji": "a font of emoji that are drawn as outlines, such as Debian's fonts-symbola (coloured ones are bitmaps)",
+    "any": "a font that has it, such as Debian's fonts-noto-core, or give font_path",
+}
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
 FONT_FOLDERS = (
     "/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts",
@@ -214,6 +219,7 @@ class AttentionRecord:
         except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
             raise ValueError(f"the record has a picture that cannot be read: {one_line(error)}") from error
 
+    # Here alone does a section use one below it, so that a record can show itself.
     def show(
         self, step: int, layer: int | None = None, start_phrase: str = DEFAULT_START_PHRASE, **options: Any
     ) -> Image.Image:
@@ -1670,8 +1676,8 @@ class FontSet:
                     return font
             except OSError:  # a bitmap font without this size
                 continue
-        _warn_of_missing_font("a CJK font, such as Debian's fonts-noto-cjk" if BREAK_ANYWHERE.match(char) else
-                              "a font that has it, such as Debian's fonts-noto, or give font_path", char)  # fmt: skip
+        kind = "cjk" if BREAK_ANYWHERE.match(char) else "emoji" if unicodedata.category(char) == "So" else "any"
+        _warn_of_missing_font(FONT_ADVICE[kind], char)
         return None
 
     def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
@@ -2959,12 +2965,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--scale", choices=CHOICES["scale"], default="video", help="one colour scale for all frames, or one for each")
     add("--colormap", choices=tuple(COLORMAPS), default="red_to_green", help="colours of low to high weights")
     add("--draw_points", choices=CHOICES["draw_points"], default="auto", help="mark the places that the answer names")
-    add(
-        "--text_style",
-        choices=CHOICES["text_style"],
-        default="tint",
-        help="colour the ground of the text or its glyphs",
-    )
+    add("--text_style", choices=CHOICES["text_style"], default="tint", help="colour the text's ground or its glyphs")
     add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
     add("--format", choices=CHOICES["format"], default="mp4", help="of the video")
     add("--frames", type=int, nargs="*", default=(), help="steps whose frames are also written as PNG, from 0")
