@@ -1,0 +1,76 @@
+"""What the command costs beyond importing, loading and plain generation; and what answers without torch.
+
+python tests/benchmarks/bench_startup.py [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DATASET = ["--benchmark_json", str(ROOT / "demo/dataset.json"), "--image_dir", str(ROOT / "demo/images")]
+COMMAND = [sys.executable, str(ROOT / "visualizeHeatMap.py")]
+PLAIN = """
+import json, sys
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+import torch
+demo = sys.argv[1]
+processor = AutoProcessor.from_pretrained(demo + "/model")
+model = AutoModelForImageTextToText.from_pretrained(demo + "/model", dtype=torch.float32)
+sample = json.load(open(demo + "/dataset.json", encoding="utf-8"))[0]
+images = [{"type": "image", "image": Image.open(f"{demo}/images/{name}")} for name in sample["image"]]
+text = sample["problem"] + (
+    " Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+)
+message = {"role": "user", "content": [*images, {"type": "text", "text": text}]}
+inputs = processor.apply_chat_template(
+    [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+model.generate(**inputs, max_new_tokens=1024, do_sample=False)
+"""
+
+
+def seconds(command: list[str], folder: str) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        record = str(Path(folder) / "run.npz")
+        demo = [*COMMAND, "--model_path", str(ROOT / "demo/model"), *DATASET]
+        runs = {
+            "import, load, plain generate": [sys.executable, "-c", PLAIN, str(ROOT / "demo")],
+            "demo run, video included": [*demo, "--save_record", record],
+            "the same from its record": [*COMMAND, *DATASET, "--from_record", record],
+            "--help": [*COMMAND, "--help"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for number in range(rounds + 1):
+            for name, command in runs.items():
+                taken = seconds(command, folder)
+                if number:  # the first round fills the caches of files
+                    times[name].append(taken)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    base = medians["import, load, plain generate"]
+    print(f"{os.cpu_count()} cores, CPU")
+    for name, taken in medians.items():
+        print(f"{name:<30} {taken:7.2f} s {taken / base:7.2f}")
+    print(json.dumps({"bench": "startup", "seconds": medians, "demo_over_plain": list(medians.values())[1] / base}))
+
+
+if __name__ == "__main__":
+    main()
