@@ -1693,6 +1693,9 @@ class FontSet:
                     continue
                 if unicodedata.category(char) == "Cf":
                     continue
+            if char == NEWLINE_MARK and not self.has_glyph(self.main, char):
+                drawn.append((small, "\\n"))
+                continue
             font = self.font_for(char)
             drawn.append((font, char) if font else (small, f"{ord(char):04X} "))
         return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
@@ -2667,15 +2670,17 @@ class AttentionVisualizer:
 
     def _from_pretrained(self, auto_class: Any, name: str | None = None, **kwargs: Any) -> Any:
         """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
-        name = name or self.model_name_or_path
+        from safetensors import SafetensorError
+
         try:
-            return auto_class.from_pretrained(name, **{"trust_remote_code": self.trust_remote_code, **kwargs})
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            raise type(error)(
+            return auto_class.from_pretrained(
+                name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
+            )
+        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+            kind = next((kind for kind in (OSError, ImportError) if isinstance(error, kind)), ValueError)
+            raise kind(
                 f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give "
                 "a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
-                f"model_path {name}: {auto_class.__name__} cannot load it ({one_line(error)}); give a "
-                "directory with a Hugging Face vision-language checkpoint, or its name on the hub"
             ) from error
 
     @property
@@ -2700,13 +2705,8 @@ class AttentionVisualizer:
         model = self._from_pretrained(
             (fits or classes)[0], **{"dtype": dtype, "device_map": self.device_map, **self.model_kwargs}
         )
-        logger.info(
-            "loaded %s on %s as %s in %.1f s",
-            type(model).__name__,
-            model.device,
-            model.dtype,
-            time.perf_counter() - started,
-        )
+        facts = type(model).__name__, model.device, model.dtype, time.perf_counter() - started
+        logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
     def load_sample_data(
@@ -2783,31 +2783,50 @@ class AttentionVisualizer:
             raise ValueError(f"{len(images)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
         response = _given_response(sample, response, response_key)
         originals = [upright_rgb(image) for image in images]
+        inputs, located = self._inputs(sample["problem"], originals, prompt_template, max_pixels)
+        generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
+        given = None
+        if response is not None:
+            given = self.processor.tokenizer(response, add_special_tokens=False)["input_ids"]
+        elif fast:
+            given = generate_fast(self.model, inputs, generation)
+        rows = self._rows(inputs, layers, head, generation, given, attention)
+        self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
+        return self._as_record(inputs, located, layers, head, rows, originals)
+
+    def _inputs(
+        self, problem: str, originals: list[Image.Image], prompt_template: str, max_pixels: int | None
+    ) -> tuple[Any, list[ImageTokens]]:
+        """The model's inputs on its device, and where the image tokens stand in the original pictures."""
         images = [shrink(image, max_pixels) for image in originals]
-        inputs = build_inputs(self.processor, sample["problem"], images, prompt_template)
-        logger.debug(
-            "inputs: %s", {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
-        )
+        inputs = build_inputs(self.processor, problem, images, prompt_template)
+        shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
+        logger.debug("inputs: %s", shapes)
         located = [
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
-        generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
-        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
-        tokenizer = self.processor.tokenizer
-        given = None if response is None else tokenizer(response, add_special_tokens=False)["input_ids"]
-        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
-        rows = self._rows(inputs, layers, head, generation, given, attention)
-        weights_TLS = rows.weights
+        return inputs.to(self.model.device, dtype=self.model.dtype), located
+
+    def _as_record(
+        self,
+        inputs: Any,
+        located: list[ImageTokens],
+        layers: tuple[int, ...],
+        head: str | int,
+        rows: RecordedRows,
+        originals: list[Image.Image],
+    ) -> AttentionRecord:
+        """Join what was recorded with the text and the pictures."""
+        tokenizer, weights_TLS = self.processor.tokenizer, rows.weights
         token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids]).astype(np.int64)
         tokens = decode_tokens(tokenizer, token_ids.tolist())
-        if cross_layers(self.config):
-            crosses_L = [layer in cross_layers(self.config) for layer in layers]
+        if crossing := cross_layers(self.config):
+            crosses_L = [layer in crossing for layer in layers]
             placed = insert_image_positions(token_ids, weights_TLS, located, crosses_L, rows.cross_keys)
             token_ids, weights_TLS, is_text = placed
             texts = iter(tokens)
             tokens = tuple(next(texts) if text else "" for text in is_text)
-        self._warn_of_blind_layers(layers, located, len(token_ids))
         return AttentionRecord(
             tokens=tokens, token_ids=token_ids, prompt_length=len(token_ids) - len(rows.response_ids),
             layers=layers, weights=weights_TLS, images=tuple(located),
@@ -2872,7 +2891,7 @@ class AttentionVisualizer:
         Returns the path of the video; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
-        several = not isinstance(layer_idx, int)
+        several = isinstance(layer_idx, Iterable)
         layers = [self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])]
         drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
         for folder in (output_dir, Path(save_record).parent if save_record else "."):

@@ -229,6 +229,12 @@ def test_a_character_no_font_has_is_its_code_point_and_warns_once(monkeypatch, c
     assert len(caplog.records) == 1 and "fonts-noto-cjk" in caplog.text
 
 
+def test_a_font_without_the_newline_mark_writes_it_out(caplog):
+    fonts = vhm.FontSet(20)
+    fonts.has_glyph = lambda font, char: char.isascii()
+    assert [part for _, part in fonts.runs("a" + vhm.NEWLINE_MARK)] == ["a", "\\n"] and not caplog.records
+
+
 def test_a_fallback_font_is_used_where_the_first_lacks_a_glyph(monkeypatch):
     fonts = vhm.FontSet(20)
     other = vhm.ImageFont.load_default(20)
@@ -292,7 +298,7 @@ def test_the_second_map_is_told_apart_without_red_and_green():
 
 def test_coloured_glyphs_stand_on_white_and_the_current_one_is_blue():
     record = make_record(["Based", "MM"], ["MM", "MM"])
-    renderer = renderer_of(record, text_style="glyph")
+    renderer = renderer_of(record, text_style="glyph", size=vhm.DEFAULT_FRAME_SIZE)  # thick enough glyphs
     panel, index, ink = text_panel(renderer, 1), renderer.text.piece_index, renderer.text.ink
     full = (ink == vhm.INK_LEVELS - 1)[: len(panel)]
     weight = record.weights[1, 1, record.prompt_length - 1] / renderer.text_ends[1]
