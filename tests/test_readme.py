@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
 import pytest
 from conftest import ROOT
@@ -51,11 +52,21 @@ def test_the_set_up_commands_install_what_is_there_and_run_what_is_there():
         assert run.endswith("-m pytest") or (ROOT / run.split()[-1]).is_file()
 
 
-def test_every_snippet_runs_in_the_order_of_the_page(checkout):
-    names = {}
+def test_every_snippet_runs_in_the_order_of_the_page(checkout, monkeypatch):
+    notebook = types.ModuleType("IPython.display")
+    notebook.Video = lambda path, embed: (checkout / path).read_bytes()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=notebook))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    names, shown = {}, []
     for kind, block in BLOCKS:
         if kind == "python":
             exec(compile(block, "README", "exec"), names)
+        for cell in block.splitlines() if kind == "ipython" else ():
+            *before, last = cell.split("; ")
+            exec("\n".join(before), names)
+            shown.append(eval(last, names))
+    video, record, frame = shown
+    assert video[4:8] == b"ftyp" and record._repr_html_().startswith("<img") and frame.size == vhm.DEFAULT_FRAME_SIZE
     assert (checkout / "layer6.mp4").stat().st_size > 0
 
 
