@@ -30,6 +30,8 @@ import sys
 import tempfile
 import time
 import unicodedata
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +116,7 @@ ENCODERS = {
     ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
 }
 
+CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
 FONT_ADVICE = {
     "cjk": "a CJK font, such as Debian's fonts-noto-cjk",
     "emoji": "a font of emoji that are drawn as outlines, such as Debian's fonts-symbola (coloured ones are bitmaps)",
@@ -282,7 +285,7 @@ class AttentionRecord:
                 if pictures:
                     record.open_pictures()
                 return record
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
 
 
@@ -1630,6 +1633,7 @@ class FontSet:
     def __init__(self, size: int, font_path: str | None = None) -> None:
         self.size = size
         self.main = self._open_main(font_path)
+        self.small = self.main.font_variant(size=max(round(size * CODE_POINT_SIZE), 6))
         self._fallbacks: list[ImageFont.FreeTypeFont] = []
         self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
 
@@ -1682,22 +1686,21 @@ class FontSet:
 
     def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         """The text in runs of one font each; a character that no font has becomes its code point, small."""
-        small = self.main.font_variant(size=max(round(self.size * 0.55), 6))
         drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for char in text:
             # An accent or a joiner belongs to the character before it.
             if drawn and unicodedata.category(char) in ("Mn", "Me", "Mc", "Cf"):
                 before = drawn[-1][0]
-                if before is not small and self.has_glyph(before, char):
+                if before is not self.small and self.has_glyph(before, char):
                     drawn.append((before, char))
                     continue
                 if unicodedata.category(char) == "Cf":
                     continue
             if char == NEWLINE_MARK and not self.has_glyph(self.main, char):
-                drawn.append((small, "\\n"))
+                drawn.append((self.small, "\\n"))
                 continue
             font = self.font_for(char)
-            drawn.append((font, char) if font else (small, f"{ord(char):04X} "))
+            drawn.append((font, char) if font else (self.small, f"{ord(char):04X} "))
         return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
 
     def width(self, text: str) -> float:

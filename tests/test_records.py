@@ -47,6 +47,24 @@ def test_a_pickle_is_never_loaded(tmp_path):
         vhm.AttentionRecord.load(tmp_path / "evil.npz")
 
 
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.95])
+def test_a_cut_record_is_one_clear_line(tmp_path, keep):
+    make_record(["a"], ["b"] * 50).save(tmp_path / "run.npz")
+    data = (tmp_path / "run.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(ValueError, match=r"cut\.npz is no attention record"):
+        vhm.AttentionRecord.load(tmp_path / "cut.npz")
+
+
+def test_a_damaged_record_is_one_clear_line(tmp_path):
+    make_record(["a"], ["b"] * 50).save(tmp_path / "run.npz")
+    data = bytearray((tmp_path / "run.npz").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "run.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"run\.npz is no attention record"):
+        vhm.AttentionRecord.load(tmp_path / "run.npz")
+
+
 def test_another_format_is_refused_by_its_number(tmp_path):
     facts = np.frombuffer(json.dumps({"format": 99}).encode(), np.uint8)
     np.savez(tmp_path / "new.npz", facts=facts)
