@@ -40,6 +40,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import chain, groupby
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ ENCODERS = {
     ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
 }
 
+SLOWEST_FPS, FASTEST_FPS = 0.01, 240
 CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
 FONT_ADVICE = {
     "cjk": "a CJK font, such as Debian's fonts-noto-cjk",
@@ -181,6 +183,8 @@ class AttentionRecord:
     """Number of layers of the model, for the legend."""
     head: str | int = "mean"
     """How the heads were reduced."""
+    problem: tuple[int, int] | None = None
+    """First position of the problem in the prompt and the one after its last; None: it is all of the prompt."""
     pictures: tuple[bytes, ...] = ()
     """The pictures as PNG or JPEG files, so that the record can be drawn by itself; empty: they are not kept."""
 
@@ -257,12 +261,14 @@ class AttentionRecord:
             "format": RECORD_FORMAT, "tokens": self.tokens, "prompt_length": self.prompt_length,
             "layers": self.layers, "special_ids": self.special_ids, "num_layers": self.num_layers,
             "head": self.head, "images": len(self.images), "pictures": len(self.pictures),
+            "problem": self.problem,
         }  # fmt: skip
         arrays = {"token_ids": self.token_ids, "weights": self.weights}
         for number, image in enumerate(self.images):
             arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
         arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
         facts_bytes = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with moved_into_place(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, facts=facts_bytes, **arrays)
 
@@ -281,6 +287,7 @@ class AttentionRecord:
                     prompt_length=facts["prompt_length"], layers=tuple(facts["layers"]),
                     weights=data["weights"], images=images, special_ids=tuple(facts["special_ids"]),
                     num_layers=facts["num_layers"], head=facts["head"], pictures=pictures,
+                    problem=tuple(facts["problem"]) if facts.get("problem") else None,
                 )  # fmt: skip
                 if pictures:
                     record.open_pictures()
@@ -314,12 +321,13 @@ def load_sample(
     one with the wrong content.
     """
     samples = _read_dataset(Path(benchmark_json))
-    if isinstance(sample_idx, bool) or not isinstance(sample_idx, int) or not 0 <= sample_idx < len(samples):
+    whole = isinstance(sample_idx, Integral) and not isinstance(sample_idx, bool)
+    if not whole or not 0 <= sample_idx < len(samples):
         raise ValueError(
             f"sample_idx {sample_idx} is out of range: {benchmark_json} has {len(samples)} samples "
             f"(0..{len(samples) - 1})"
         )
-    sample = samples[sample_idx]
+    sample = samples[int(sample_idx)]
     where = f"sample {sample_idx} of {benchmark_json}"
     paths = _check_sample(sample, where)
     if len(paths) > max_image_num:
@@ -340,6 +348,8 @@ def _read_dataset(path: Path) -> list:
         samples = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"benchmark_json {path} does not exist; give a JSON list of samples") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"benchmark_json {path} is a folder; give a JSON list of samples") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"benchmark_json {path} is not UTF-8 text: {one_line(error)}; expected a JSON list") from error
     except (json.JSONDecodeError, RecursionError) as error:
@@ -421,11 +431,16 @@ def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
 
 def prompt_text(processor: Any, content: list[dict]) -> str:
     """One user message as the text of a prompt. Raises ValueError where the processor has no chat template."""
+    from jinja2 import TemplateError
+
     own, borrowed = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
     if own or borrowed:
         message = {"role": "user", "content": content}
         template = {} if own else {"chat_template": borrowed}
-        return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
+        try:
+            return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
+        except TemplateError as error:
+            raise ValueError(f"the checkpoint's chat template cannot be used: {one_line(error)}; mend it") from error
     if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
         return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
     raise ValueError(
@@ -446,7 +461,13 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     # As apply_chat_template does: a template that writes the first token leaves none to the tokenizer.
     begun = processor.tokenizer.bos_token is not None and text.startswith(processor.tokenizer.bos_token)
     special = {"add_special_tokens": False} if begun else {}
-    inputs = processor(text=[text], images=[list(images)], return_tensors="pt", **special)
+    try:
+        inputs = processor(text=[text], images=[list(images)], return_tensors="pt", **special)
+    except Exception as error:  # each processor has its own complaints
+        raise ValueError(
+            f"{type(processor).__name__} cannot take the problem and its {len(images)} picture(s): {one_line(error)}; "
+            "check the pictures' sizes and processor_kwargs"
+        ) from error
     inputs.pop("labels", None)
     return inputs
 
@@ -633,17 +654,22 @@ def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, qu
     return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)
 
 
+def check_head(head: str | int, count: int) -> str | int:
+    """A reduction of the heads that a layer with so many can do. Raises ValueError."""
+    if head in ("mean", "max"):
+        return head
+    if isinstance(head, bool) or not isinstance(head, Integral) or not -count <= head < count:
+        raise ValueError(f"head {head!r} cannot be taken: the layer has {count} heads; or take mean or max")
+    return int(head)
+
+
 def reduce_heads(weights_HQK: Any, head: str | int) -> Any:
     """(Q, K) weights from (H, Q, K): the mean or the maximum over the heads, or one head."""
     if head == "mean":
         return weights_HQK.mean(0)
     if head == "max":
         return weights_HQK.amax(0)
-    if not -weights_HQK.shape[0] <= int(head) < weights_HQK.shape[0]:
-        raise ValueError(
-            f"head {head} is out of range: the layer has {weights_HQK.shape[0]} heads; or take mean or max"
-        )
-    return weights_HQK[int(head)]
+    return weights_HQK[head]
 
 
 def cross_layers(config: Any) -> list[int]:
@@ -787,10 +813,12 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
 
     limit = generation["max_new_tokens"]
     started = time.perf_counter()
-    with torch.inference_mode():
-        output = model.generate(
-            **inputs, **generation, streamer=_progress_streamer(limit), return_dict_in_generate=True, **kwargs
-        )
+    streamer = _progress_streamer(limit)
+    try:
+        with torch.inference_mode():
+            output = model.generate(**inputs, **generation, streamer=streamer, return_dict_in_generate=True, **kwargs)
+    finally:
+        streamer.end()
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
     if response_ids and response_ids[-1] in _end_ids(model):
@@ -1362,18 +1390,18 @@ def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
 def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, int]:
     """The position at which the text panel begins, and the first step that gets a frame.
 
-    The phrase is looked for in the prompt (last occurrence), then in the response (first one: the video then
+    The phrase is looked for in the problem (last occurrence), then in the response (first one: the video then
     begins there). Where it is absent, the panel begins at the response.
     """
     P = record.prompt_length
-    ends = np.cumsum([len(token) for token in record.tokens])
-    prompt_chars = int(ends[P - 1])
+    ends = np.cumsum([0, *(len(token) for token in record.tokens)])
+    first, last = record.problem or (0, P)
     text = "".join(record.tokens)
     if start_phrase:
-        at = text.rfind(start_phrase, 0, prompt_chars)
-        at = at if at >= 0 else text.find(start_phrase, prompt_chars)
+        at = text.rfind(start_phrase, int(ends[first]), int(ends[last]))
+        at = at if at >= 0 else text.find(start_phrase, int(ends[P]))
         if at >= 0:
-            position = int(np.searchsorted(ends, at, side="right"))
+            position = int(np.searchsorted(ends, at, side="right")) - 1
             return position, max(position - P, 0)
         logger.warning("start_phrase %r was not found; the text begins at the response", start_phrase)
     return P, 0
@@ -1485,6 +1513,9 @@ def response_marks(
     found = list(COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
     places = [tuple(float(group) for group in match.groups() if group) for match in found]
     prompt = "".join(record.tokens[: record.prompt_length])
+    # (1,000) is a number, and places that are all 0 or 1 are intervals and the like.
+    pairs = [(m, p) for m, p in zip(found, places) if not re.search(r"(?<![\d.])0\d", m[0]) and max(p) > 1]
+    found, places = [m for m, _ in pairs], [p for _, p in pairs]
     beyond = any(max(place) > 1000 for place in places)
     pixels = draw_points == "pixels" or (draw_points == "auto" and (beyond or "pixel" in prompt.lower()))
     rows_TS = record.layer_weights(layer)
@@ -2112,7 +2143,8 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
     for mark in marks:
         place = np.array(layout.places[mark.image])
         x, y = ((place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:]) * SMOOTH).T.tolist()
-        corners.append((x[0], y[0]))
+        rim = radius + width  # a disc stays whole at the edge of the panel
+        corners.append((min(max(x[0], rim), X * SMOOTH - rim), min(max(y[0], rim), Y * SMOOTH - rim)))
         if len(x) == 1:
             paths[mark.image].append((x[0], y[0]))
         else:
@@ -2168,6 +2200,12 @@ CHOICES = {  # options that are one of a few words
 }  # fmt: skip
 
 
+def check_fps(fps: float) -> None:
+    """Raises ValueError for a rate that is no video's."""
+    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
+        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {FASTEST_FPS}")
+
+
 @dataclass(frozen=True)
 class DrawingOptions:
     """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
@@ -2194,8 +2232,7 @@ class DrawingOptions:
     """Also write one PNG: the response, maps of single words, mean maps of the phases."""
 
     def __post_init__(self) -> None:
-        if not self.fps > 0:
-            raise ValueError(f"fps is {self.fps}; expected a number above 0")
+        check_fps(self.fps)
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 expected = " or ".join(map(repr, known))
@@ -2531,13 +2568,20 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
     OSError when the file cannot be written, RuntimeError when the encoder is missing.
     """
     path = Path(path)
-    if not fps > 0:
-        raise ValueError(f"fps is {fps}; expected a number above 0")
+    check_fps(fps)
     if path.suffix.lower() not in ENCODERS:
         raise ValueError(f"{path} has no suffix of a video; expected {', '.join(ENCODERS)}")
     with moved_into_place(path) as temporary, tempfile.TemporaryDirectory() as folder:
         gif = path.suffix.lower() == ".gif"
-        count = _encode(frames, Path(folder) / "lossless.mkv" if gif else temporary, path.suffix.lower(), fps)
+        target = Path(folder) / "lossless.mkv" if gif else temporary
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} is no folder; make it first")
+        try:
+            count = _encode(frames, target, path.suffix.lower(), fps)
+        except BrokenPipeError as error:
+            raise OSError(
+                f"{path} could not be written: the encoder ended; check the space in {path.parent}"
+            ) from error
         if not count:
             raise ValueError(f"{path} would have no frame: the response is empty")
         if gif:
@@ -2561,10 +2605,12 @@ def _encode(frames: Iterable[np.ndarray], path: Path, suffix: str, fps: float) -
         )  # fmt: skip
     except ImportError as error:
         raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
-    with writer:
+    try:
         for frame in _drawn_ahead(frames):
             writer.append_data(frame)
             count += 1
+    finally:  # the encoder must have ended before its file is moved or removed
+        writer.close()
     return count
 
 
@@ -2586,9 +2632,14 @@ def _convert_to_gif(source: Path, target: Path) -> None:
 def check_output_dir(output_dir: str | Path) -> None:
     """Raises OSError when nothing can be written there, before the long work begins; makes nothing."""
     folder = Path(output_dir)
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OSError(f"output_dir {output_dir} cannot be written to ({existing}); give another folder")
+    try:
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        raise OSError(
+            f"output_dir {output_dir!r} cannot be written to ({one_line(error)}); give another folder"
+        ) from error
 
 
 def write_layer_videos(
@@ -2617,8 +2668,8 @@ def write_layer_videos(
         for name, picture in chain(pictures, summary):
             with moved_into_place(folder / f"{stem}_{name}.png") as temporary:
                 picture.save(temporary)
-        frames = map(renderer.draw, tqdm(steps, desc=f"writing layer {layer}", unit="frame"))
-        paths.append(write_video(frames, folder / f"{stem}.{options.format}", options.fps))
+        with tqdm(steps, desc=f"writing layer {layer}", unit="frame") as bar:
+            paths.append(write_video(map(renderer.draw, bar), folder / f"{stem}.{options.format}", options.fps))
     return paths
 
 
@@ -2651,16 +2702,22 @@ class AttentionVisualizer:
     ) -> None:
         if max_image_num < 1:
             raise ValueError(f"max_image_num is {max_image_num}; expected 1 or more")
+        import torch
         from transformers import AutoConfig, AutoProcessor
 
+        if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"dtype is {dtype!r}; expected auto or one of torch's, such as float32 or bfloat16")
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
         self.model_kwargs = dict(model_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
+        image_token_id(self.config)  # a model without pictures is told here
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
         self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
+        if getattr(self.processor, "tokenizer", None) is None:
+            raise ValueError(f"model_path {model_name_or_path} has no tokenizer beside its processor; add its files")
         logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
 
     def _base_of(self, *names: str) -> str:
@@ -2669,18 +2726,20 @@ class AttentionVisualizer:
         adapter = folder / "adapter_config.json"
         if any((folder / name).exists() for name in names) or not adapter.exists():
             return self.model_name_or_path
-        return json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        try:
+            return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{adapter} names no base model: {one_line(error)!r}; save the adapter again") from error
 
     def _from_pretrained(self, auto_class: Any, name: str | None = None, **kwargs: Any) -> Any:
         """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
-        from safetensors import SafetensorError
-
         try:
             return auto_class.from_pretrained(
                 name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
             )
-        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-            kind = next((kind for kind in (OSError, ImportError) if isinstance(error, kind)), ValueError)
+        except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            kinds = (OSError, ImportError, RuntimeError)
+            kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
             raise kind(
                 f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give "
                 "a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
@@ -2723,7 +2782,9 @@ class AttentionVisualizer:
 
         The default layer alone gives way, where the model has no such layer or it does not look at pictures.
         """
-        count, usable = self.num_layers, attention_layers(self.config)
+        if isinstance(layer_idx, bool) or not isinstance(layer_idx, Integral):
+            raise ValueError(f"layer_idx is {layer_idx!r}; expected a whole number")
+        layer_idx, count, usable = int(layer_idx), self.num_layers, attention_layers(self.config)
         seeing = cross_layers(self.config) or usable
         if layer_idx == DEFAULT_LAYER and layer_idx not in seeing:
             nearest = min(seeing, key=lambda layer: abs(layer - layer_idx))
@@ -2778,6 +2839,12 @@ class AttentionVisualizer:
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
         layers = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
+        if not layers:
+            raise ValueError("no layer was given; expected one or more")
+        problem = sample.get("problem")
+        if not isinstance(problem, str) or not problem.strip():
+            raise ValueError(f"the sample's problem is {problem!r}; expected a text that is not empty")
+        head = check_head(head, self.config.get_text_config().num_attention_heads)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
         if attention not in ("auto", "eager"):
@@ -2785,17 +2852,26 @@ class AttentionVisualizer:
         if not 1 <= len(images) <= self.max_image_num:
             raise ValueError(f"{len(images)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
         response = _given_response(sample, response, response_key)
-        originals = [upright_rgb(image) for image in images]
-        inputs, located = self._inputs(sample["problem"], originals, prompt_template, max_pixels)
         generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
+        originals = [upright_rgb(image) for image in images]
+        inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
         given = None
         if response is not None:
-            given = self.processor.tokenizer(response, add_special_tokens=False)["input_ids"]
+            given = self._response_ids(response)
         elif fast:
             given = generate_fast(self.model, inputs, generation)
         rows = self._rows(inputs, layers, head, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
-        return self._as_record(inputs, located, layers, head, rows, originals)
+        return self._as_record(inputs, located, layers, head, rows, originals, problem)
+
+    def _response_ids(self, response: str) -> list[int]:
+        """The tokens of a given response, without an end-of-sequence token at its end."""
+        ids = list(self.processor.tokenizer(response, add_special_tokens=False)["input_ids"])
+        while ids and ids[-1] in _end_ids(self.model):
+            ids.pop()
+        if not ids:
+            raise ValueError(f"the given response is {response!r}; expected more than the end of a sequence")
+        return ids
 
     def _inputs(
         self, problem: str, originals: list[Image.Image], prompt_template: str, max_pixels: int | None
@@ -2803,6 +2879,8 @@ class AttentionVisualizer:
         """The model's inputs on its device, and where the image tokens stand in the original pictures."""
         images = [shrink(image, max_pixels) for image in originals]
         inputs = build_inputs(self.processor, problem, images, prompt_template)
+        if not (inputs["input_ids"] == image_token_id(self.config)).any():
+            raise ValueError("the prompt holds no image token: the chat template or the tokenizer leaves pictures out")
         shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
         logger.debug("inputs: %s", shapes)
         located = [
@@ -2819,6 +2897,7 @@ class AttentionVisualizer:
         head: str | int,
         rows: RecordedRows,
         originals: list[Image.Image],
+        problem: str,
     ) -> AttentionRecord:
         """Join what was recorded with the text and the pictures."""
         tokenizer, weights_TLS = self.processor.tokenizer, rows.weights
@@ -2830,8 +2909,11 @@ class AttentionVisualizer:
             token_ids, weights_TLS, is_text = placed
             texts = iter(tokens)
             tokens = tuple(next(texts) if text else "" for text in is_text)
+        P = len(token_ids) - len(rows.response_ids)
+        ends, at = np.cumsum([0, *map(len, tokens[:P])]), "".join(tokens[:P]).rfind(problem)
+        span = np.searchsorted(ends, [at, at + len(problem) - 1], side="right") - [1, 0]
         return AttentionRecord(
-            tokens=tokens, token_ids=token_ids, prompt_length=len(token_ids) - len(rows.response_ids),
+            tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
             layers=layers, weights=weights_TLS, images=tuple(located),
             special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
             pictures=tuple(map(picture_file, originals)),
@@ -2854,8 +2936,10 @@ class AttentionVisualizer:
     def _sampling(self, do_sample: bool, temperature: float, top_p: float, seed: int) -> dict:
         if not do_sample:  # None: a checkpoint's own sampling settings would only warn here
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if not temperature > 0 or not 0 < top_p <= 1:
-            raise ValueError(f"temperature is {temperature} and top_p {top_p}; expected above 0, and 0..1")
+        if not temperature > 0 or not 0 < top_p <= 1 or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"temperature is {temperature}, top_p {top_p}, seed {seed}; expected above 0, 0..1, and 0..{2**32 - 1}"
+            )
         from transformers import set_seed
 
         set_seed(seed)
@@ -2895,10 +2979,13 @@ class AttentionVisualizer:
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         several = isinstance(layer_idx, Iterable)
-        layers = [self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])]
+        layers = list(dict.fromkeys(self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])))
         drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
-        for folder in (output_dir, Path(save_record).parent if save_record else "."):
-            check_output_dir(folder)
+        check_output_dir(output_dir)
+        if save_record:
+            check_output_dir(Path(save_record).parent)
+            if Path(save_record).is_dir():
+                raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
         if save_record:
@@ -2951,9 +3038,16 @@ def _json_object(text: str) -> dict:
     return value
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the flags in one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"error: {one_line(message)}; --help lists the flags\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: every flag is a keyword of `AttentionVisualizer` or of its methods, by name and default."""
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="visualizeHeatMap.py",
         description="Video of what a vision-language model looks at while it answers: a frame a generated token.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -3008,6 +3102,20 @@ def _keywords(function: Callable, arguments: dict) -> dict:
     return {p.name: arguments[p.name] for p in named if p.kind is p.KEYWORD_ONLY and p.name in arguments}
 
 
+def _pictures_of(record: AttentionRecord, given: list[Image.Image] | None) -> list[Image.Image]:
+    """The pictures of a record. Raises ValueError when others were given."""
+    if not record.pictures:
+        return given or record.open_pictures()
+    own = record.open_pictures()
+    for number, (kept, other) in enumerate(zip(own, given or own), start=1):
+        small = [np.asarray(image.resize((16, 16)), float) for image in (kept, other)]
+        if len(own) != len(given or own) or kept.size != other.size or np.abs(small[0] - small[1]).max() > 32:
+            raise ValueError(
+                f"picture {number} of the sample is not the record's; check --sample_idx, or leave the dataset out"
+            )
+    return own
+
+
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
     layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
@@ -3020,9 +3128,10 @@ def run_command(arguments: dict) -> str | list[str]:
         sample, images = load_sample(*(arguments[key] for key in dataset))
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
-        images = images or record.open_pictures()
-        shown = record.layers if layers == [DEFAULT_LAYER] else [record.layer_number(layer) for layer in layers]
-        return write_layer_videos(record, images, shown, start_phrase, output_dir, options)
+        images = _pictures_of(record, images)
+        default = layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers
+        shown = record.layers if default else dict.fromkeys(map(record.layer_number, layers))
+        return write_layer_videos(record, images, list(shown), start_phrase, output_dir, options)
     visualizer = AttentionVisualizer(
         arguments["model_path"], arguments["max_image_num"], **_keywords(AttentionVisualizer.__init__, arguments)
     )
@@ -3038,6 +3147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
+        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record"]
+        for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
+            parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")

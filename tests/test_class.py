@@ -135,6 +135,103 @@ def test_what_drawing_would_stumble_over_is_found_before_the_model_is_loaded(tin
     assert "model" not in vars(visualizer), "the weights were loaded"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": 99},
+        {"do_sample": True, "temperature": 0.0},
+        {"do_sample": True, "seed": -1},
+        {"response": "<|im_end|>"},
+    ],
+)
+def test_a_wrong_option_of_recording_is_found_before_any_generation(tiny, monkeypatch, options):
+    monkeypatch.setattr(tiny.model, "generate", lambda *a, **k: pytest.fail("generated"))
+    with pytest.raises(ValueError):
+        tiny.record(SAMPLE, [picture()], [1], **options)
+
+
+@pytest.mark.parametrize("sample", [{}, {"problem": ""}, {"problem": 3}])
+def test_a_sample_without_a_problem_is_refused(tiny, sample):
+    with pytest.raises(ValueError, match="expected a text that is not empty"):
+        tiny.record(sample, [picture()], [1])
+
+
+def test_numbers_of_numpy_are_numbers(tiny, tmp_path):
+    path = tiny.create_attention_visualization_for_sample(
+        SAMPLE,
+        [picture()],
+        np.int64(1),
+        head=np.int64(2),
+        output_dir=tmp_path,
+        save_record=tmp_path / "a" / "b.npz",
+        **QUICK,
+    )
+    assert path.endswith("layer1.mp4") and vhm.AttentionRecord.load(tmp_path / "a" / "b.npz").head == 2
+    assert tiny.record(SAMPLE, [picture()], np.array([0, 2]), max_new_tokens=1).layers == (0, 2)
+
+
+@pytest.mark.parametrize("layer", [True, 7.0, "7", None])
+def test_a_layer_that_is_no_whole_number_is_refused(tiny, layer):
+    with pytest.raises(ValueError, match="expected a whole number"):
+        tiny.resolve_layer(layer)
+
+
+def test_the_same_layer_twice_is_one_video(tiny, tmp_path):
+    paths = tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], [2, -1], output_dir=tmp_path, **QUICK)
+    assert len(paths) == 1
+
+
+def test_a_given_response_ends_before_its_end_token(tiny):
+    record = tiny.record(SAMPLE, [picture()], [1], response="go<|im_end|>")
+    assert record.response == "go"
+
+
+def test_the_start_phrase_is_looked_for_in_the_problem_and_not_in_the_template(tiny):
+    record = tiny.record(
+        SAMPLE, [picture()], [1], prompt_template="{Question} in <think> tags", response="I <think> so"
+    )
+    first, last = record.problem
+    assert "".join(record.tokens[first:last]) == SAMPLE["problem"]
+    assert vhm.find_panel_start(record, "<think>")[0] == record.prompt_length + 2
+
+
+def test_a_text_model_is_told_at_once(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match="'gpt2' names no image_token_id"):
+        vhm.AttentionVisualizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dtype": "float99"}, "dtype is 'float99'"),
+        ({"model_kwargs": {"no_such_option": 1}}, "cannot load it"),
+    ],
+)
+def test_what_from_pretrained_cannot_take_is_one_clear_line(tiny, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        _ = vhm.AttentionVisualizer(tiny.model_name_or_path, **options).model
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("chat_template.jinja", "{% if %}", "chat template cannot be used"),
+        ("adapter_config.json", "{}", "names no base model"),
+        ("processor_config.json", "[]", "cannot load it"),
+    ],
+)
+def test_a_broken_file_beside_the_weights_is_one_clear_line(tiny, tmp_path, name, content, message):
+    shutil.copytree(tiny.model_name_or_path, tmp_path / "broken")
+    (tmp_path / "broken" / name).write_text(content)
+    if name == "adapter_config.json":
+        (tmp_path / "broken" / "config.json").unlink()
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        vhm.AttentionVisualizer(str(tmp_path / "broken")).record(SAMPLE, [picture()], [1])
+    assert "\n" not in str(error.value)
+
+
 def test_too_many_pictures_are_refused(tiny):
     with pytest.raises(ValueError, match=r"3 pictures were given; expected 1\.\.2"):
         tiny.record(SAMPLE, [picture()] * 3, [1])

@@ -85,7 +85,6 @@ def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way
         (("--sample_idx", -1), {}, "sample_idx -1 is out of range"),
         (("--sample_idx", 1), {}, "names a picture that does not exist"),
         (("--save_record", "/dev/null/run.npz"), {}, "cannot be written to"),
-        (("--from_record", "none.npz"), {}, "none.npz"),
         (("--layer_idx", 3), {}, "layer_idx 3 is out of range: the model has 3 layers"),
         (("--output_dir", "/dev/null/x"), {}, "cannot be written to"),
         (("--fps", 0), {}, "fps is 0"),
@@ -149,6 +148,36 @@ def test_a_dataset_is_required_whole(run_files, name, capsys):
         assert f"--{other} is required" in capsys.readouterr().err
 
 
+@pytest.fixture
+def kept(run_files, tmp_path):
+    """A record kept by the command line."""
+    flags = ["--layer_idx", 0, 2, "--response_key", "pred", "--frame_size", "640x360", "--output_dir", tmp_path / "a"]
+    assert vhm.main(command(run_files, *flags, "--save_record", tmp_path / "run.npz")) == 0
+    return str(tmp_path / "run.npz")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--head", "max"), ("--response", "x"), ("--save_record", "z.npz"), ("--model_path", "m"), ("--fast",)]
+)
+def test_a_flag_that_a_kept_record_cannot_follow_is_refused(kept, flags, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        vhm.main(["--from_record", kept, *flags])
+    assert exit_.value.code == 2 and f"{flags[0]} does not go with --from_record" in capsys.readouterr().err
+
+
+def test_a_record_that_is_not_there_is_one_line(capsys):
+    assert vhm.main(["--from_record", "none.npz"]) == 2
+    assert capsys.readouterr().err.startswith("error: [Errno 2] No such file")
+
+
+def test_a_kept_record_is_not_drawn_on_other_pictures(kept, run_files, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    picture((150, 90), "navy").save(tmp_path / "images" / "a.png")
+    flags = ["--from_record", kept, "--benchmark_json", str(run_files[1]), "--image_dir", str(tmp_path / "images")]
+    assert vhm.main(flags) == 2
+    assert "picture 1 of the sample is not the record's" in capsys.readouterr().err
+
+
 def test_a_model_or_a_record_is_required(run_files, capsys):
     with pytest.raises(SystemExit) as exit_:
         vhm.main(command(run_files)[2:])
@@ -159,7 +188,8 @@ def test_a_model_or_a_record_is_required(run_files, capsys):
 def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, capsys):
     with pytest.raises(SystemExit) as exit_:
         vhm.main(command(run_files, *flags))
-    assert exit_.value.code == 2 and "error:" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith("error: ") and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

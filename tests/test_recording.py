@@ -68,9 +68,10 @@ def test_other_reductions_of_the_heads_equal_eager_too(tiny, head):
     np.testing.assert_allclose(rows.weights, eager.weights, atol=1e-5)
 
 
-def test_a_head_out_of_range_names_the_number_of_heads(tiny):
-    with pytest.raises(ValueError, match="head 4 is out of range: the layer has 4 heads"):
-        vhm.record_rows(tiny.model, inputs_of(tiny), (1,), 4, {"max_new_tokens": 2, **GREEDY}, None)
+@pytest.mark.parametrize("head", [4, -5, 1.5, "x", True, None])
+def test_a_head_that_is_none_names_the_number_of_heads(head):
+    with pytest.raises(ValueError, match="cannot be taken: the layer has 4 heads"):
+        vhm.check_head(head, 4)
 
 
 def test_the_old_attention_comes_back_also_after_an_error(tiny):

@@ -1,3 +1,5 @@
+import subprocess
+
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -81,6 +83,30 @@ def test_nothing_half_written_is_left(tmp_path, failure):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_encoder_has_ended_when_drawing_fails(tmp_path):
+    def broken():
+        yield from frames(3)
+        raise RuntimeError("drawing failed")
+
+    with pytest.raises(RuntimeError):
+        vhm.write_video(broken(), tmp_path / "out.mp4", 2)
+    running = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
+    assert str(tmp_path) not in running
+
+
+def test_an_encoder_that_dies_is_one_clear_line(tmp_path, monkeypatch):
+    class Dead:
+        def append_data(self, frame):
+            raise BrokenPipeError(32, "Broken pipe\n\nFFMPEG COMMAND:\n...")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(imageio, "get_writer", lambda *a, **k: Dead())
+    with pytest.raises(OSError, match=r"out\.mp4 could not be written: the encoder ended; check the space"):
+        vhm.write_video(frames(2), tmp_path / "out.mp4", 2)
+
+
 def test_an_older_video_is_kept_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "out.mp4"
     vhm.write_video(frames(2), path, 2)
@@ -90,9 +116,9 @@ def test_an_older_video_is_kept_until_the_new_one_is_whole(tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("fps", [0, -1, float("nan")])
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e9, 1e-9])
 def test_a_rate_that_is_not_positive_is_refused(tmp_path, fps):
-    with pytest.raises(ValueError, match="expected a number above 0"):
+    with pytest.raises(ValueError, match=r"expected a number from 0\.01 to 240"):
         vhm.write_video(frames(2), tmp_path / "out.mp4", fps)
 
 
