@@ -371,13 +371,20 @@ def _check_sample(sample: object, where: str) -> list[str]:
     for key in ("image", "problem"):
         if key not in sample:
             raise ValueError(f"{where} has no key {key!r}; it has {sorted(map(str, sample))}")
-    problem, paths = sample["problem"], sample["image"]
-    if not isinstance(problem, str) or not problem.strip():
-        raise ValueError(f"the problem of {where} is {problem!r}; expected a text that is not empty")
+    _problem(sample, where)
+    paths = sample["image"]
     paths = [paths] if isinstance(paths, str) else paths
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
         raise ValueError(f"the image of {where} is {paths!r}; expected a path or a list of paths")
     return paths
+
+
+def _problem(sample: dict, where: str) -> str:
+    """The problem of a sample. Raises ValueError where there is none."""
+    problem = sample.get("problem")
+    if not isinstance(problem, str) or not problem.strip():
+        raise ValueError(f"the problem of {where} is {problem!r}; expected a text that is not empty")
+    return problem
 
 
 def _open_image(path: Path, where: str) -> Image.Image:
@@ -2833,33 +2840,25 @@ class AttentionVisualizer:
             teacher-forced pass gives its rows.
         head: "mean" or "max" over the heads, or the number of one.
         attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
-        fast: generate with a static cache and a compiled step, then record by one pass over the answer; for long
-            answers on a GPU, ignored elsewhere.
+        fast: compiled generation, then one pass over the answer to record; for long answers on a GPU only.
         max_pixels: shrink pictures of more pixels before the processor sees them, for a smaller memory.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
         layers = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
         if not layers:
             raise ValueError("no layer was given; expected one or more")
-        problem = sample.get("problem")
-        if not isinstance(problem, str) or not problem.strip():
-            raise ValueError(f"the sample's problem is {problem!r}; expected a text that is not empty")
+        problem = _problem(sample, "the sample")
         head = check_head(head, self.config.get_text_config().num_attention_heads)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
         if attention not in ("auto", "eager"):
             raise ValueError(f"attention is {attention!r}; expected 'auto' or 'eager'")
-        if not 1 <= len(images) <= self.max_image_num:
-            raise ValueError(f"{len(images)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
         response = _given_response(sample, response, response_key)
         generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
         originals = [upright_rgb(image) for image in images]
         inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
-        given = None
-        if response is not None:
-            given = self._response_ids(response)
-        elif fast:
-            given = generate_fast(self.model, inputs, generation)
+        given = self._response_ids(response) if response is not None else None
+        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
         rows = self._rows(inputs, layers, head, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return self._as_record(inputs, located, layers, head, rows, originals, problem)
@@ -2877,6 +2876,8 @@ class AttentionVisualizer:
         self, problem: str, originals: list[Image.Image], prompt_template: str, max_pixels: int | None
     ) -> tuple[Any, list[ImageTokens]]:
         """The model's inputs on its device, and where the image tokens stand in the original pictures."""
+        if not 1 <= len(originals) <= self.max_image_num:
+            raise ValueError(f"{len(originals)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
         images = [shrink(image, max_pixels) for image in originals]
         inputs = build_inputs(self.processor, problem, images, prompt_template)
         if not (inputs["input_ids"] == image_token_id(self.config)).any():
