@@ -594,3 +594,16 @@ def test_a_summary_is_as_wide_as_a_frame_and_has_a_map_for_each_phase_and_word(g
     assert summary.width == vhm.DEFAULT_FRAME_SIZE[0]
     dark = (np.asarray(summary).astype(int).sum(axis=2) < 600).any(axis=0)
     assert dark.any() and (np.asarray(summary)[:, -20:] == 255).all()
+
+
+@pytest.mark.parametrize("text", ["(0.5, 0.5)", "it costs (1,000) dollars", "the interval [0, 1]", "at 10 (040, 20)"])
+def test_numbers_in_brackets_that_are_no_place_are_not_marked(text):
+    assert vhm.response_marks(make_record(["Based"], [text]), 1, [(400, 300)]) == []
+
+
+def test_a_mark_at_the_edge_of_the_panel_is_whole():
+    record = make_record(["Based"], ["(0, 0) and (500, 500)"], size=(400, 300))
+    layout = vhm.layout_images(record, [picture()], 400, 300, FONTS)
+    corner = np.asarray(vhm.draw_marks(layout, [vhm.Mark(0, "", 0, (0.0, 0.0))], FONTS))[..., 3] > 0
+    middle = np.asarray(vhm.draw_marks(layout, [vhm.Mark(0, "", 0, (0.5, 0.5))], FONTS))[..., 3] > 0
+    assert abs(int(corner.sum()) - int(middle.sum())) <= 0.1 * middle.sum()
