@@ -38,14 +38,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import chain, groupby
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 logger = logging.getLogger("visualizeHeatMap")
 
@@ -118,10 +118,11 @@ ENCODERS = {
 }
 
 SLOWEST_FPS, FASTEST_FPS = 0.01, 240
+BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
 CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
 FONT_ADVICE = {
     "cjk": "a CJK font, such as Debian's fonts-noto-cjk",
-    "emoji": "a font of emoji that are drawn as outlines, such as Debian's fonts-symbola (coloured ones are bitmaps)",
+    "emoji": "an emoji font, such as Debian's fonts-noto-color-emoji",
     "any": "a font that has it, such as Debian's fonts-noto-core, or give font_path",
 }
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
@@ -1665,6 +1666,33 @@ def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
     return tuple((file, int(face)) for file, face, _, _ in faces)
 
 
+class BitmapFont:
+    """A font of coloured bitmaps, which has one size only, as grey glyphs of another size."""
+
+    def __init__(self, file: str, face: int, size: int) -> None:
+        self._font = ImageFont.truetype(file, BITMAP_FONT_SIZE, index=face)
+        self._scale = size / BITMAP_FONT_SIZE
+
+    def getmask(self, text: str) -> Any:
+        return self._font.getmask(text, "RGBA")
+
+    def getlength(self, text: str) -> float:
+        return self._font.getlength(text) * self._scale
+
+    def getmetrics(self) -> tuple[int, int]:
+        ascent, descent = self._font.getmetrics()
+        return math.ceil(ascent * self._scale), math.ceil(descent * self._scale)
+
+    def coverage(self, text: str) -> Image.Image:
+        """How much ink each pixel takes, as an L image whose base line lies `getmetrics()[0]` below its top."""
+        size = math.ceil(self._font.getlength(text)), sum(self._font.getmetrics())
+        drawn = Image.new("RGBA", size)
+        ImageDraw.Draw(drawn).text((0, size[1]), text, font=self._font, embedded_color=True, anchor="ld")
+        dark = ImageOps.invert(drawn.convert("L")).point(lambda level: 64 + level * 3 // 4)
+        grey = ImageChops.multiply(dark, drawn.getchannel("A"))
+        return grey.resize((max(round(size[0] * self._scale), 1), sum(self.getmetrics())), Image.Resampling.BOX)
+
+
 class FontSet:
     """A font at one size, with others to fall back on for the characters that it lacks."""
 
@@ -1711,13 +1739,17 @@ class FontSet:
             if self.has_glyph(font, char):
                 return font
         for file, face in _fonts_with(char):
-            try:
-                font = ImageFont.truetype(file, self.size, index=face)
-                if self.has_glyph(font, char):
-                    self._fallbacks.append(font)
-                    return font
-            except OSError:  # a bitmap font without this size
-                continue
+            for kind in (
+                partial(ImageFont.truetype, file, self.size, face),
+                partial(BitmapFont, file, face, self.size),
+            ):
+                try:
+                    font = kind()
+                    if self.has_glyph(font, char):
+                        self._fallbacks.append(font)
+                        return font
+                except OSError:  # a bitmap font without this size
+                    continue
         kind = "cjk" if BREAK_ANYWHERE.match(char) else "emoji" if unicodedata.category(char) == "So" else "any"
         _warn_of_missing_font(FONT_ADVICE[kind], char)
         return None
@@ -1959,7 +1991,10 @@ def _draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fo
     """Draw a line of text with its base line at a point; returns the x at which it ends."""
     x, y = at
     for font, part in fonts.runs(text):
-        draw.text((x, y), part, fill=fill, font=font, anchor="ls")
+        if isinstance(font, BitmapFont):
+            draw.bitmap((round(x), round(y) - font.getmetrics()[0]), font.coverage(part), fill)
+        else:
+            draw.text((x, y), part, fill=fill, font=font, anchor="ls")
         x += font.getlength(part)
     return x
 

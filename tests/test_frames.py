@@ -607,3 +607,14 @@ def test_a_mark_at_the_edge_of_the_panel_is_whole():
     corner = np.asarray(vhm.draw_marks(layout, [vhm.Mark(0, "", 0, (0.0, 0.0))], FONTS))[..., 3] > 0
     middle = np.asarray(vhm.draw_marks(layout, [vhm.Mark(0, "", 0, (0.5, 0.5))], FONTS))[..., 3] > 0
     assert abs(int(corner.sum()) - int(middle.sum())) <= 0.1 * middle.sum()
+
+
+@pytest.mark.skipif("NotoColorEmoji" not in " ".join(vhm._font_files()), reason="needs Noto Color Emoji")
+@pytest.mark.parametrize("text", ["\U0001f680", "\U0001f468\u200d\U0001f680"], ids=["one", "joined"])
+def test_coloured_emoji_of_a_bitmap_font_are_drawn_as_glyphs(text):
+    fonts = vhm.FontSet(26)
+    ((font, part),) = fonts.runs(text)
+    assert isinstance(font, vhm.BitmapFont) and part == text
+    layout = vhm.layout_text([vhm.TextPiece(0, text, "text")], fonts, 200)
+    assert layout.ink.max() >= vhm.INK_LEVELS // 2
+    assert 20 < font.getlength(part) < 60  # one picture, about as wide as high
