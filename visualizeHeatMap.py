@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
+import errno
+import hashlib
 import html
 import inspect
 import io
@@ -25,19 +28,25 @@ import logging
 import math
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unicodedata
+import warnings
 import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from datetime import timedelta
+from fractions import Fraction
 from functools import cached_property, lru_cache, partial
 from itertools import chain, groupby
 from numbers import Integral
@@ -67,6 +76,9 @@ SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it 
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
 VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
 ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+LARGEST_UNCHECKED_ARCHIVE = 2**28  # bytes that a record may unpack to, however small its file is
+LARGEST_COMPRESSION = 200  # times; real records reach 100 where a sliding window leaves most weights 0
+LARGEST_SIDE = 2**20  # pixels of a picture, in a record that is read
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
@@ -117,6 +129,12 @@ ENCODERS = {
     ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
 }
 
+LEAST_SPACE = 2**16  # bytes that a folder must have room for before the long work begins
+CLEANING_TIME = 5  # seconds after a signal in which others are not heard
+DRAWING_PATIENCE = 10  # seconds that a process that draws may take to end when it is stopped
+ENCODER_PATIENCE = 5  # seconds that an encoder may take to end after it has closed its input
+FAILURES_NAMED = 20  # samples, at most, in the last line
+LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
 SLOWEST_FPS, FASTEST_FPS = 0.01, 240
 BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
 CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
@@ -134,9 +152,19 @@ FONT_FOLDERS = (
 Colormap = Callable[[np.ndarray], np.ndarray]
 
 
+def visible(text: object) -> str:
+    """The text with all that a terminal obeys or hides written as escapes; line breaks and spaces stay.
+
+    The text of a dataset or a model may hold escape sequences, marks that turn the direction of writing or lone
+    surrogates: they shall not steer the terminal of whoever reads it.
+    """
+    harmless = (c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs" for c in str(text))
+    return "".join(c if keep else c.encode("unicode_escape").decode() for c, keep in zip(str(text), harmless))
+
+
 def one_line(text: object) -> str:
-    """The text with every run of white space, line breaks included, as one space."""
-    return " ".join(str(text).split())
+    """The text with every run of white space, line breaks included, as one space, and nothing hidden in it."""
+    return visible(" ".join(str(text).split()))
 
 
 # ------------------------------------------------------------------------------------------ records
@@ -256,8 +284,8 @@ class AttentionRecord:
         """(T, S) float32 rows of a recorded layer."""
         return self.weights[:, self.layers.index(self.layer_number(layer))].astype(np.float32, copy=False)
 
-    def save(self, path: str | Path) -> None:
-        """Write the record as one compressed .npz, whole or not at all. Raises OSError."""
+    def save(self, path: str | Path, *, compress: bool = True) -> None:
+        """Write the record as one .npz, whole or not at all. Raises OSError."""
         facts = {
             "format": RECORD_FORMAT, "tokens": self.tokens, "prompt_length": self.prompt_length,
             "layers": self.layers, "special_ids": self.special_ids, "num_layers": self.num_layers,
@@ -271,12 +299,13 @@ class AttentionRecord:
         facts_bytes = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with moved_into_place(Path(path)) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, facts=facts_bytes, **arrays)
+            (np.savez_compressed if compress else np.savez)(file, facts=facts_bytes, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionRecord:
         """Read a record that `save` wrote; no pickle. Raises OSError, or ValueError for any other file."""
         try:
+            check_archive(path)
             with np.load(path, allow_pickle=False) as data:
                 facts = json.loads(data["facts"].tobytes())
                 if facts["format"] != RECORD_FORMAT:
@@ -290,61 +319,201 @@ class AttentionRecord:
                     num_layers=facts["num_layers"], head=facts["head"], pictures=pictures,
                     problem=tuple(facts["problem"]) if facts.get("problem") else None,
                 )  # fmt: skip
+                check_values(record)
                 if pictures:
                     record.open_pictures()
                 return record
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGED_ARCHIVE as error:
             raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
+
+
+# What reading an archive that is none, or a broken or hostile one, raises.
+DAMAGED_ARCHIVE = (
+    ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def check_archive(path: str | Path) -> None:
+    """Raises ValueError where an .npz would unpack to far more than it holds, or other than its headers say."""
+    total = 0
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as data:
+                version = np.lib.format.read_magic(data)
+                read_header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read_header(data)
+                if dtype.hasobject or data.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+                    raise ValueError(f"{member.filename} is no plain array of shape {shape}")
+            total += member.file_size
+    if total > max(LARGEST_UNCHECKED_ARCHIVE, LARGEST_COMPRESSION * os.path.getsize(path)):
+        raise ValueError(f"its {os.path.getsize(path)} bytes would unpack to {total}")
+
+
+def check_values(record: AttentionRecord) -> None:
+    """Raises ValueError where a record that was read holds what no recording gives."""
+    numbers = [record.prompt_length, *record.layers, *record.special_ids, *(record.problem or (0, 1))]
+    head, P = record.head, record.prompt_length
+    boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
+    low, high = record.weights.min(initial=0), record.weights.max(initial=0)
+    arrays = [record.token_ids, *(image.positions for image in record.images)]
+    rules = {
+        "tokens must be texts": all(isinstance(token, str) for token in record.tokens),
+        "lengths, layers and ids must be whole numbers": all(type(number) is int for number in numbers),
+        "layers must be different ones of the model": len(set(record.layers)) == len(record.layers) > 0
+        and type(record.num_layers or 0) is int
+        and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
+        "head must be mean, max or a number": head in ("mean", "max") or type(head) is int,
+        "the problem must lie in the prompt": record.problem is None
+        or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
+        "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
+        "weights must be float32 or float16, from 0 up and finite": record.weights.dtype in (np.float32, np.float16)
+        and low >= 0
+        and bool(np.isfinite(high)),
+        f"boxes must lie within 0 and {LARGEST_SIDE} pixels": boxes.dtype.kind == "f"
+        and not ((boxes < 0) | (boxes > LARGEST_SIDE)).any(),
+    }
+    broken = [rule for rule, kept in rules.items() if not kept]
+    if broken:
+        raise ValueError("; ".join(broken))
+
+
+# Host and process stand in the name, so that others may know whether it is still written.
+HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
+PARTIAL_NAME = re.compile(r"\..*\.(\w+)-(\d+)\.partial(?:\.\w+)?")
+
+
+def partial_path(path: Path) -> Path:
+    """The hidden name under which a file is written beside its place, by this process."""
+    return path.with_name(f".{path.stem[:40]}.{HOST}-{os.getpid()}.partial{path.suffix}")
 
 
 @contextmanager
 def moved_into_place(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: moved there when the block ends well, removed when it does not."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    """A temporary path beside `path`: moved there when the block ends well, removed when it does not.
+
+    What killed processes left half-written in the folder goes as well. Raises OSError, with the path in it.
+    """
+    remove_stale(path.parent)
+    temporary = partial_path(path)
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:  # one of ours, which says more
+            raise
+        where = "" if path.parent.is_dir() else f"; {path.parent} is no longer there"
+        raise OSError(f"{path} could not be written: {error.strerror}{where or '; check the space'}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the half-written files of processes that ended without doing so; of other hosts', those a day old."""
+    for path in folder.glob(".*.partial*"):
+        match = PARTIAL_NAME.fullmatch(path.name)
+        with suppress(OSError):  # another process may have been faster
+            if match and (
+                not _is_running(int(match[2])) if match[1] == HOST else time.time() - path.stat().st_mtime > 86400
+            ):
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process of this host is there; where that cannot be asked, it is."""
+    try:
+        if os.name == "posix":
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 # ------------------------------------------------------------------------------------------- sample
 
 
 def load_sample(
-    benchmark_json: str | Path, image_dir: str | Path, sample_idx: int = 0, max_image_num: int = 2
+    benchmark_json: str | Path,
+    image_dir: str | Path,
+    sample_idx: int = 0,
+    max_image_num: int = 2,
+    *,
+    allow_absolute_paths: bool = False,
 ) -> tuple[dict, list[Image.Image]]:
     """Read one sample of a dataset and its pictures.
 
     The dataset is a JSON list of {"id", "image": ["rel/path.png"] or "rel/path.png", "problem", "solution",
     "answer"}; only "image" and "problem" are required. Returns the sample as it stands in the file, and its
     pictures as upright RGB images. Raises OSError for a file that is missing or unreadable, ValueError for
-    one with the wrong content.
+    one with the wrong content, or for a picture outside image_dir unless allow_absolute_paths lets it be anywhere.
     """
-    samples = _read_dataset(Path(benchmark_json))
-    whole = isinstance(sample_idx, Integral) and not isinstance(sample_idx, bool)
-    if not whole or not 0 <= sample_idx < len(samples):
-        raise ValueError(
-            f"sample_idx {sample_idx} is out of range: {benchmark_json} has {len(samples)} samples "
-            f"(0..{len(samples) - 1})"
-        )
-    sample = samples[int(sample_idx)]
-    where = f"sample {sample_idx} of {benchmark_json}"
-    paths = _check_sample(sample, where)
+    samples = read_dataset(benchmark_json)
+    (number,) = select_samples([sample_idx], len(samples), benchmark_json)
+    where = f"sample {number} of {benchmark_json}"
+    sample = samples[number]
+    return sample, open_pictures_of(sample, image_dir, max_image_num, where, allow_absolute_paths)
+
+
+def select_samples(selection: int | str | Iterable[int], count: int, benchmark_json: str | Path) -> list[int]:
+    """The numbers of the samples that a selection names, each once, in its order, of a dataset of `count` samples.
+
+    selection: a number, several numbers, or a text: `3`, a range with both its ends `0-99`, a list `0,5-7,9`, `all`.
+    Raises ValueError for what cannot be read or is out of range.
+    """
+    if isinstance(selection, str) and selection.strip() == "all":
+        return list(range(count))
+    if isinstance(selection, str):
+        parts = [re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part) for part in selection.split(",")]
+        spans = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+        if not all(parts) or any(first > last for first, last in spans):
+            raise ValueError(
+                f"sample_idx {selection!r} cannot be read; expected a number, a range such as 0-99, a list such as "
+                "0,5,9, or all"
+            )
+    else:
+        spans = [(n, n) for n in (selection if isinstance(selection, Iterable) else [selection])]
+    for span in spans:
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in span)
+        if not whole or not 0 <= span[0] <= span[1] < count:
+            named = "-".join(dict.fromkeys(map(str, span)))
+            raise ValueError(
+                f"sample_idx {named} is out of range: {benchmark_json} has {count} samples (0..{count - 1})"
+            )
+    if not spans:
+        raise ValueError("sample_idx names no sample; expected one or more")
+    return list(dict.fromkeys(n for first, last in spans for n in range(int(first), int(last) + 1)))
+
+
+def check_image_dir(image_dir: str | Path) -> None:
+    """Raises FileNotFoundError where there is no such folder."""
+    if not Path(image_dir).is_dir():
+        raise FileNotFoundError(f"image_dir {image_dir} is no directory; give the folder that holds the pictures")
+
+
+def open_pictures_of(
+    sample: object, image_dir: str | Path, max_image_num: int, where: str, allow_absolute_paths: bool = False
+) -> list[Image.Image]:
+    """The pictures of a sample whose fields are as they should be, upright and RGB. Raises ValueError or OSError."""
+    paths = check_sample(sample, where)
     if len(paths) > max_image_num:
         raise ValueError(
             f"{where} has {len(paths)} pictures, more than max_image_num={max_image_num}; "
             f"raise it with --max_image_num {len(paths)} (in Python: max_image_num={len(paths)})"
         )
-    if not Path(image_dir).is_dir():
-        raise FileNotFoundError(f"image_dir {image_dir} is no directory; give the folder that holds the pictures")
-    images = [_open_image(Path(image_dir) / path, where) for path in paths]
+    check_image_dir(image_dir)
+    images = [_open_image(Path(image_dir), path, where, allow_absolute_paths) for path in paths]
     logger.debug("%s: %d picture(s), sizes %s", where, len(images), [image.size for image in images])
-    return sample, images
+    return images
 
 
-def _read_dataset(path: Path) -> list:
+def read_dataset(benchmark_json: str | Path) -> list:
     """The JSON list in a file, with at least one entry."""
+    path = Path(benchmark_json)
     try:
         samples = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
@@ -353,7 +522,7 @@ def _read_dataset(path: Path) -> list:
         raise IsADirectoryError(f"benchmark_json {path} is a folder; give a JSON list of samples") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"benchmark_json {path} is not UTF-8 text: {one_line(error)}; expected a JSON list") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"benchmark_json {path} is not JSON: {one_line(error)}; expected a JSON list") from error
     if not isinstance(samples, list):
         raise ValueError(
@@ -365,7 +534,7 @@ def _read_dataset(path: Path) -> list:
     return samples
 
 
-def _check_sample(sample: object, where: str) -> list[str]:
+def check_sample(sample: object, where: str) -> list[str]:
     """The picture paths of a sample whose fields are as they should be."""
     if not isinstance(sample, dict):
         raise ValueError(f"{where} is a {type(sample).__name__}; expected an object with image and problem")
@@ -388,17 +557,47 @@ def _problem(sample: dict, where: str) -> str:
     return problem
 
 
-def _open_image(path: Path, where: str) -> Image.Image:
+def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bool) -> Image.Image:
     """A picture, upright and RGB, as the model and the overlay shall both see it."""
+    path = image_dir / name
+    if not allow_absolute_paths and not _lies_in(path, image_dir):
+        raise ValueError(
+            f"{where} names a picture outside image_dir {image_dir}: {name}; move it there, or give "
+            "--allow_absolute_paths if you trust the dataset"
+        )
     try:
-        with Image.open(path) as image:
-            return upright_rgb(image)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("a device or a pipe")  # reading one may never end
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only large; the error is twice as far
+            with Image.open(path) as image:
+                if image.format == "EPS":
+                    raise ValueError("a program, which Ghostscript would have to run; convert it to PNG")
+                return upright_rgb(image)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where} names a picture that does not exist: {path}; check image_dir") from error
     except IsADirectoryError as error:
         raise IsADirectoryError(f"{where} names a folder where a picture is expected: {path}") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{where} has a picture that is too large: {path} ({one_line(error)}); it may be made to fill the memory: "
+            "shrink it"
+        ) from error
+    except (UnidentifiedImageError, SyntaxError, ValueError, RuntimeError, OSError) as error:
         raise OSError(f"{where} has a picture that cannot be read: {path} ({one_line(error)})") from error
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, as the sign of a broken character."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file is below a folder, symbolic links followed; what is no path at all leaves no folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (ValueError, RuntimeError, OSError):  # a null character, a ring of links, a name too long
+        return True
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -424,11 +623,9 @@ def picture_file(image: Image.Image) -> bytes:
 
 
 def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The picture, smaller where it has more than `max_pixels` pixels. Raises ValueError when that is not positive."""
+    """The picture, smaller where it has more than `max_pixels` pixels, which must be 1 or more."""
     if max_pixels is None:
         return image
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels is {max_pixels}; expected 1 or more")
     scale = min(math.sqrt(max_pixels / (image.width * image.height)), 1)
     size = [max(int(length * scale), 1) for length in image.size]
     return image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
@@ -456,14 +653,19 @@ def prompt_text(processor: Any, content: list[dict]) -> str:
     )
 
 
+def check_prompt_template(prompt_template: str) -> None:
+    """Raises ValueError for a template without a place for the problem."""
+    if "{Question}" not in prompt_template:
+        raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
+
+
 def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
     """The model's inputs for one problem and its pictures, by the processor's own chat template.
 
     Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the
     template has no {Question}, or the processor no chat template.
     """
-    if "{Question}" not in prompt_template:
-        raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
+    check_prompt_template(prompt_template)
     question = prompt_template.replace("{Question}", problem)
     text = prompt_text(processor, [*({"type": "image"} for _ in images), {"type": "text", "text": question}])
     # As apply_chat_template does: a template that writes the first token leaves none to the tokenizer.
@@ -610,6 +812,12 @@ class AttentionRecorder:
                 event.synchronize()
             parts = np.split(on_host.numpy(), np.cumsum([Q * K for *_, (Q, K) in places])[:-1])
             for (step, place, column, shape), values in zip(places, parts):
+                if not np.isfinite(values).all():
+                    first = step + int(np.argmin(np.isfinite(values).reshape(shape).all(axis=1)))
+                    raise RuntimeError(
+                        f"layer {self.layers[place]} has weights that are no numbers at step {first}: the model "
+                        "overflowed, as float16 may; try --dtype bfloat16 or float32"
+                    )
                 missing = column + shape[1] - self._weights_TLK.shape[2]
                 if missing > 0:  # more keys of pictures than there are positions
                     self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
@@ -795,7 +1003,7 @@ def _progress_streamer(total: int) -> Any:
 
     class ProgressStreamer(BaseStreamer):
         def __init__(self) -> None:
-            self.bar = tqdm(total=total, desc="generating", unit="token")
+            self.bar = tqdm(total=total, desc="generating", unit="token", leave=None)
             self.prompt_seen = False
 
         def put(self, value: Any) -> None:  # the first call brings the prompt
@@ -2404,7 +2612,7 @@ class FrameRenderer:
         px, fonts, base = self.px, self.title_fonts, round(self.top * 0.6)
         title = f"token {step + 1} of {self.record.response_length}"
         x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
-        shown = one_line(token.replace("\n", NEWLINE_MARK)) or "space"
+        shown = " ".join(token.replace("\n", NEWLINE_MARK).split()) or "space"
         while x + fonts.width(shown) > self.x_image - 2 * px(MARGIN) and len(shown) > 1:
             shown = shown[: 3 * (len(shown) - 1) // 4] + "…"
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
@@ -2607,7 +2815,7 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
 
     The suffix of the path decides: .mp4 is H.264 (yuv420p), .webm VP9, .gif at most GIF_WIDTH pixels wide.
     Returns the path. Raises ValueError when there is no frame, fps is not positive or the suffix is another,
-    OSError when the file cannot be written, RuntimeError when the encoder is missing.
+    OSError when the file cannot be written whole, RuntimeError when the encoder is missing.
     """
     path = Path(path)
     check_fps(fps)
@@ -2618,12 +2826,7 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
         target = Path(folder) / "lossless.mkv" if gif else temporary
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent} is no folder; make it first")
-        try:
-            count = _encode(frames, target, path.suffix.lower(), fps)
-        except BrokenPipeError as error:
-            raise OSError(
-                f"{path} could not be written: the encoder ended; check the space in {path.parent}"
-            ) from error
+        count = _encode(frames, target, path, fps)
         if not count:
             raise ValueError(f"{path} would have no frame: the response is empty")
         if gif:
@@ -2632,40 +2835,76 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
     return str(path)
 
 
-def _encode(frames: Iterable[np.ndarray], path: Path, suffix: str, fps: float) -> int:
-    """Write a video with the encoder of a suffix; the number of its frames."""
-    import imageio.v2 as imageio
+def find_encoder() -> str:
+    """The path of ffmpeg. Raises RuntimeError where there is none."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
 
-    codec, pixel_format, options = ENCODERS[suffix]
-    count = 0
-    try:
-        writer = imageio.get_writer(
-            path, format="FFMPEG", fps=fps, codec=codec, quality=None, pixelformat=pixel_format,
-            macro_block_size=2, ffmpeg_log_level="error",
-            # A key frame every few seconds lets a player jump about in a video of few frames a second.
-            output_params=[*options.split(), "-g", str(max(round(5 * fps), 10))],
-        )  # fmt: skip
-    except ImportError as error:
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
         raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
-    try:
-        for frame in _drawn_ahead(frames):
-            writer.append_data(frame)
-            count += 1
-    finally:  # the encoder must have ended before its file is moved or removed
-        writer.close()
+
+
+def _encode(frames: Iterable[np.ndarray], target: Path, path: Path, fps: float) -> int:
+    """Write a video with the encoder for the suffix of `path`; the number of its frames.
+
+    The encoder is run here since its exit status alone tells that the end of the file has found room.
+    """
+    codec, pixel_format, options = ENCODERS[path.suffix.lower()]
+    drawn, count = _drawn_ahead(frames), 0
+    first = next(drawn, None)
+    if first is None:
+        return 0
+    height, width = first.shape[:2]
+    command = [
+        find_encoder(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
+        "-r", str(Fraction(fps).limit_denominator()), "-i", "-", "-c:v", codec, "-pix_fmt", pixel_format,
+        # A key frame every few seconds lets a player jump about in a video of few frames a second.
+        *options.split(), "-g", str(max(round(5 * fps), 10)), str(target.absolute()),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as complaints, _running(command, complaints) as encoder:
+        fed = False
+        with suppress(BrokenPipeError):  # it ended before its input did
+            for frame in chain([first], drawn):
+                encoder.stdin.write(np.ascontiguousarray(frame).data)
+                count += 1
+            encoder.stdin.close()
+            fed = True
+        with suppress(subprocess.TimeoutExpired):
+            encoder.wait(None if fed else ENCODER_PATIENCE)
+        if not fed or encoder.returncode:
+            complaints.seek(0)
+            said = one_line(complaints.read().decode(errors="replace"))[-300:] or f"status {encoder.returncode}"
+            raise OSError(f"{path} could not be written: the encoder ended ({said}); check the space in {path.parent}")
     return count
+
+
+@contextmanager
+def _running(command: list[str], complaints: Any) -> Iterator[subprocess.Popen]:
+    """A process fed through its input, which Ctrl-C does not reach; it has ended when the block is left."""
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, start_new_session=True
+        )
+    except OSError as error:
+        raise OSError(f"the video encoder {command[0]} cannot be run: {error.strerror}; reinstall it") from error
+    try:
+        yield process
+    finally:  # before its file is moved or removed
+        process.kill()
+        process.wait()
+        with suppress(OSError):
+            process.stdin.close()
 
 
 def _convert_to_gif(source: Path, target: Path) -> None:
     """One palette for the whole video and no dithering: what does not change from frame to frame costs nothing."""
-    from imageio_ffmpeg import get_ffmpeg_exe
-
     size = f"scale='min({GIF_WIDTH},iw)':-1:flags=area"
     filters = (
         f"[0]{size},palettegen=max_colors={GIF_COLOURS}[palette];"
         f"[1]{size}[frames];[frames][palette]paletteuse=dither=none:diff_mode=rectangle"
     )
-    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *["-i", str(source)] * 2, "-lavfi", filters, str(target)]
+    command = [find_encoder(), "-y", "-loglevel", "error", *["-i", str(source)] * 2, "-lavfi", filters, str(target)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"the GIF could not be written: {one_line(result.stderr)}; try --format mp4")
@@ -2676,8 +2915,8 @@ def check_output_dir(output_dir: str | Path) -> None:
     folder = Path(output_dir)
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(bytes(LEAST_SPACE))
     except (OSError, ValueError) as error:  # ValueError: no path at all
         raise OSError(
             f"output_dir {output_dir!r} cannot be written to ({one_line(error)}); give another folder"
@@ -2704,15 +2943,272 @@ def write_layer_videos(
         steps = range(renderer.first_step, record.response_length)
         stills = [renderer.check_step(step) for step in options.frames]
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"combined_attention_visualization_layer{layer}"
-        pictures = ((f"step{step}", Image.fromarray(renderer.draw(step))) for step in stills)
-        summary = ((name, draw_summary(record, images, layer, options)) for name in ["summary"] * options.summary)
-        for name, picture in chain(pictures, summary):
-            with moved_into_place(folder / f"{stem}_{name}.png") as temporary:
+        *names, video = file_names(layer, [f"step{step}" for step in stills], options)
+        pictures = (Image.fromarray(renderer.draw(step)) for step in stills)
+        summary = (draw_summary(record, images, layer, options) for _ in range(options.summary))
+        for name, picture in zip(names, chain(pictures, summary)):
+            with moved_into_place(folder / name) as temporary:
                 picture.save(temporary)
-        with tqdm(steps, desc=f"writing layer {layer}", unit="frame") as bar:
-            paths.append(write_video(map(renderer.draw, bar), folder / f"{stem}.{options.format}", options.fps))
+        with tqdm(steps, desc=f"writing layer {layer}", unit="frame", leave=None) as bar:
+            paths.append(write_video(map(renderer.draw, bar), folder / video, options.fps))
     return paths
+
+
+def file_names(layer: int, stills: Sequence[str], options: DrawingOptions) -> list[str]:
+    """The names of a layer's files: of the stills, of the summary and, last, of the video."""
+    stem = f"combined_attention_visualization_layer{layer}"
+    pictures = [f"{stem}_{name}.png" for name in [*stills, *["summary"] * options.summary]]
+    return [*pictures, f"{stem}.{options.format}"]
+
+
+# ------------------------------------------------------------------------------------------ dataset
+
+FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
+SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and layer
+LAST_COLUMNS = ("files", "error")
+
+
+def sample_folder(output_dir: str | Path, number: int) -> Path:
+    """Where the files of one sample of a dataset go."""
+    return Path(output_dir) / f"sample_{number:04d}"
+
+
+def read_facts(folder: Path) -> dict:
+    """What is known of a sample: number, response, shares, files, the settings behind them; {} where nothing is."""
+    try:
+        facts = json.loads((folder / FACTS_NAME).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def write_facts(folder: Path, facts: dict) -> None:
+    """Keep what is known of a sample. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with moved_into_place(folder / FACTS_NAME) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1), "utf-8")
+
+
+def own_files(folder: Path, facts: dict) -> list[Path]:
+    """The files that a sample's facts name; a name that would leave the folder is none."""
+    names = facts.get("files")
+    names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return [folder / name for name in names if name not in ("", "..") and Path(name).name == name]
+
+
+def is_finished(folder: Path, facts: dict) -> bool:
+    """Whether a sample succeeded and every file of it is there: each appears under its name when it is whole."""
+    files = own_files(folder, facts)
+    return bool(files) and not facts.get("error") and all(path.is_file() for path in files)
+
+
+def forget_sample(folder: Path) -> None:
+    """Remove what an earlier run made of a sample, the facts first: without them nothing counts as finished."""
+    files = own_files(folder, read_facts(folder))
+    for path in (folder / FACTS_NAME, *files):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def fingerprint(sample: object, image_dir: Path) -> str:
+    """Of a sample as it stands in the dataset and the bytes of its pictures: with others it is another input."""
+    digest = hashlib.sha256(json.dumps(sample, sort_keys=True).encode())
+    with suppress(ValueError, OSError):  # what cannot be read is told when its turn comes
+        for name in check_sample(sample, ""):
+            if (image_dir / name).is_file():
+                digest.update((image_dir / name).read_bytes())
+    return digest.hexdigest()
+
+
+def unfinished_samples(output_dir: str | Path, numbers: Iterable[int], settings_of: Callable[[int], dict]) -> list[int]:
+    """Those of the samples that no earlier run has finished. Raises ValueError where one did so by other settings."""
+    unfinished, others = [], {}
+    for number in numbers:
+        folder = sample_folder(output_dir, number)
+        facts = read_facts(folder)
+        if not is_finished(folder, facts):
+            unfinished.append(number)
+        elif (wanted := settings_of(number)) != (made := facts.get("settings")):
+            made = made if isinstance(made, dict) else {}
+            others[number] = sorted(key for key in wanted | made if wanted.get(key) != made.get(key))
+    if others:
+        number, names = next(iter(others.items()))
+        raise ValueError(
+            f"{len(others)} finished sample(s) in {output_dir} were made otherwise, such as sample {number} (other "
+            f"{', '.join(names)}); give another output_dir, or --overwrite to make them again"
+        )
+    return unfinished
+
+
+def answer_text(text: object) -> str:
+    """What is compared of a response or an answer: inside the last <answer> tags, else all; white space squeezed."""
+    text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    return " ".join((re.findall(r"<answer>(.*?)</answer>", text, re.S) or [text])[-1].split())
+
+
+def is_correct(response: str, answer: object) -> bool | None:
+    """Whether a response gives the answer, letter by letter; None where the dataset has none."""
+    return None if answer is None or not answer_text(answer) else answer_text(response) == answer_text(answer)
+
+
+def phase_shares(record: AttentionRecord, layer: int) -> dict[str, float]:
+    """Of each phase, and of the whole `response`: the mean over its steps of the attention that lies on pictures."""
+    phases = [*response_phases(record), Phase("response", 0, record.response_length)]
+    shares_T = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
+    return {phase.name: round(float(shares_T[phase.first : phase.last].mean()), 6) for phase in phases}
+
+
+def record_facts(record: AttentionRecord, answer: object) -> dict:
+    """What a record says of its sample, for the table."""
+    return {
+        "response": record.response,
+        "correct": is_correct(record.response, answer),
+        "image_share": {str(layer): phase_shares(record, layer) for layer in record.layers},
+    }
+
+
+def table_row(folder: Path, facts: dict) -> dict:
+    """A sample's row of the table."""
+    shares, correct = facts.get("image_share"), facts.get("correct")
+    columns = {
+        f"image_share_{phase}_layer{layer}": share
+        for layer, phases in (shares.items() if isinstance(shares, dict) else ())
+        for phase, share in (phases.items() if isinstance(phases, dict) else ())
+    }
+    return {
+        **{name: facts.get(name) for name in SHARED_COLUMNS},
+        "sample": int(folder.name.rpartition("_")[2]),
+        "correct": int(correct) if isinstance(correct, bool) else None,
+        **columns,
+        "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts)),
+        "error": facts.get("error") or ("" if is_finished(folder, facts) else "not finished"),
+    }
+
+
+def _cell(value: object) -> object:
+    """A value of the table: harmless in a terminal, and marked as text where a spreadsheet would run it."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not re.fullmatch(r"[+-]?[\d.]+", text)
+    return f"'{text}" if is_formula else text
+
+
+def write_table(output_dir: str | Path) -> None:
+    """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
+    folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
+    rows = sorted((table_row(folder, read_facts(folder)) for folder in folders), key=lambda row: row["sample"])
+    shares = {name for row in rows for name in row if name.startswith("image_share_")}
+    with (
+        moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, [*SHARED_COLUMNS, *sorted(shares), *LAST_COLUMNS], restval="")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def fail_sample(folder: Path, facts: dict, error: object) -> None:
+    """Report a sample that failed, and note it for the table. Raises OSError where the rest would fail as well."""
+    message = one_line(error) or type(error).__name__
+    logger.error("sample %s: %s", facts["sample"], message)
+    try:
+        write_facts(folder, facts | {"error": message})
+    except OSError as problem:  # the table will say that it is not finished
+        logger.error("sample %s: %s", facts["sample"], one_line(problem))
+    if os.strerror(errno.ENOSPC) in message:
+        raise OSError(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
+
+
+class BackgroundDrawing:
+    """Draws one sample while the model answers the next, in a process of this module's own command line.
+
+    A process, since the Python of a thread would hold up the model's. One sample at a time, so that there are never
+    more than two records. A failure is written into the facts of its sample.
+    """
+
+    def __init__(
+        self, layers: Sequence[int], start_phrase: str, options: DrawingOptions, save_record: str | None
+    ) -> None:
+        self.layers, self.start_phrase, self.options, self.save_record = layers, start_phrase, options, save_record
+        self._current: tuple[Path, dict, Path, subprocess.Popen, Any] | None = None
+        self._said: set[str] = set()
+
+    def __enter__(self) -> BackgroundDrawing:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.finish(stop=kind is not None)
+
+    def start(self, folder: Path, facts: dict, record: AttentionRecord) -> None:
+        """Begin to draw a sample as soon as the one before is drawn. Its facts name the files before they are there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        source = folder / self.save_record if self.save_record else partial_path(folder / "record.npz")
+        record.save(source, compress=bool(self.save_record))
+        try:
+            self.finish()
+            write_facts(folder, facts | record_facts(record, facts["answer"]) | {"files": self._names(record)})
+            if not callable(self.options.colormap):
+                self._current = folder, read_facts(folder), source, *self._drawing_process(source, folder)
+            else:  # no other process has it
+                images = record.open_pictures()
+                write_layer_videos(record, images, self.layers, self.start_phrase, folder, self.options)
+        finally:
+            if not self._current and not self.save_record:
+                source.unlink(missing_ok=True)
+
+    def _names(self, record: AttentionRecord) -> list[str]:
+        """The names of a sample's files."""
+        T, names = record.response_length, [self.save_record] * bool(self.save_record)
+        stills = [f"step{step + T if step < 0 else step}" for step in self.options.frames]
+        return names + [name for layer in self.layers for name in file_names(layer, stills, self.options)]
+
+    def _drawing_process(self, source: Path, folder: Path) -> tuple[subprocess.Popen, Any]:
+        """A process that draws a record into a folder, and the file that holds what it says."""
+        flags = [f"--start_phrase={self.start_phrase}", "--layer_idx", *map(str, self.layers)]
+        for field in fields(DrawingOptions):
+            value = getattr(self.options, field.name)
+            if field.name == "frame_size":
+                flags.append("--frame_size={}x{}".format(*value))
+            elif isinstance(value, bool):
+                flags += [f"--{field.name}"] * value
+            elif isinstance(value, (str, float, int)):
+                flags.append(f"--{field.name}={value}")
+            elif value:
+                flags += [f"--{field.name}", *map(str, value)]
+        command = [sys.executable, __file__, f"--from_record={source}", f"--output_dir={folder}", *flags]
+        said = tempfile.TemporaryFile()  # noqa: SIM115  closed when the process has ended
+        quiet = {**os.environ, "TQDM_DISABLE": "1"}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
+        return subprocess.Popen(command, env=quiet, **streams), said
+
+    def finish(self, stop: bool = False) -> None:
+        """Wait until the current sample is drawn, or stop that; pass on what its process said."""
+        if not self._current:
+            return
+        folder, facts, source, process, said = self._current
+        try:
+            if stop:
+                process.terminate()
+            process.wait(DRAWING_PATIENCE if stop else None)
+        finally:  # also where this very wait is stopped
+            self._current = None
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(DRAWING_PATIENCE)
+            process.kill()
+            if not self.save_record:
+                source.unlink(missing_ok=True)
+        said.seek(0)
+        lines = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
+        said.close()
+        for line in dict.fromkeys(line for line in lines if line.startswith("WARNING: ")):
+            if line not in self._said:  # of fonts, say: once is enough
+                logger.warning("%s", one_line(line.removeprefix("WARNING: ")))
+                self._said.add(line)
+        if process.returncode and not stop:
+            reason = lines[-1].removeprefix("error: ") if lines else f"drawing ended with status {process.returncode}"
+            fail_sample(folder, facts, reason)
 
 
 # -------------------------------------------------------------------------------------------- class
@@ -2752,12 +3248,12 @@ class AttentionVisualizer:
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
-        self.model_kwargs = dict(model_kwargs or {})
+        self.model_kwargs, self.processor_kwargs = dict(model_kwargs or {}), dict(processor_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         image_token_id(self.config)  # a model without pictures is told here
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
-        self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
+        self.processor = self._from_pretrained(AutoProcessor, processor_name, **self.processor_kwargs)
         if getattr(self.processor, "tokenizer", None) is None:
             raise ValueError(f"model_path {model_name_or_path} has no tokenizer beside its processor; add its files")
         logger.info("%s: model type %s, %d layers", model_name_or_path, self.config.model_type, self.num_layers)
@@ -2780,6 +3276,11 @@ class AttentionVisualizer:
                 name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
             )
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            if "trust_remote_code" in str(error) and not self.trust_remote_code:
+                raise ValueError(
+                    f"model_path {self.model_name_or_path} comes with Python code of its own, which could do whatever "
+                    "you can do on this machine; read it, then allow it with --trust_remote_code"
+                ) from error
             kinds = (OSError, ImportError, RuntimeError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
             raise kind(
@@ -2814,10 +3315,16 @@ class AttentionVisualizer:
         return model.eval()
 
     def load_sample_data(
-        self, benchmark_json: str | Path, image_dir: str | Path, sample_idx: int = 0
+        self,
+        benchmark_json: str | Path,
+        image_dir: str | Path,
+        sample_idx: int = 0,
+        *,
+        allow_absolute_paths: bool = False,
     ) -> tuple[dict, list[Image.Image]]:
         """Sample `sample_idx` of a dataset, and its pictures as RGB images. See `load_sample`."""
-        return load_sample(benchmark_json, image_dir, sample_idx, self.max_image_num)
+        paths = {"allow_absolute_paths": allow_absolute_paths}
+        return load_sample(benchmark_json, image_dir, sample_idx, self.max_image_num, **paths)
 
     def resolve_layer(self, layer_idx: int) -> int:
         """The 0-based layer of a number that may be negative. Raises ValueError out of range, or without attention.
@@ -2880,16 +3387,13 @@ class AttentionVisualizer:
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
         layers = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
-        if not layers:
-            raise ValueError("no layer was given; expected one or more")
-        problem = _problem(sample, "the sample")
-        head = check_head(head, self.config.get_text_config().num_attention_heads)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
-        if attention not in ("auto", "eager"):
-            raise ValueError(f"attention is {attention!r}; expected 'auto' or 'eager'")
+        problem = well_formed(_problem(sample, "the sample"))
         response = _given_response(sample, response, response_key)
-        generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
+        generation = self.check_options(
+            layers, prompt_template=prompt_template, max_new_tokens=max_new_tokens, do_sample=do_sample,
+            temperature=temperature, top_p=top_p, seed=seed, head=head, attention=attention, max_pixels=max_pixels,
+        )  # fmt: skip
+        head = check_head(head, self.config.get_text_config().num_attention_heads)
         originals = [upright_rgb(image) for image in images]
         inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
         given = self._response_ids(response) if response is not None else None
@@ -2897,6 +3401,34 @@ class AttentionVisualizer:
         rows = self._rows(inputs, layers, head, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return self._as_record(inputs, located, layers, head, rows, originals, problem)
+
+    def check_options(
+        self,
+        layers: Sequence[int],
+        *,
+        prompt_template: str,
+        max_new_tokens: int,
+        head: str | int,
+        attention: str,
+        max_pixels: int | None,
+        do_sample: bool,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        **_: Any,
+    ) -> dict:
+        """What `generate` is told. Raises ValueError for options of `record` that fit no sample; needs no weights."""
+        if not layers:
+            raise ValueError("no layer was given; expected one or more")
+        check_prompt_template(prompt_template)
+        check_head(head, self.config.get_text_config().num_attention_heads)
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
+        if attention not in ("auto", "eager"):
+            raise ValueError(f"attention is {attention!r}; expected 'auto' or 'eager'")
+        if max_pixels is not None and max_pixels < 1:
+            raise ValueError(f"max_pixels is {max_pixels}; expected 1 or more")
+        return {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
 
     def _response_ids(self, response: str) -> list[int]:
         """The tokens of a given response, without an end-of-sequence token at its end."""
@@ -3014,8 +3546,7 @@ class AttentionVisualizer:
         Returns the path of the video; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
-        several = isinstance(layer_idx, Iterable)
-        layers = list(dict.fromkeys(self.resolve_layer(layer) for layer in (layer_idx if several else [layer_idx])))
+        layers = self._layers(layer_idx)
         drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
         check_output_dir(output_dir)
         if save_record:
@@ -3023,11 +3554,115 @@ class AttentionVisualizer:
             if Path(save_record).is_dir():
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
-        logger.info("response: %s", record.response)
+        logger.info("response: %s", one_line(record.response))
         if save_record:
             record.save(save_record)
         paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
-        return paths if several else paths[0]
+        return paths if isinstance(layer_idx, Iterable) else paths[0]
+
+    def _layers(self, layer_idx: int | Sequence[int]) -> list[int]:
+        """The layers of a number or of several, each once."""
+        given = layer_idx if isinstance(layer_idx, Iterable) else [layer_idx]
+        return list(dict.fromkeys(self.resolve_layer(layer) for layer in given))
+
+    def visualize_dataset(
+        self,
+        benchmark_json: str | Path,
+        image_dir: str | Path,
+        sample_idx: int | str | Iterable[int] = "all",
+        layer_idx: int | Sequence[int] = DEFAULT_LAYER,
+        start_phrase: str = DEFAULT_START_PHRASE,
+        *,
+        output_dir: str | Path = ".",
+        overwrite: bool = False,
+        save_record: str | None = None,
+        allow_absolute_paths: bool = False,
+        **options: Any,
+    ) -> list[dict]:
+        """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
+
+        sample_idx: the samples, as in `select_samples`. overwrite: do samples again that an earlier run has finished;
+        without it they stay as they are, and a run that was stopped goes on. save_record: a name, under which the
+        record of each sample is kept in its folder. The rest is as in `create_attention_visualization_for_sample`.
+        Under `accelerate launch` each process takes a part of the samples, and a card of its own.
+
+        Returns the rows of the table, `output_dir/samples.csv`, of these samples: sample, id, response, answer,
+        correct (1 or 0: the answer letter by letter, white space squeezed), image_share_{phase}_layer{layer} (0..1,
+        mean over the phase's steps), files, error. A sample that fails has a text in `error`, and the rest goes on.
+        Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
+        """
+        from tqdm import tqdm
+
+        drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
+        layers = self._layers(layer_idx)
+        settings = self._settings(layers, start_phrase, drawing, save_record, options)
+        samples = read_dataset(benchmark_json)
+        numbers = select_samples(sample_idx, len(samples), benchmark_json)
+        check_image_dir(image_dir)
+        check_output_dir(output_dir)
+
+        def settings_of(number: int) -> dict:
+            return {**settings, "input": fingerprint(samples[number], Path(image_dir))}
+
+        state = self._processes()
+        with state.split_between_processes(numbers) as own:
+            waiting = list(own) if overwrite else unfinished_samples(output_dir, own, settings_of)
+        if waiting:
+            _ = self.model  # without it no sample could succeed
+        try:
+            with BackgroundDrawing(layers, start_phrase, drawing, save_record) as beside:
+                for number in tqdm(waiting, desc="samples", unit="sample"):
+                    check_output_dir(output_dir)
+                    sample, folder, facts = samples[number], sample_folder(output_dir, number), {"sample": number}
+                    try:
+                        forget_sample(folder)
+                        where = f"sample {number} of {benchmark_json}"
+                        images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
+                        facts |= {key: sample.get(key) for key in ("id", "answer")} | {"settings": settings_of(number)}
+                        self.last_record = self.record(sample, images, layers, **options)
+                        beside.start(folder, facts, self.last_record)
+                    except Exception as error:  # whatever it is, it is this sample's
+                        fail_sample(folder, facts, error)
+            state.wait_for_everyone()
+        finally:
+            if state.is_main_process:
+                write_table(output_dir)
+        folders = [sample_folder(output_dir, number) for number in numbers]
+        return [table_row(folder, read_facts(folder)) for folder in folders]
+
+    def _settings(
+        self, layers: list[int], start_phrase: str, drawing: DrawingOptions, save_record: str | None, options: dict
+    ) -> dict:
+        """All that a sample's files depend on beside the sample, as JSON gives it back. Raises ValueError."""
+        parameters = inspect.signature(self.record).parameters.values()
+        recording = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if unknown := options.keys() - recording.keys():
+            raise TypeError(f"visualize_dataset() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
+        recording |= options
+        if recording["response"] is not None:
+            raise ValueError("response is the answer to one sample; give response_key, the field that holds each one's")
+        if save_record is not None and (Path(save_record).name != save_record or Path(save_record).suffix != ".npz"):
+            raise ValueError(f"save_record {save_record} is no name for each sample's folder; give one such as run.npz")
+        self.check_options(layers, **recording)
+        find_encoder()
+        path = Path(self.model_name_or_path)
+        model = {
+            "model": str(path.resolve()) if path.is_dir() else str(path), "dtype": str(self.dtype),
+            "model_kwargs": self.model_kwargs, "processor_kwargs": self.processor_kwargs,
+        }  # fmt: skip
+        shown = {"layers": layers, "start_phrase": start_phrase, "save_record": save_record, **vars(drawing)}
+        names = lambda value: getattr(value, "__qualname__", str(value))  # noqa: E731
+        return json.loads(json.dumps({**model, **recording, **shown}, default=names))
+
+    def _processes(self) -> Any:
+        """accelerate's view of the processes of this run; of several, each gets a card of its own."""
+        import torch
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+        if state.num_processes > 1 and self.device_map == "auto":
+            self.device_map = {"": state.device}
+        return state
 
 
 def _given_response(sample: dict, response: str | None, response_key: str | None) -> str | None:
@@ -3042,7 +3677,7 @@ def _given_response(sample: dict, response: str | None, response_key: str | None
         response = sample[response_key]
     if response is not None and (not isinstance(response, str) or not response):
         raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
-    return response
+    return response if response is None else well_formed(response)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -3053,6 +3688,11 @@ def _frame_size(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 1920x1080")
     return int(match[1]), int(match[2])
+
+
+def _sample_idx(text: str) -> int | str:
+    """The number of a single sample, or a selection as it stands."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def _head(text: str) -> str | int:
@@ -3094,7 +3734,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     required.add_argument("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}")
     required.add_argument("--image_dir", help="folder that the pictures' paths start in; --from_record needs neither")
-    add("--sample_idx", type=int, default=0, help="which sample of the dataset, from 0")
+    add("--sample_idx", type=_sample_idx, default=0, help="which sample, from 0; or several: 0-99, or 0,5,9, or all")
     add("--layer_idx", type=int, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0; negative: from the end")
     add("--start_phrase", default=DEFAULT_START_PHRASE, help="where the text panel begins")
     add("--max_image_num", type=int, default=2, help="the most pictures that a sample may have")
@@ -3111,6 +3751,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
     add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
     add("--output_dir", default=".", help="folder of the video")
+    add("--overwrite", action="store_true", help="with several samples: do those again that are finished")
     add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
     add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
     add("--fps", type=float, default=2, help="frames a second")
@@ -3125,6 +3766,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
+    add("--allow_absolute_paths", action="store_true", help="let the dataset name pictures outside image_dir")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
     add("--model_kwargs", type=_json_object, metavar="JSON", help="more for the model's from_pretrained, as an object")
     add("--processor_kwargs", type=_json_object, metavar="JSON", help="more for the processor's from_pretrained")
@@ -3158,10 +3800,14 @@ def run_command(arguments: dict) -> str | list[str]:
     drawing = {key: arguments[key] for key in DRAWING_OPTIONS & arguments.keys()}
     options = DrawingOptions(**drawing)
     check_output_dir(output_dir)
-    sample, images = None, None
-    if arguments["benchmark_json"]:
+    sample, images, several = None, None, not isinstance(arguments["sample_idx"], int)
+    if arguments["benchmark_json"] and not several:
         dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
-        sample, images = load_sample(*(arguments[key] for key in dataset))
+        sample, images = load_sample(*(arguments[key] for key in dataset), **_keywords(load_sample, arguments))
+    elif arguments["benchmark_json"]:
+        samples = read_dataset(arguments["benchmark_json"])
+        select_samples(arguments["sample_idx"], len(samples), arguments["benchmark_json"])
+        check_image_dir(arguments["image_dir"])
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
@@ -3171,19 +3817,72 @@ def run_command(arguments: dict) -> str | list[str]:
     visualizer = AttentionVisualizer(
         arguments["model_path"], arguments["max_image_num"], **_keywords(AttentionVisualizer.__init__, arguments)
     )
-    create = visualizer.create_attention_visualization_for_sample
+    create = visualizer.visualize_dataset if several else visualizer.create_attention_visualization_for_sample
     keywords = {**_keywords(create, arguments), **_keywords(visualizer.record, arguments), **drawing}
+    if several:
+        dataset = ("benchmark_json", "image_dir", "sample_idx", "layer_idx", "start_phrase")
+        return report_samples(create(*(arguments[key] for key in dataset), **keywords), output_dir)
     return create(sample, images, layers if len(layers) > 1 else layers[0], start_phrase, **keywords)
 
 
+class SamplesFailed(RuntimeError):
+    """Some samples of a dataset failed, the rest is done."""
+
+
+def report_samples(rows: list[dict], output_dir: str | Path) -> str:
+    """The path of the table. Raises SamplesFailed with a list of the samples that failed."""
+    table = Path(output_dir) / TABLE_NAME
+    failed = [str(row["sample"]) for row in rows if row["error"]]
+    if failed:
+        shown = ", ".join(failed[:FAILURES_NAMED]) + ", ..." * (len(failed) > FAILURES_NAMED)
+        raise SamplesFailed(f"{len(failed)} of {len(rows)} samples failed: {shown}; {table} says why")
+    return str(table)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end; its number is the argument."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within this block SIGTERM ends the program as Ctrl-C does; a second signal does not disturb the cleaning up."""
+    quiet_until = 0.0
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal quiet_until
+        if time.monotonic() >= quiet_until:
+            quiet_until = time.monotonic() + CLEANING_TIME
+            raise Stopped(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry: prints the path of each video; 0, or 2 with one line on stderr when something is wrong."""
+    """Command line entry: prints the path of each video, or of a dataset's table.
+
+    Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
+    number of the signal that stopped it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
     parser = build_parser()
     arguments = vars(parser.parse_args(argv))
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
         recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record"]
+        if not isinstance(arguments["sample_idx"], int):
+            parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
             parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
     for name in needed:
@@ -3192,12 +3891,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
     )
+    logging.getLogger("PIL").setLevel(logging.INFO)
     try:
-        paths = run_command(arguments)
+        with stoppable():
+            paths = run_command(arguments)
+    except SamplesFailed as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        after = "no file is half-written, and the same command goes on with a dataset"
+        print(f"error: stopped by {number.name}; {after}", file=sys.stderr)
+        return 128 + number
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print("\n".join([paths] if isinstance(paths, str) else paths))
+    print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))
     return 0
 
 

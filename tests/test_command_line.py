@@ -58,6 +58,7 @@ def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way
     visualizer = vhm.AttentionVisualizer
     for function in (
         visualizer.__init__,
+        visualizer.visualize_dataset,
         visualizer.load_sample_data,
         visualizer.record,
         visualizer.create_attention_visualization_for_sample,

@@ -1,4 +1,5 @@
 import subprocess
+import sys
 
 import imageio.v2 as imageio
 import numpy as np
@@ -94,17 +95,26 @@ def test_the_encoder_has_ended_when_drawing_fails(tmp_path):
     assert str(tmp_path) not in running
 
 
-def test_an_encoder_that_dies_is_one_clear_line(tmp_path, monkeypatch):
-    class Dead:
-        def append_data(self, frame):
-            raise BrokenPipeError(32, "Broken pipe\n\nFFMPEG COMMAND:\n...")
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(imageio, "get_writer", lambda *a, **k: Dead())
-    with pytest.raises(OSError, match=r"out\.mp4 could not be written: the encoder ended; check the space"):
-        vhm.write_video(frames(2), tmp_path / "out.mp4", 2)
+@pytest.mark.parametrize(
+    "script, said",
+    [
+        ("head -c 9000 >/dev/null; echo 'no\\nroom' >&2; exit 1", r"the encoder ended \(no room\); check the space"),
+        ("head -c 9000 >/dev/null; kill -9 $$", r"the encoder ended \(status -9\)"),
+        ("head -c 9000 >/dev/null; exit 0", r"the encoder ended \(status 0\)"),
+        ("cat >/dev/null; for name; do :; done; echo half >$name; exit 1", r"the encoder ended \(status 1\)"),
+    ],
+)
+def test_an_encoder_that_ends_too_soon_or_badly_is_one_clear_line_and_leaves_no_file(
+    tmp_path, monkeypatch, script, said
+):
+    encoder = tmp_path / "encoder"
+    encoder.write_text(f"#!/bin/sh\n{script}\n")
+    encoder.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match=r"out\.mp4 could not be written: " + said):
+        vhm.write_video(frames(20), tmp_path / "out" / "out.mp4", 2)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_older_video_is_kept_until_the_new_one_is_whole(tmp_path):
@@ -123,11 +133,12 @@ def test_a_rate_that_is_not_positive_is_refused(tmp_path, fps):
 
 
 def test_a_missing_encoder_says_what_to_install(tmp_path, monkeypatch):
-    def missing(*args, **kwargs):
-        raise ImportError("To use this plugin install imageio-ffmpeg")
-
-    monkeypatch.setattr(imageio, "get_writer", missing)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(RuntimeError, match="run pip install imageio-ffmpeg"):
+        vhm.write_video(frames(2), tmp_path / "out.mp4", 2)
+    monkeypatch.undo()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    with pytest.raises(OSError, match="none cannot be run: No such file or directory; reinstall it"):
         vhm.write_video(frames(2), tmp_path / "out.mp4", 2)
 
 
