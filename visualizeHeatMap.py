@@ -3620,6 +3620,7 @@ class AttentionVisualizer:
                         images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
                         facts |= {key: sample.get(key) for key in ("id", "answer")} | {"settings": settings_of(number)}
                         self.last_record = self.record(sample, images, layers, **options)
+                        logger.info("sample %d: %s", number, one_line(self.last_record.response))
                         beside.start(folder, facts, self.last_record)
                     except Exception as error:  # whatever it is, it is this sample's
                         fail_sample(folder, facts, error)
