@@ -404,11 +404,15 @@ def moved_into_place(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:  # one of ours, which says more
             raise
-        where = "" if path.parent.is_dir() else f"; {path.parent} is no longer there"
-        raise OSError(f"{path} could not be written: {error.strerror}{where or '; check the space'}") from error
+        raise OSError(f"{path} could not be written: {error.strerror}; {_folder_advice(path)}") from error
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
+
+
+def _folder_advice(path: Path) -> str:
+    """What to look at where a file could not be written."""
+    return f"check the space in {path.parent}" if path.parent.is_dir() else f"{path.parent} is no longer there"
 
 
 def remove_stale(folder: Path) -> None:
@@ -2874,8 +2878,9 @@ def _encode(frames: Iterable[np.ndarray], target: Path, path: Path, fps: float) 
             encoder.wait(None if fed else ENCODER_PATIENCE)
         if not fed or encoder.returncode:
             complaints.seek(0)
-            said = one_line(complaints.read().decode(errors="replace"))[-300:] or f"status {encoder.returncode}"
-            raise OSError(f"{path} could not be written: the encoder ended ({said}); check the space in {path.parent}")
+            said = complaints.read().decode(errors="replace").strip().splitlines() or [f"status {encoder.returncode}"]
+            reason = one_line(re.sub(r"^\[[^]]*\]\s*", "", said[-1]))  # without the name of a part of the encoder
+            raise OSError(f"{path} could not be written: the encoder ended ({reason}); {_folder_advice(path)}")
     return count
 
 
@@ -3912,4 +3917,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status > 128:  # stopped: all is put away, and what Python does at its end would only meet the next signal
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -98,7 +98,7 @@ def test_the_encoder_has_ended_when_drawing_fails(tmp_path):
 @pytest.mark.parametrize(
     "script, said",
     [
-        ("head -c 9000 >/dev/null; echo 'no\\nroom' >&2; exit 1", r"the encoder ended \(no room\); check the space"),
+        ("head -c 9000 >/dev/null; echo 'no\\nroom' >&2; exit 1", r"the encoder ended \(room\); check the space"),
         ("head -c 9000 >/dev/null; kill -9 $$", r"the encoder ended \(status -9\)"),
         ("head -c 9000 >/dev/null; exit 0", r"the encoder ended \(status 0\)"),
         ("cat >/dev/null; for name; do :; done; echo half >$name; exit 1", r"the encoder ended \(status 1\)"),
