@@ -69,6 +69,7 @@ DEFAULT_LAYER = 20  # falls back to the last layer of a shallower model
 DEFAULT_MAX_NEW_TOKENS = 1024
 DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
 SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
+LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
 RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
@@ -1970,6 +1971,8 @@ class FontSet:
         """The text in runs of one font each; a character that no font has becomes its code point, small."""
         drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for char in text:
+            if char in TURNING_MARKS:  # text would stand in another order than the tokens
+                continue
             # An accent or a joiner belongs to the character before it.
             if drawn and unicodedata.category(char) in ("Mn", "Me", "Mc", "Cf"):
                 before = drawn[-1][0]
@@ -2014,6 +2017,7 @@ FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_AN
 NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
 LETTERS = re.compile(r"[^\W\d_]+")
 NEWLINE_MARK = "↵"
+TURNING_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 JOINER = "\u200d"  # has no width; an Arabic letter beside it takes its joined form
 LINE_PITCH = 1.3  # of the height of the fonts
 GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
@@ -2494,9 +2498,11 @@ class DrawingOptions:
         if not callable(self.colormap) and self.colormap not in COLORMAPS:
             raise ValueError(f"colormap is {self.colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
         (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
-        if width % 2 or height % 2 or width < least_width or height < least_height:
+        fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
+        if width % 2 or height % 2 or not fits:
             raise ValueError(
-                f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height}"
+                f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height} "
+                f"and at most {LARGEST_SIDE_OF_FRAME}"
             )
         FontSet(FONT_TEXT, self.font_path)
 
@@ -3216,6 +3222,28 @@ class BackgroundDrawing:
             fail_sample(folder, facts, reason)
 
 
+def run_samples(
+    numbers: Iterable[int],
+    output_dir: str | Path,
+    answer: Callable[[int, dict], AttentionRecord],
+    beside: BackgroundDrawing,
+) -> None:
+    """Answer one sample after the other, and have each drawn while the next is answered.
+
+    answer: gives the record of a sample, and adds to its facts. Raises OSError where nothing can be written any more.
+    """
+    from tqdm import tqdm
+
+    for number in tqdm(numbers, desc="samples", unit="sample"):
+        check_output_dir(output_dir)
+        folder, facts = sample_folder(output_dir, number), {"sample": number}
+        try:
+            forget_sample(folder)
+            beside.start(folder, facts, answer(number, facts))
+        except Exception as error:  # whatever it is, it is this sample's
+            fail_sample(folder, facts, error)
+
+
 # -------------------------------------------------------------------------------------------- class
 
 
@@ -3596,8 +3624,6 @@ class AttentionVisualizer:
         mean over the phase's steps), files, error. A sample that fails has a text in `error`, and the rest goes on.
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
-        from tqdm import tqdm
-
         drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
         layers = self._layers(layer_idx)
         settings = self._settings(layers, start_phrase, drawing, save_record, options)
@@ -3609,6 +3635,14 @@ class AttentionVisualizer:
         def settings_of(number: int) -> dict:
             return {**settings, "input": fingerprint(samples[number], Path(image_dir))}
 
+        def answer(number: int, facts: dict) -> AttentionRecord:
+            sample, where = samples[number], f"sample {number} of {benchmark_json}"
+            images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
+            facts |= {key: sample.get(key) for key in ("id", "answer")} | {"settings": settings_of(number)}
+            self.last_record = self.record(sample, images, layers, **options)
+            logger.info("sample %d: %s", number, one_line(self.last_record.response))
+            return self.last_record
+
         state = self._processes()
         with state.split_between_processes(numbers) as own:
             waiting = list(own) if overwrite else unfinished_samples(output_dir, own, settings_of)
@@ -3616,19 +3650,7 @@ class AttentionVisualizer:
             _ = self.model  # without it no sample could succeed
         try:
             with BackgroundDrawing(layers, start_phrase, drawing, save_record) as beside:
-                for number in tqdm(waiting, desc="samples", unit="sample"):
-                    check_output_dir(output_dir)
-                    sample, folder, facts = samples[number], sample_folder(output_dir, number), {"sample": number}
-                    try:
-                        forget_sample(folder)
-                        where = f"sample {number} of {benchmark_json}"
-                        images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
-                        facts |= {key: sample.get(key) for key in ("id", "answer")} | {"settings": settings_of(number)}
-                        self.last_record = self.record(sample, images, layers, **options)
-                        logger.info("sample %d: %s", number, one_line(self.last_record.response))
-                        beside.start(folder, facts, self.last_record)
-                    except Exception as error:  # whatever it is, it is this sample's
-                        fail_sample(folder, facts, error)
+                run_samples(waiting, output_dir, answer, beside)
             state.wait_for_everyone()
         finally:
             if state.is_main_process:
@@ -3909,7 +3931,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         after = "no file is half-written, and the same command goes on with a dataset"
         print(f"error: stopped by {number.name}; {after}", file=sys.stderr)
         return 128 + number
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))

@@ -14,9 +14,11 @@ import sys
 import time
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, SMALL, make_record, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +36,8 @@ FLAGS = [  # flags, expected line
     (["--frame_size", "big"], "is no size; expected WIDTHxHEIGHT"),
     (["--frame_size", "641x360"], "both must be even"),
     (["--frame_size", "10x10"], "at least 640x360"),
+    (["--frame_size", "1000000x360"], "at most 8192"),
+    (["--frame_size", "9" * 5000 + "x2"], "argument --frame_size"),
     (["--head", "some"], "is no head; expected mean, max or a number"),
     (["--head", "99"], "head 99 cannot be taken: the layer has 4 heads"),
     (["--layer_idx", "x"], "argument --layer_idx: invalid int value"),
@@ -341,6 +345,23 @@ def test_hostile_text_is_drawn_and_shown_harmlessly(tmp_path, name):
         assert not set(shown) & set("\x1b\x07\x9b\x7f\u202e\u2066\u200f\ud800\ufeff")
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.text(st.characters(), max_size=12), min_size=1, max_size=6), st.integers(60, 300))
+def test_any_text_is_laid_out_and_drawn(texts, width):
+    pieces = [vhm.TextPiece(n, text, "text") for n, text in enumerate(texts)]
+    layout = vhm.layout_text(pieces, vhm.FontSet(18), width)
+    panel = vhm.visualize_attention_step(layout, np.linspace(0, 1, len(pieces)), len(pieces) - 1, 200)
+    assert panel.size == (width, 200) and layout.piece_index.max(initial=0) <= 2 * len(pieces)
+
+
+def test_marks_that_turn_the_direction_of_writing_turn_nothing():
+    fonts = vhm.FontSet(20)
+    for mark in "\u202e\u2067\u200f":
+        pieces = [vhm.TextPiece(0, f"abc{mark}def", "text")], [vhm.TextPiece(0, "abcdef", "text")]
+        turned, plain = (vhm.layout_text(piece, fonts, 200) for piece in pieces)
+        np.testing.assert_array_equal(turned.ink, plain.ink)
+
+
 def test_a_sample_of_hostile_text_is_answered(world, tmp_path):
     visualizer = vhm.AttentionVisualizer(str(world / "model"))
     sample = {"problem": "go " + "".join(HOSTILE.values()).replace("w" * 9_900, ""), "pred": "\ud800 \x1b[31m \u202e"}
@@ -518,6 +539,21 @@ def test_weights_that_are_no_numbers_stop_with_the_layer_and_the_step(world, mon
     monkeypatch.setattr(vhm, "reduce_heads", overflow)
     with pytest.raises(RuntimeError, match=r"layer 2 has weights that are no numbers at step 2: .*--dtype bfloat16"):
         visualizer.record({"problem": "go"}, [picture((60, 60))], [0, 2], max_new_tokens=4, attention=attention)
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def test_weights_that_are_a_pickle_run_nothing(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save({"weights": Evil()}, tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises((ValueError, OSError, RuntimeError), match="cannot load it") as error:
+        _ = vhm.AttentionVisualizer(str(tmp_path / "model")).model
+    assert not (tmp_path / "ran").exists() and "\n" not in str(error.value)
 
 
 def test_a_model_in_half_precision_that_overflows_is_told(world):
