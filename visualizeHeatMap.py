@@ -2884,10 +2884,15 @@ def _encode(frames: Iterable[np.ndarray], target: Path, path: Path, fps: float) 
             encoder.wait(None if fed else ENCODER_PATIENCE)
         if not fed or encoder.returncode:
             complaints.seek(0)
-            said = complaints.read().decode(errors="replace").strip().splitlines() or [f"status {encoder.returncode}"]
-            reason = one_line(re.sub(r"^\[[^]]*\]\s*", "", said[-1]))  # without the name of a part of the encoder
+            reason = _reason(complaints.read(), encoder.returncode)
             raise OSError(f"{path} could not be written: the encoder ended ({reason}); {_folder_advice(path)}")
     return count
+
+
+def _reason(said: bytes, status: int) -> str:
+    """The last line that an encoder said, without the name of a part of it; else its exit status."""
+    lines = said.decode(errors="replace").strip().splitlines() or [f"status {status}"]
+    return one_line(re.sub(r"^\[[^]]*\]\s*", "", lines[-1]))
 
 
 @contextmanager
@@ -2916,9 +2921,10 @@ def _convert_to_gif(source: Path, target: Path) -> None:
         f"[1]{size}[frames];[frames][palette]paletteuse=dither=none:diff_mode=rectangle"
     )
     command = [find_encoder(), "-y", "-loglevel", "error", *["-i", str(source)] * 2, "-lavfi", filters, str(target)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     if result.returncode:
-        raise RuntimeError(f"the GIF could not be written: {one_line(result.stderr)}; try --format mp4")
+        reason = _reason(result.stderr, result.returncode)
+        raise OSError(f"the GIF could not be written: {reason}; check the space, or try --format mp4")
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -3091,7 +3097,7 @@ def table_row(folder: Path, facts: dict) -> dict:
         "sample": int(folder.name.rpartition("_")[2]),
         "correct": int(correct) if isinstance(correct, bool) else None,
         **columns,
-        "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts)),
+        "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts) if path.is_file()),
         "error": facts.get("error") or ("" if is_finished(folder, facts) else "not finished"),
     }
 
@@ -3158,9 +3164,10 @@ class BackgroundDrawing:
         record.save(source, compress=bool(self.save_record))
         try:
             self.finish()
-            write_facts(folder, facts | record_facts(record, facts["answer"]) | {"files": self._names(record)})
+            facts = facts | record_facts(record, facts["answer"]) | {"files": self._names(record)}
+            write_facts(folder, facts)
             if not callable(self.options.colormap):
-                self._current = folder, read_facts(folder), source, *self._drawing_process(source, folder)
+                self._current = folder, facts, source, *self._drawing_process(source, folder)
             else:  # no other process has it
                 images = record.open_pictures()
                 write_layer_videos(record, images, self.layers, self.start_phrase, folder, self.options)
