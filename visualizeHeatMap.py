@@ -65,7 +65,7 @@ RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
 SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
+VALUES_WAITING = 2**22  # scores of single heads that wait on the device, about, for those of a step's other layers
 ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
@@ -509,9 +509,10 @@ _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_reco
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    No S×S matrix ever exists: a row is computed for the queries wanted, its heads are reduced on the device, and
-    it leaves for the host, the layers of a step together, without stopping the device. On the host there is one
-    array, for at most `steps` rows a layer: float32, or float16 where that would be large.
+    No S×S matrix ever exists: a row's scores are computed for the queries wanted. The layers of a step wait for each
+    other on the device; together they go through the softmax and the reduction of the heads, and leave for the host
+    without stopping the device. On the host there is one array, for at most `steps` rows a layer: float32, or float16
+    where that would be large.
 
     `crossing`: the layers whose keys belong to pictures, not to positions of the text.
     """
@@ -535,9 +536,10 @@ class AttentionRecorder:
         self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
         self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
-        self._waiting: list[tuple[int, int, int, Any]] = []  # step, place, first column, rows on the device
+        # What can be reduced together: (first step, first column, ...) to the layers' places and their scores.
+        self._waiting: dict[tuple, tuple[list[int], list[Any]]] = {}
         self._values_waiting = 0
-        self._sent: deque[tuple[Any, list, Any]] = deque()  # event, where the rows belong, rows on their way
+        self._sent: deque[tuple[Any, int, int, list[int], Any]] = deque()  # event, step, column, places, rows
 
     @property
     def reached(self) -> bool:
@@ -558,8 +560,8 @@ class AttentionRecorder:
         first_column = self._first_column(layer, key.shape[2], start + count)
         for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
             queries = slice(block, min(block + ROWS_PER_BLOCK, count))
-            weights_HQK = attention_weights(query, key, mask, scaling, queries, start - first_column)
-            self.keep(layer, start + block, first_column, weights_HQK)
+            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - first_column)
+            self._keep(layer, start + block, first_column, scores_HQK)
 
     def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
@@ -568,7 +570,7 @@ class AttentionRecorder:
         first = max(self.first_query - start, 0)
         if layer in self.layers and first < count:
             first_column = self._first_column(layer, K, start + count)
-            self.keep(layer, start + first, first_column, weights_1HQK[0, :, first:].float())
+            self._keep(layer, start + first, first_column, weights_1HQK[0, :, first:], are_weights=True)
 
     def _first_column(self, layer: int, keys: int, end: int) -> int:
         """The position of key 0: a sliding window keeps the last keys only."""
@@ -577,45 +579,50 @@ class AttentionRecorder:
         self.cross_keys = keys
         return 0
 
-    def keep(self, layer: int, position: int, first_column: int, weights_HQK: Any) -> None:
-        """Take the rows of the queries from a position on; send them off with those of the step's other layers."""
-        rows_QK = reduce_heads(weights_HQK, self.head)
-        self._waiting.append((position - self.first_query, self.layers.index(layer), first_column, rows_QK))
-        self._values_waiting += rows_QK.numel()
-        if layer == self._last_layer or self._values_waiting > VALUES_PER_TRANSFER:
+    def _keep(self, layer: int, position: int, first_column: int, part_HQK: Any, are_weights: bool = False) -> None:
+        """Let the scores, or weights, of the queries from a position on wait for those of the step's other layers."""
+        alike = position - self.first_query, first_column, are_weights, part_HQK.shape, part_HQK.device
+        places, parts = self._waiting.setdefault(alike, ([], []))
+        places.append(self.layers.index(layer))
+        parts.append(part_HQK)
+        self._values_waiting += part_HQK.numel()
+        if layer == self._last_layer or self._values_waiting > VALUES_WAITING:
             self._send()
 
     def _send(self) -> None:
+        """Reduce what waits to rows, and let them leave for the host."""
         import torch
 
-        device = self._waiting[0][3].device
-        places = [(step, place, column, tuple(rows.shape)) for step, place, column, rows in self._waiting]
-        values = torch.cat([part[3].flatten().to(device) for part in self._waiting])
-        if self._weights_TLK.dtype == np.float16:
-            values = values.half()  # here, since NumPy takes its time over small numbers
-        on_host, event = values.to("cpu", non_blocking=True), None
-        if values.is_cuda:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(device))
+        for (step, column, are_weights, _, device), (places, parts) in self._waiting.items():
+            parts_LHQK = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+            weights_LHQK = parts_LHQK.float() if are_weights else torch.softmax(parts_LHQK, -1, dtype=torch.float32)
+            rows_LQK = reduce_heads(weights_LHQK, self.head)
+            if self._weights_TLK.dtype == np.float16:
+                rows_LQK = rows_LQK.half()  # here, since NumPy takes its time over small numbers
+            on_host, event = rows_LQK.to("cpu", non_blocking=True), None
+            if rows_LQK.is_cuda:
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(device))
+            self._sent.append((event, step, column, places, on_host))
         self._waiting.clear()
         self._values_waiting = 0
-        self._sent.append((event, places, on_host))
         self._receive(wait=False)
 
     def _receive(self, wait: bool) -> None:
         """Store the rows that have arrived, or all of them."""
         while self._sent and (wait or self._sent[0][0] is None or self._sent[0][0].query()):
-            event, places, on_host = self._sent.popleft()
+            event, step, column, places, rows_LQK = self._sent.popleft()
             if event is not None:
                 event.synchronize()
-            parts = np.split(on_host.numpy(), np.cumsum([Q * K for *_, (Q, K) in places])[:-1])
-            for (step, place, column, shape), values in zip(places, parts):
-                missing = column + shape[1] - self._weights_TLK.shape[2]
-                if missing > 0:  # more keys of pictures than there are positions
-                    self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
-                into_QK = self._weights_TLK[step : step + shape[0], place, column : column + shape[1]]
-                into_QK[:] = values.reshape(shape)[: len(into_QK)]
-                self._found_TL[step : step + shape[0], place] = True
+            end = column + rows_LQK.shape[2]
+            missing = end - self._weights_TLK.shape[2]
+            if missing > 0:  # more keys of pictures than there are positions
+                self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
+            steps = slice(step, step + rows_LQK.shape[1])
+            for place, rows_QK in zip(places, rows_LQK.numpy()):
+                into_QK = self._weights_TLK[steps, place, column:end]
+                into_QK[:] = rows_QK[: len(into_QK)]
+            self._found_TL[steps, places] = True
 
     def weights(self, steps: int, positions: int) -> np.ndarray:
         """(steps, L, columns) of everything recorded. Raises RuntimeError when rows are missing.
@@ -634,8 +641,8 @@ class AttentionRecorder:
         return self._weights_TLK[:steps, :, : max(positions, self.cross_keys)]
 
 
-def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
-    """softmax(q·kᵀ) for a slice of the queries: (H, Q, K) float32, as the model's own eager function.
+def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
+    """q·kᵀ, scaled and masked, for a slice of the queries: (H, Q, K) in the dtype of the query.
 
     `start` is the column of query 0's own key. Without a mask attention is causal. Query heads are grouped by
     reshape, so that no key is repeated.
@@ -649,17 +656,16 @@ def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, qu
     Q = queries.stop - queries.start
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
-    scores_HQK = (torch.matmul(query_GQD, key[0].transpose(1, 2)) * scale).reshape(H, Q, K)
+    nothing = query.new_empty(1, 1, 1)  # beta=0: it is not read; one call multiplies and scales
+    scores_HQK = torch.baddbmm(nothing, query_GQD, key[0].transpose(1, 2), beta=0, alpha=scale).view(H, Q, K)
     if mask is None and Q == 1 and start + queries.start >= K - 1:
-        return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)  # a step of generation sees all there is
+        return scores_HQK  # a step of generation sees all there is
     if mask is None:  # also hides the empty end of a static cache
         positions_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
         mask_1QK = torch.arange(K, device=query.device) <= positions_Q1
     else:
         mask_1QK = mask[0, :, queries, :K]
-    is_bool = mask_1QK.dtype == torch.bool
-    scores_HQK = scores_HQK.masked_fill(~mask_1QK, -math.inf) if is_bool else scores_HQK + mask_1QK
-    return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)
+    return scores_HQK.masked_fill(~mask_1QK, -math.inf) if mask_1QK.dtype == torch.bool else scores_HQK + mask_1QK
 
 
 def check_head(head: str | int, count: int) -> str | int:
@@ -671,13 +677,13 @@ def check_head(head: str | int, count: int) -> str | int:
     return int(head)
 
 
-def reduce_heads(weights_HQK: Any, head: str | int) -> Any:
-    """(Q, K) weights from (H, Q, K): the mean or the maximum over the heads, or one head."""
+def reduce_heads(weights_LHQK: Any, head: str | int) -> Any:
+    """(L, Q, K) weights from (L, H, Q, K): the mean or the maximum over the heads, or one head."""
     if head == "mean":
-        return weights_HQK.mean(0)
+        return weights_LHQK.mean(1)
     if head == "max":
-        return weights_HQK.amax(0)
-    return weights_HQK[head]
+        return weights_LHQK.amax(1)
+    return weights_LHQK[:, head]
 
 
 def cross_layers(config: Any) -> list[int]:
