@@ -2184,8 +2184,10 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
     """An RGBA overlay of the panel: marks numbered, the points of a picture joined in order; the last one is blue."""
     Y, X = layout.cell_index.shape
     radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
-    overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
-    draw, font = ImageDraw.Draw(overlay), fonts.main.font_variant(size=round(radius * 1.15))
+    # All outlines are white, as the ground is: colour and cover may be reduced by themselves, which is much faster.
+    overlay, cover = Image.new("RGB", (X * SMOOTH, Y * SMOOTH), PAPER), Image.new("L", (X * SMOOTH, Y * SMOOTH))
+    draw, mask = ImageDraw.Draw(overlay), ImageDraw.Draw(cover)
+    font = fonts.main.font_variant(size=round(radius * 1.15))
     paths: list[list] = [[] for _ in layout.places]
     corners = []  # x, y of each mark's first corner
     for mark in marks:
@@ -2197,15 +2199,17 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
             paths[mark.image].append((x[0], y[0]))
         else:
             paths.append([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])])
-    for colour, thickness in ((PAPER, 3 * width), (INK, width)):  # light round dark: seen on any picture
-        for path in paths:
-            if len(path) > 1:
-                draw.line(path, colour, thickness, joint="curve")
+    for on, colour, thickness in ((draw, PAPER, 3 * width), (mask, 255, 3 * width), (draw, INK, width)):
+        for path in (path for path in paths if len(path) > 1):  # light round dark: seen on any picture
+            on.line(path, colour, thickness, joint="curve")
     for number, at in enumerate(corners, start=1):
         disc = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
         draw.ellipse(disc, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
         draw.text(at, str(number), PAPER, font, anchor="mm")
-    return overlay.reduce(SMOOTH)
+        mask.ellipse(disc, 255)
+    overlay = overlay.reduce(SMOOTH)
+    overlay.putalpha(cover.reduce(SMOOTH))
+    return overlay
 
 
 # ------------------------------------------------------------------------------------------- frames
