@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
 from itertools import chain, groupby
 from numbers import Integral
@@ -65,8 +65,8 @@ RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
 SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-VALUES_WAITING = 2**22  # scores of single heads that wait on the device, about, for those of a step's other layers
-ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+VALUES_AT_ONCE = 2**23  # scores of single heads, about, that stand on the device at once
+ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
@@ -506,13 +506,26 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
 _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_recorder", default=None)
 
 
+@dataclass(eq=False)
+class LateQueries:
+    """Queries of one layer, a step each, that wait to be scored together."""
+
+    start: int
+    """Position of the first."""
+    scaling: float | None
+    queries: list = field(default_factory=list)
+    """(1, H, 1, D) each."""
+    key: Any = None
+    """(1, G, K, D) of the last query, which reach back to position 0."""
+
+
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    No S×S matrix ever exists: a row's scores are computed for the queries wanted. The layers of a step wait for each
-    other on the device; together they go through the softmax and the reduction of the heads, and leave for the host
-    without stopping the device. On the host there is one array, for at most `steps` rows a layer: float32, or float16
-    where that would be large.
+    No S×S matrix ever exists: scores are computed for the queries wanted, a block at a time, go through the softmax
+    and the reduction of the heads on the device, and leave for the host without stopping it. While a response is
+    generated, a query waits for those of the next steps, since the keys only grow: a step then costs next to nothing.
+    On the host there is one array, for at most `steps` rows a layer: float32, or float16 where that would be large.
 
     `crossing`: the layers whose keys belong to pictures, not to positions of the text.
     """
@@ -536,6 +549,7 @@ class AttentionRecorder:
         self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
         self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
+        self._late: dict[int, LateQueries] = {}  # of each layer
         # What can be reduced together: (first step, first column, ...) to the layers' places and their scores.
         self._waiting: dict[tuple, tuple[list[int], list[Any]]] = {}
         self._values_waiting = 0
@@ -544,7 +558,7 @@ class AttentionRecorder:
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._waiting or self._sent or self._found_TL.any())
+        return bool(self._late or self._waiting or self._sent or self._found_TL.any())
 
     def advance(self, layer: int, count: int) -> int:
         """Note that a layer meets `count` queries; returns the position of the first."""
@@ -557,11 +571,41 @@ class AttentionRecorder:
         start, count = self.advance(layer, query.shape[2]), query.shape[2]
         if layer not in self.layers:
             return
+        if len(query) != 1:
+            raise ValueError(f"the batch has {len(query)} sequences; attention is recorded for one at a time")
         first_column = self._first_column(layer, key.shape[2], start + count)
-        for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
-            queries = slice(block, min(block + ROWS_PER_BLOCK, count))
-            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - first_column)
-            self._keep(layer, start + block, first_column, scores_HQK)
+        late = self._late.get(layer)
+        if count == 1 and mask is None and not first_column and start >= self.first_query:
+            late = late or self._late.setdefault(layer, LateQueries(start, scaling))
+            late.queries.append(query)
+            late.key = key  # no other memory: the cache holds it, too
+            if len(late.queries) >= self._block_length(query.shape[1], key.shape[2]):
+                self._take_late(layer)
+            return
+        if late:  # a sliding window has begun to move
+            self._take_late(layer)
+        self._observe_block(layer, query, key, mask, scaling, start, first_column)
+
+    def _observe_block(
+        self, layer: int, query: Any, key: Any, mask: Any, scaling: Any, start: int, column: int
+    ) -> None:
+        """Score the queries wanted of one call, a block at a time: the first one stands at `start`, key 0 at `column`."""
+        count, block = query.shape[2], self._block_length(query.shape[1], key.shape[2])
+        for first in range(max(self.first_query - start, 0), count, block):
+            queries = slice(first, min(first + block, count))
+            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - column)
+            self._keep(layer, start + first, column, scores_HQK)
+
+    def _take_late(self, layer: int) -> None:
+        """Score the queries of a layer that wait, with the keys of the last one, which hold those of the others."""
+        import torch
+
+        late = self._late.pop(layer)
+        self._observe_block(layer, torch.cat(late.queries, dim=2), late.key, None, late.scaling, late.start, 0)
+
+    @staticmethod
+    def _block_length(heads: int, keys: int) -> int:
+        return min(max(VALUES_AT_ONCE // (heads * keys), 1), ROWS_PER_BLOCK)
 
     def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
@@ -586,7 +630,7 @@ class AttentionRecorder:
         places.append(self.layers.index(layer))
         parts.append(part_HQK)
         self._values_waiting += part_HQK.numel()
-        if layer == self._last_layer or self._values_waiting > VALUES_WAITING:
+        if layer == self._last_layer or self._values_waiting >= VALUES_AT_ONCE // 2:
             self._send()
 
     def _send(self) -> None:
@@ -629,8 +673,9 @@ class AttentionRecorder:
 
         columns: the positions, or the keys of pictures that only cross-attention sees, where those are more.
         """
-        if self._waiting:
-            self._send()
+        for layer in list(self._late):
+            self._take_late(layer)
+        self._send()
         self._receive(wait=True)
         for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
             if not found_T.all():
@@ -649,10 +694,8 @@ def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, que
     """
     import torch
 
-    B, H, _, D = query.shape
+    _, H, _, D = query.shape
     _, G, K, _ = key.shape
-    if B != 1:
-        raise ValueError(f"the batch has {B} sequences; attention is recorded for one at a time")
     Q = queries.stop - queries.start
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
@@ -794,24 +837,16 @@ def vision_attention_off(model: Any) -> Iterator[None]:
         yield
 
 
-def _progress_streamer(total: int) -> Any:
-    """A streamer that moves a progress bar on by one for each token generated."""
-    from tqdm import tqdm
-    from transformers.generation.streamers import BaseStreamer
+def _progress_in(bar: Any) -> Any:
+    """A logits processor that changes nothing and moves a progress bar on; a streamer would wait for each token."""
+    from transformers import LogitsProcessor, LogitsProcessorList
 
-    class ProgressStreamer(BaseStreamer):
-        def __init__(self) -> None:
-            self.bar = tqdm(total=total, desc="generating", unit="token")
-            self.prompt_seen = False
+    class Progress(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            bar.update()
+            return scores
 
-        def put(self, value: Any) -> None:  # the first call brings the prompt
-            self.bar.update(int(self.prompt_seen))
-            self.prompt_seen = True
-
-        def end(self) -> None:
-            self.bar.close()
-
-    return ProgressStreamer()
+    return LogitsProcessorList([Progress()])
 
 
 def _end_ids(model: Any) -> set[int]:
@@ -824,15 +859,14 @@ def _end_ids(model: Any) -> set[int]:
 def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) -> tuple[list[int], Any]:
     """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
     import torch
+    from tqdm import tqdm
 
     limit = generation["max_new_tokens"]
     started = time.perf_counter()
-    streamer = _progress_streamer(limit)
-    try:
-        with torch.inference_mode():
-            output = model.generate(**inputs, **generation, streamer=streamer, return_dict_in_generate=True, **kwargs)
-    finally:
-        streamer.end()
+    with tqdm(total=limit, desc="generating", unit="token") as bar, torch.inference_mode():
+        output = model.generate(
+            **inputs, **generation, logits_processor=_progress_in(bar), return_dict_in_generate=True, **kwargs
+        )
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
     if response_ids and response_ids[-1] in _end_ids(model):
