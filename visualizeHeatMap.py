@@ -589,7 +589,7 @@ class AttentionRecorder:
     def _observe_block(
         self, layer: int, query: Any, key: Any, mask: Any, scaling: Any, start: int, column: int
     ) -> None:
-        """Score the queries wanted of one call, a block at a time: the first one stands at `start`, key 0 at `column`."""
+        """Score the queries wanted, a block at a time: the first query stands at `start`, key 0 at `column`."""
         count, block = query.shape[2], self._block_length(query.shape[1], key.shape[2])
         for first in range(max(self.first_query - start, 0), count, block):
             queries = slice(first, min(first + block, count))

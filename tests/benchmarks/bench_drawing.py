@@ -141,7 +141,7 @@ def main() -> None:
     }
     if arguments.long:
         ratios |= measure_long(arguments.long)
-    print(f"{os.cpu_count()} cores, frames of {vhm.DEFAULT_FRAME_SIZE[0]}x{vhm.DEFAULT_FRAME_SIZE[1]}")
+    print(f"{len(os.sched_getaffinity(0))} cores, frames of {vhm.DEFAULT_FRAME_SIZE[0]}x{vhm.DEFAULT_FRAME_SIZE[1]}")
     for name, seconds in medians.items():
         print(f"{name:>24} {seconds * 1000:8.1f} ms a frame")
     for name, ratio in ratios.items():

@@ -76,7 +76,7 @@ def main() -> None:
                     times[name].append(taken)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians["import, load, plain generate"]
-    print(f"{os.cpu_count()} cores, CPU")
+    print(f"{len(os.sched_getaffinity(0))} cores, CPU")
     for name, taken in medians.items():
         print(f"{name:<30} {taken:7.2f} s {taken / base:7.2f}")
     print(
