@@ -1661,12 +1661,16 @@ def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return under + (over - under) * cover
 
 
-def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """An RGB image from (Y, X) indices into a palette of (n, 3) RGB colours 0..255."""
-    words = np.zeros((len(palette), 4), np.uint8)  # a pixel looked up as one word of four bytes
-    words[:, :3] = np.round(palette)
-    pixels = words.view(np.uint32)[:, 0].take(entries)
-    return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
+def pixel_words(colours: np.ndarray) -> np.ndarray:
+    """(n,) uint32 words, a pixel each, of (n, 3) RGB colours 0..255."""
+    words = np.zeros((len(colours), 4), np.uint8)
+    words[:, :3] = np.round(colours)
+    return words.view(np.uint32)[:, 0]
+
+
+def coloured(entries: np.ndarray, words: np.ndarray) -> Image.Image:
+    """An RGB image from (Y, X) intp indices into a palette of words."""
+    return Image.frombuffer("RGB", entries.shape[::-1], words.take(entries), "raw", "RGBX", 0, 1)
 
 
 def _bar(shades: np.ndarray, height: int) -> Image.Image:
@@ -1877,6 +1881,11 @@ class TextLayout:
     line_height: int
     """Pixels."""
 
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """(Y, X) intp, piece and ink of a pixel as one index: what a frame looks its colours up by."""
+        return self.piece_index.astype(np.intp) * INK_LEVELS + self.ink
+
 
 def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
     """The pieces cut where a line may have to end."""
@@ -2075,14 +2084,14 @@ def visualize_attention_step(
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
     levels = np.concatenate([[paper], levels, levels + len(glyphs)])
+    words = pixel_words(colours.reshape(-1, 3)).reshape(-1, INK_LEVELS)[levels]
 
     visible_lines = max(height // layout.line_height, 1)
     last_line = int(layout.last_line[last])
     first_line = max(last_line + 1 - visible_lines, 0)
     rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
-    entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
-    panel = Image.new("RGB", (entries.shape[1], height), PAPER)
-    panel.paste(coloured(entries, colours.reshape(-1, 3)))
+    panel = Image.new("RGB", (layout.ink.shape[1], height), PAPER)
+    panel.paste(coloured(layout.entries[rows], words))
     return panel
 
 
@@ -2204,13 +2213,14 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
     """
-    levels = np.concatenate([[0], 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))])  # level 0: no cell
-    entries = levels.astype(np.uint8).take(layout.cell_index)
+    levels = np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
+    # Entry 0 is for pixels without a cell.
+    tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
+    cover = np.concatenate([[0], np.round(255 * opacity(scale, CELL_ALPHA))[levels]]).astype(np.uint8)
     panel = Image.fromarray(layout.picture)
-    tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
-    panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
+    mask = Image.fromarray(cover.take(layout.cell_index))
+    panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
     return panel
 
 
