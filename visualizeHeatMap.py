@@ -39,12 +39,11 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from fractions import Fraction
 from functools import cached_property, lru_cache, partial
@@ -75,8 +74,9 @@ RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
 SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
-ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+VALUES_AT_ONCE = 2**23  # scores of single heads, about, that stand on the device at once
+LARGEST_QUEUE = 32  # transfers to the host that have not been put in their place yet
+ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 LARGEST_UNCHECKED_ARCHIVE = 2**28  # bytes that a record may unpack to, however small its file is
 LARGEST_COMPRESSION = 200  # times; real records reach 100 where a sliding window leaves most weights 0
 LARGEST_SIDE = 2**20  # pixels of a picture, in a record that is read
@@ -713,12 +713,26 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
 _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_recorder", default=None)
 
 
+@dataclass(eq=False)
+class LateQueries:
+    """Queries of one layer, a step each, that wait to be scored together."""
+
+    start: int
+    """Position of the first."""
+    scaling: float | None
+    queries: list = field(default_factory=list)
+    """(1, H, 1, D) each."""
+    key: Any = None
+    """(1, G, K, D) of the last query, which reach back to position 0."""
+
+
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    No S×S matrix ever exists: a row is computed for the queries wanted, its heads are reduced on the device, and
-    it leaves for the host, the layers of a step together, without stopping the device. On the host there is one
-    array, for at most `steps` rows a layer: float32, or float16 where that would be large.
+    No S×S matrix ever exists: scores are computed for the queries wanted, a block at a time, go through the softmax
+    and the reduction of the heads on the device, and leave for the host without stopping it. While a response is
+    generated, a query waits for those of the next steps, since the keys only grow: a step then costs next to nothing.
+    On the host there is one array, for at most `steps` rows a layer: float32, or float16 where that would be large.
 
     `crossing`: the layers whose keys belong to pictures, not to positions of the text.
     """
@@ -735,6 +749,7 @@ class AttentionRecorder:
         self.first_query = first_query
         self.head = head
         self.crossing = frozenset(crossing)
+        self._places = {layer: place for place, layer in enumerate(self.layers)}
         self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
         shape = steps, len(self.layers), first_query + 1 + steps
@@ -742,40 +757,75 @@ class AttentionRecorder:
         self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
         self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
-        self._waiting: list[tuple[int, int, int, Any]] = []  # step, place, first column, rows on the device
+        self._late: dict[int, LateQueries] = {}  # of each layer
+        # What can be reduced together: (first step, first column, ...) to the layers' places and their scores.
+        self._waiting: dict[tuple, tuple[list[int], list[Any]]] = {}
         self._values_waiting = 0
-        self._sent: deque[tuple[Any, list, Any]] = deque()  # event, where the rows belong, rows on their way
+        self._pool = ThreadPoolExecutor(max_workers=1)  # so that generation never waits for the host's memory
+        self._storing: list[Future] = []
+        self._end = 0  # the position after the last query that any layer has met
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._waiting or self._sent or self._found_TL.any())
+        return bool(self._late or self._waiting or self._storing)
 
     def advance(self, layer: int, count: int) -> int:
         """Note that a layer meets `count` queries; returns the position of the first."""
         # A layer that sees fewer queries than those before it (gemma4's shared keys) sees the last ones.
-        self._seen[layer] = max(self._seen.get(layer, 0) + count, *self._seen.values(), 0)
-        return self._seen[layer] - count
+        self._end = self._seen[layer] = max(self._seen.get(layer, 0) + count, self._end)
+        return self._end - count
 
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K)."""
-        start, count = self.advance(layer, query.shape[2]), query.shape[2]
-        if layer not in self.layers:
+        (batch, heads, count, _), keys = query.shape, key.shape[2]
+        start = self.advance(layer, count)
+        if layer not in self._places:
             return
-        first_column = self._first_column(layer, key.shape[2], start + count)
-        for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
-            queries = slice(block, min(block + ROWS_PER_BLOCK, count))
-            weights_HQK = attention_weights(query, key, mask, scaling, queries, start - first_column)
-            self.keep(layer, start + block, first_column, weights_HQK)
+        if batch != 1:
+            raise ValueError(f"the batch has {batch} sequences; attention is recorded for one at a time")
+        first_column = self._first_column(layer, keys, start + count)
+        late = self._late.get(layer)
+        if count == 1 and mask is None and not first_column and start >= self.first_query:
+            late = late or self._late.setdefault(layer, LateQueries(start, scaling))
+            late.queries.append(query)
+            late.key = key  # no other memory: the cache holds it, too
+            if len(late.queries) >= self._block_length(heads, keys):
+                self._take_late(layer)
+            return
+        if late:  # a sliding window has begun to move
+            self._take_late(layer)
+        self._observe_block(layer, query, key, mask, scaling, start, first_column)
+
+    def _observe_block(
+        self, layer: int, query: Any, key: Any, mask: Any, scaling: Any, start: int, column: int
+    ) -> None:
+        """Score the queries wanted, a block at a time: the first query stands at `start`, key 0 at `column`."""
+        count, block = query.shape[2], self._block_length(query.shape[1], key.shape[2])
+        for first in range(max(self.first_query - start, 0), count, block):
+            queries = slice(first, min(first + block, count))
+            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - column)
+            self._keep(layer, start + first, column, scores_HQK)
+
+    def _take_late(self, layer: int) -> None:
+        """Score the queries of a layer that wait, with the keys of the last one, which hold those of the others."""
+        import torch
+
+        late = self._late.pop(layer)
+        self._observe_block(layer, torch.cat(late.queries, dim=2), late.key, None, late.scaling, late.start, 0)
+
+    @staticmethod
+    def _block_length(heads: int, keys: int) -> int:
+        return min(max(VALUES_AT_ONCE // (heads * keys), 1), ROWS_PER_BLOCK)
 
     def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
         _, _, count, K = weights_1HQK.shape
         start = self.advance(layer, count) if start is None else start
         first = max(self.first_query - start, 0)
-        if layer in self.layers and first < count:
+        if layer in self._places and first < count:
             first_column = self._first_column(layer, K, start + count)
-            self.keep(layer, start + first, first_column, weights_1HQK[0, :, first:].float())
+            self._keep(layer, start + first, first_column, weights_1HQK[0, :, first:], are_weights=True)
 
     def _first_column(self, layer: int, keys: int, end: int) -> int:
         """The position of key 0: a sliding window keeps the last keys only."""
@@ -784,60 +834,66 @@ class AttentionRecorder:
         self.cross_keys = keys
         return 0
 
-    def keep(self, layer: int, position: int, first_column: int, weights_HQK: Any) -> None:
-        """Take the rows of the queries from a position on; send them off with those of the step's other layers."""
-        rows_QK = reduce_heads(weights_HQK, self.head)
-        self._waiting.append((position - self.first_query, self.layers.index(layer), first_column, rows_QK))
-        self._values_waiting += rows_QK.numel()
-        if layer == self._last_layer or self._values_waiting > VALUES_PER_TRANSFER:
+    def _keep(self, layer: int, position: int, first_column: int, part_HQK: Any, are_weights: bool = False) -> None:
+        """Let the scores, or weights, of the queries from a position on wait for those of the step's other layers."""
+        alike = position - self.first_query, first_column, are_weights, part_HQK.shape, part_HQK.device
+        places, parts = self._waiting.setdefault(alike, ([], []))
+        places.append(self._places[layer])
+        parts.append(part_HQK)
+        self._values_waiting += part_HQK.numel()
+        if layer == self._last_layer or self._values_waiting >= VALUES_AT_ONCE // 2:
             self._send()
 
     def _send(self) -> None:
+        """Reduce what waits to rows, and let them leave for the host."""
         import torch
 
-        device = self._waiting[0][3].device
-        places = [(step, place, column, tuple(rows.shape)) for step, place, column, rows in self._waiting]
-        values = torch.cat([part[3].flatten().to(device) for part in self._waiting])
-        if self._weights_TLK.dtype == np.float16:
-            values = values.half()  # here, since NumPy takes its time over small numbers
-        on_host, event = values.to("cpu", non_blocking=True), None
-        if values.is_cuda:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(device))
+        for (step, column, are_weights, _, device), (places, parts) in self._waiting.items():
+            parts_LHQK = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+            weights_LHQK = parts_LHQK.float() if are_weights else torch.softmax(parts_LHQK, -1, dtype=torch.float32)
+            rows_LQK = reduce_heads(weights_LHQK, self.head)
+            if self._weights_TLK.dtype == np.float16:
+                rows_LQK = rows_LQK.half()  # here, since NumPy takes its time over small numbers
+            on_host, event = rows_LQK.to("cpu", non_blocking=True), None
+            if rows_LQK.is_cuda:
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(device))
+            self._storing.append(self._pool.submit(self._store, event, step, column, places, on_host))
+            if len(self._storing) > LARGEST_QUEUE:
+                self._storing.pop(0).result()
         self._waiting.clear()
         self._values_waiting = 0
-        self._sent.append((event, places, on_host))
-        self._receive(wait=False)
 
-    def _receive(self, wait: bool) -> None:
-        """Store the rows that have arrived, or all of them."""
-        while self._sent and (wait or self._sent[0][0] is None or self._sent[0][0].query()):
-            event, places, on_host = self._sent.popleft()
-            if event is not None:
-                event.synchronize()
-            parts = np.split(on_host.numpy(), np.cumsum([Q * K for *_, (Q, K) in places])[:-1])
-            for (step, place, column, shape), values in zip(places, parts):
-                if not np.isfinite(values).all():
-                    first = step + int(np.argmin(np.isfinite(values).reshape(shape).all(axis=1)))
-                    raise RuntimeError(
-                        f"layer {self.layers[place]} has weights that are no numbers at step {first}: the model "
-                        "overflowed, as float16 may; try --dtype bfloat16 or float32"
-                    )
-                missing = column + shape[1] - self._weights_TLK.shape[2]
-                if missing > 0:  # more keys of pictures than there are positions
-                    self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
-                into_QK = self._weights_TLK[step : step + shape[0], place, column : column + shape[1]]
-                into_QK[:] = values.reshape(shape)[: len(into_QK)]
-                self._found_TL[step : step + shape[0], place] = True
+    def _store(self, event: Any, step: int, column: int, places: list[int], rows_LQK: Any) -> None:
+        """Put rows where they belong, once they have arrived."""
+        if event is not None:
+            event.synchronize()
+        end, steps = column + rows_LQK.shape[2], slice(step, step + rows_LQK.shape[1])
+        missing = end - self._weights_TLK.shape[2]
+        if missing > 0:  # more keys of pictures than there are positions
+            self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
+        finite_LQ = np.isfinite(rows_LQK.numpy()).all(axis=2)
+        if not finite_LQ.all():
+            first = int(np.argmin(finite_LQ.all(axis=0)))
+            raise RuntimeError(
+                f"layer {self.layers[places[int(np.argmin(finite_LQ[:, first]))]]} has weights that are no numbers at "
+                f"step {step + first}: the model overflowed, as float16 may; try --dtype bfloat16 or float32"
+            )
+        for place, rows_QK in zip(places, rows_LQK.numpy()):
+            into_QK = self._weights_TLK[steps, place, column:end]
+            into_QK[:] = rows_QK[: len(into_QK)]
+        self._found_TL[steps, places] = True
 
     def weights(self, steps: int, positions: int) -> np.ndarray:
         """(steps, L, columns) of everything recorded. Raises RuntimeError when rows are missing.
 
         columns: the positions, or the keys of pictures that only cross-attention sees, where those are more.
         """
-        if self._waiting:
-            self._send()
-        self._receive(wait=True)
+        for layer in list(self._late):
+            self._take_late(layer)
+        self._send()
+        for stored in self._storing:
+            stored.result()
         for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
             if not found_T.all():
                 raise RuntimeError(
@@ -847,32 +903,29 @@ class AttentionRecorder:
         return self._weights_TLK[:steps, :, : max(positions, self.cross_keys)]
 
 
-def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
-    """softmax(q·kᵀ) for a slice of the queries: (H, Q, K) float32, as the model's own eager function.
+def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
+    """q·kᵀ, scaled and masked, for a slice of the queries: (H, Q, K) in the dtype of the query.
 
     `start` is the column of query 0's own key. Without a mask attention is causal. Query heads are grouped by
     reshape, so that no key is repeated.
     """
     import torch
 
-    B, H, _, D = query.shape
+    _, H, _, D = query.shape
     _, G, K, _ = key.shape
-    if B != 1:
-        raise ValueError(f"the batch has {B} sequences; attention is recorded for one at a time")
     Q = queries.stop - queries.start
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
-    scores_HQK = (torch.matmul(query_GQD, key[0].transpose(1, 2)) * scale).reshape(H, Q, K)
+    nothing = query.new_empty(1, 1, 1)  # beta=0: it is not read; one call multiplies and scales
+    scores_HQK = torch.baddbmm(nothing, query_GQD, key[0].transpose(1, 2), beta=0, alpha=scale).view(H, Q, K)
     if mask is None and Q == 1 and start + queries.start >= K - 1:
-        return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)  # a step of generation sees all there is
+        return scores_HQK  # a step of generation sees all there is
     if mask is None:  # also hides the empty end of a static cache
         positions_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
         mask_1QK = torch.arange(K, device=query.device) <= positions_Q1
     else:
         mask_1QK = mask[0, :, queries, :K]
-    is_bool = mask_1QK.dtype == torch.bool
-    scores_HQK = scores_HQK.masked_fill(~mask_1QK, -math.inf) if is_bool else scores_HQK + mask_1QK
-    return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)
+    return scores_HQK.masked_fill(~mask_1QK, -math.inf) if mask_1QK.dtype == torch.bool else scores_HQK + mask_1QK
 
 
 def check_head(head: str | int, count: int) -> str | int:
@@ -884,13 +937,13 @@ def check_head(head: str | int, count: int) -> str | int:
     return int(head)
 
 
-def reduce_heads(weights_HQK: Any, head: str | int) -> Any:
-    """(Q, K) weights from (H, Q, K): the mean or the maximum over the heads, or one head."""
+def reduce_heads(weights_LHQK: Any, head: str | int) -> Any:
+    """(L, Q, K) weights from (L, H, Q, K): the mean or the maximum over the heads, or one head."""
     if head == "mean":
-        return weights_HQK.mean(0)
+        return weights_LHQK.mean(1)
     if head == "max":
-        return weights_HQK.amax(0)
-    return weights_HQK[head]
+        return weights_LHQK.amax(1)
+    return weights_LHQK[:, head]
 
 
 def cross_layers(config: Any) -> list[int]:
@@ -913,7 +966,7 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     recorder, layer = _active_recorder.get(), module.layer_idx
-    if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
+    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None and kwargs.get("position_bias") is None:
         if recorder is not None:
             recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"))
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
@@ -1001,24 +1054,16 @@ def vision_attention_off(model: Any) -> Iterator[None]:
         yield
 
 
-def _progress_streamer(total: int) -> Any:
-    """A streamer that moves a progress bar on by one for each token generated."""
-    from tqdm import tqdm
-    from transformers.generation.streamers import BaseStreamer
+def _progress_in(bar: Any) -> Any:
+    """A logits processor that changes nothing and moves a progress bar on; a streamer would wait for each token."""
+    from transformers import LogitsProcessor, LogitsProcessorList
 
-    class ProgressStreamer(BaseStreamer):
-        def __init__(self) -> None:
-            self.bar = tqdm(total=total, desc="generating", unit="token", leave=None)
-            self.prompt_seen = False
+    class Progress(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            bar.update()
+            return scores
 
-        def put(self, value: Any) -> None:  # the first call brings the prompt
-            self.bar.update(int(self.prompt_seen))
-            self.prompt_seen = True
-
-        def end(self) -> None:
-            self.bar.close()
-
-    return ProgressStreamer()
+    return LogitsProcessorList([Progress()])
 
 
 def _end_ids(model: Any) -> set[int]:
@@ -1031,15 +1076,14 @@ def _end_ids(model: Any) -> set[int]:
 def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) -> tuple[list[int], Any]:
     """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
     import torch
+    from tqdm import tqdm
 
     limit = generation["max_new_tokens"]
     started = time.perf_counter()
-    streamer = _progress_streamer(limit)
-    try:
-        with torch.inference_mode():
-            output = model.generate(**inputs, **generation, streamer=streamer, return_dict_in_generate=True, **kwargs)
-    finally:
-        streamer.end()
+    with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
+        output = model.generate(
+            **inputs, **generation, logits_processor=_progress_in(bar), return_dict_in_generate=True, **kwargs
+        )
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
     if response_ids and response_ids[-1] in _end_ids(model):
@@ -1834,12 +1878,16 @@ def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return under + (over - under) * cover
 
 
-def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """An RGB image from (Y, X) indices into a palette of (n, 3) RGB colours 0..255."""
-    words = np.zeros((len(palette), 4), np.uint8)  # a pixel looked up as one word of four bytes
-    words[:, :3] = np.round(palette)
-    pixels = words.view(np.uint32)[:, 0].take(entries)
-    return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
+def pixel_words(colours: np.ndarray) -> np.ndarray:
+    """(n,) uint32 words, a pixel each, of (n, 3) RGB colours 0..255."""
+    words = np.zeros((len(colours), 4), np.uint8)
+    words[:, :3] = np.round(colours)
+    return words.view(np.uint32)[:, 0]
+
+
+def coloured(entries: np.ndarray, words: np.ndarray) -> Image.Image:
+    """An RGB image from (Y, X) intp indices into a palette of words."""
+    return Image.frombuffer("RGB", entries.shape[::-1], words.take(entries), "raw", "RGBX", 0, 1)
 
 
 def _bar(shades: np.ndarray, height: int) -> Image.Image:
@@ -2053,6 +2101,11 @@ class TextLayout:
     line_height: int
     """Pixels."""
 
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """(Y, X) intp, piece and ink of a pixel as one index: what a frame looks its colours up by."""
+        return self.piece_index.astype(np.intp) * INK_LEVELS + self.ink
+
 
 def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
     """The pieces cut where a line may have to end."""
@@ -2251,14 +2304,14 @@ def visualize_attention_step(
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
     levels = np.concatenate([[paper], levels, levels + len(glyphs)])
+    words = pixel_words(colours.reshape(-1, 3)).reshape(-1, INK_LEVELS)[levels]
 
     visible_lines = max(height // layout.line_height, 1)
     last_line = int(layout.last_line[last])
     first_line = max(last_line + 1 - visible_lines, 0)
     rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
-    entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
-    panel = Image.new("RGB", (entries.shape[1], height), PAPER)
-    panel.paste(coloured(entries, colours.reshape(-1, 3)))
+    panel = Image.new("RGB", (layout.ink.shape[1], height), PAPER)
+    panel.paste(coloured(layout.entries[rows], words))
     return panel
 
 
@@ -2380,13 +2433,14 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
     """
-    levels = np.concatenate([[0], 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))])  # level 0: no cell
-    entries = levels.astype(np.uint8).take(layout.cell_index)
+    levels = np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
+    # Entry 0 is for pixels without a cell.
+    tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
+    cover = np.concatenate([[0], np.round(255 * opacity(scale, CELL_ALPHA))[levels]]).astype(np.uint8)
     panel = Image.fromarray(layout.picture)
-    tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
-    panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
+    mask = Image.fromarray(cover.take(layout.cell_index))
+    panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
     return panel
 
 
@@ -2394,8 +2448,10 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
     """An RGBA overlay of the panel: marks numbered, the points of a picture joined in order; the last one is blue."""
     Y, X = layout.cell_index.shape
     radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
-    overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
-    draw, font = ImageDraw.Draw(overlay), fonts.main.font_variant(size=round(radius * 1.15))
+    # All outlines are white, as the ground is: colour and cover may be reduced by themselves, which is much faster.
+    overlay, cover = Image.new("RGB", (X * SMOOTH, Y * SMOOTH), PAPER), Image.new("L", (X * SMOOTH, Y * SMOOTH))
+    draw, mask = ImageDraw.Draw(overlay), ImageDraw.Draw(cover)
+    font = fonts.main.font_variant(size=round(radius * 1.15))
     paths: list[list] = [[] for _ in layout.places]
     corners = []  # x, y of each mark's first corner
     for mark in marks:
@@ -2407,15 +2463,17 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
             paths[mark.image].append((x[0], y[0]))
         else:
             paths.append([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])])
-    for colour, thickness in ((PAPER, 3 * width), (INK, width)):  # light round dark: seen on any picture
-        for path in paths:
-            if len(path) > 1:
-                draw.line(path, colour, thickness, joint="curve")
+    for on, colour, thickness in ((draw, PAPER, 3 * width), (mask, 255, 3 * width), (draw, INK, width)):
+        for path in (path for path in paths if len(path) > 1):  # light round dark: seen on any picture
+            on.line(path, colour, thickness, joint="curve")
     for number, at in enumerate(corners, start=1):
         disc = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
         draw.ellipse(disc, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
         draw.text(at, str(number), PAPER, font, anchor="mm")
-    return overlay.reduce(SMOOTH)
+        mask.ellipse(disc, 255)
+    overlay = overlay.reduce(SMOOTH)
+    overlay.putalpha(cover.reduce(SMOOTH))
+    return overlay
 
 
 # ------------------------------------------------------------------------------------------- frames
@@ -3184,16 +3242,16 @@ class BackgroundDrawing:
     def _drawing_process(self, source: Path, folder: Path) -> tuple[subprocess.Popen, Any]:
         """A process that draws a record into a folder, and the file that holds what it says."""
         flags = [f"--start_phrase={self.start_phrase}", "--layer_idx", *map(str, self.layers)]
-        for field in fields(DrawingOptions):
-            value = getattr(self.options, field.name)
-            if field.name == "frame_size":
+        for name in sorted(DRAWING_OPTIONS):
+            value = getattr(self.options, name)
+            if name == "frame_size":
                 flags.append("--frame_size={}x{}".format(*value))
             elif isinstance(value, bool):
-                flags += [f"--{field.name}"] * value
+                flags += [f"--{name}"] * value
             elif isinstance(value, (str, float, int)):
-                flags.append(f"--{field.name}={value}")
+                flags.append(f"--{name}={value}")
             elif value:
-                flags += [f"--{field.name}", *map(str, value)]
+                flags += [f"--{name}", *map(str, value)]
         command = [sys.executable, __file__, f"--from_record={source}", f"--output_dir={folder}", *flags]
         said = tempfile.TemporaryFile()  # noqa: SIM115  closed when the process has ended
         quiet = {**os.environ, "TQDM_DISABLE": "1"}
