@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from visualizeHeatMap import AttentionVisualizer
+from visualizeHeatMap import AttentionVisualizer, visible
 
 DEMO = Path(__file__).resolve().parent / "demo"
 
@@ -27,7 +27,7 @@ def main() -> None:
     video = visualizer.create_attention_visualization_for_sample(
         sample, images, LAYER_IDX, START_PHRASE, max_new_tokens=MAX_NEW_TOKENS, output_dir=OUTPUT_DIR, fps=FPS
     )
-    print("response:", visualizer.last_record.response)
+    print("response:", visible(visualizer.last_record.response))
     print("video:", video)
 
 

@@ -144,6 +144,7 @@ FONT_ADVICE = {
     "emoji": "an emoji font, such as Debian's fonts-noto-color-emoji",
     "any": "a font that has it, such as Debian's fonts-noto-core, or give font_path",
 }
+ASCII = "".join(map(chr, range(32, 127)))  # what every font must be able to draw
 FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
 FONT_FOLDERS = (
     "/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts",
@@ -1959,32 +1960,45 @@ class FontSet:
 
     def __init__(self, size: int, font_path: str | None = None) -> None:
         self.size = size
-        self.main = self._open_main(font_path)
-        self.small = self.main.font_variant(size=max(round(size * CODE_POINT_SIZE), 6))
+        self.main, self.small = self._open_main(font_path)
         self._fallbacks: list[ImageFont.FreeTypeFont] = []
         self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
 
-    def _open_main(self, font_path: str | None) -> ImageFont.FreeTypeFont:
+    def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
+        """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
+
+        def opened(name: str) -> list[ImageFont.FreeTypeFont]:
+            fonts = [ImageFont.truetype(name, size) for size in (self.size, self._small_size())]
+            for font in fonts:
+                font.getmask(ASCII)
+            return fonts
+
         if font_path is not None:
             try:
-                return ImageFont.truetype(font_path, self.size)
+                return opened(font_path)
             except OSError as error:
                 raise OSError(
                     f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
                 ) from error
         for name in FONT_NAMES:
             try:
-                return ImageFont.truetype(name, self.size)
+                return opened(name)
             except OSError:
                 continue
-        return ImageFont.load_default(self.size)  # comes with Pillow; Latin only
+        return [ImageFont.load_default(size) for size in (self.size, self._small_size())]  # Pillow's own; Latin only
+
+    def _small_size(self) -> int:
+        return max(round(self.size * CODE_POINT_SIZE), 6)
 
     @staticmethod
     def has_glyph(font: ImageFont.FreeTypeFont, char: str) -> bool:
         """Whether a font draws the character itself, and not the box for a missing one."""
         if char.isspace():
             return True
-        glyph, missing = font.getmask(char), font.getmask("\U0010ffff")
+        try:
+            glyph, missing = font.getmask(char), font.getmask("\U0010ffff")
+        except OSError:  # a broken font
+            return False
         return glyph.size != missing.size or bytes(glyph) != bytes(missing)
 
     def font_for(self, char: str) -> ImageFont.FreeTypeFont | None:
@@ -4005,7 +4019,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     status = main()
-    if status > 128:  # stopped: all is put away, and what Python does at its end would only meet the next signal
-        sys.stderr.flush()
-        os._exit(status)
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: nothing is left to stop but Python's own end
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)

@@ -76,6 +76,11 @@ def test_any_text_is_a_selection_within_the_range_or_one_clear_error(text, count
         assert numbers and len(set(numbers)) == len(numbers) and set(numbers) <= set(range(count))
 
 
+def test_no_sample_is_no_selection():
+    with pytest.raises(ValueError, match="names no sample"):
+        vhm.select_samples([], 3, "d.json")
+
+
 @pytest.mark.parametrize("text", ["", ",", "1,", "-", "3-", "-3", "5-3", "1--2", "all,3", "0x2", "1e3", "1.0", "٣"])
 def test_a_form_that_cannot_be_read_says_what_can(text):
     with pytest.raises(ValueError, match="cannot be read; expected a number, a range such as 0-99"):
@@ -261,6 +266,26 @@ def test_a_drawing_process_that_is_killed_is_reported(tiny, dataset, tmp_path, m
     (tmp_path / "kill.py").write_text("import os; os.kill(os.getpid(), 9)")
     (row,) = tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path, **QUICK)
     assert row["error"] == "drawing ended with status -9" and not list(tmp_path.rglob("*.partial*"))
+
+
+def test_a_sample_whose_folder_cannot_be_made_fails_alone(tiny, dataset, tmp_path, caplog):
+    (tmp_path / "sample_0000").touch()
+    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **QUICK)
+    assert [row["error"] for row in rows] == ["not finished", ""] and "sample 0: " in caplog.text
+
+
+def test_of_several_processes_each_takes_its_part_and_a_card_of_its_own(tiny, dataset, tmp_path, monkeypatch):
+    import accelerate
+
+    for index in (0, 1):
+        state = accelerate.PartialState()
+        monkeypatch.setattr(state, "num_processes", 2)
+        monkeypatch.setattr(state, "process_index", index)
+        visualizer = vhm.AttentionVisualizer(tiny.model_name_or_path)
+        visualizer.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path, **QUICK)
+        assert visualizer.device_map == {"": state.device}
+        names = sorted(path.name for path in tmp_path.glob("sample_*/*.mp4"))
+        assert len(names) == (2, 3)[index]
 
 
 def test_a_colour_map_of_ones_own_is_drawn_here(tiny, dataset, tmp_path):

@@ -84,6 +84,7 @@ FLAGS = [  # flags, expected line
     (["--response", "a", "--response_key", "b"], "give one of them"),
     (["--response_key", "none"], "'none' is no key of the sample"),
     (["--dtype", "float99"], "dtype is 'float99'"),
+    (["--benchmark_json", "{world}/images"], "is a folder; give a JSON list"),
     (["--from_record", "x.npz"], "--model_path does not go with --from_record"),
 ]
 GOOD = {"image": "a.png", "problem": PROBLEM}
@@ -117,6 +118,7 @@ DATASETS = [  # the dataset's text or its samples, expected line
     ([{**GOOD, "image": "broken.png"}], "has a picture that cannot be read"),
     ([{**GOOD, "image": "cut.png"}], "has a picture that cannot be read"),
     ([{**GOOD, "image": "bomb.png"}], r"too large: .*limit of .* pixels.*it may be made to fill the memory: shrink it"),
+    ([{**GOOD, "image": "thin.png"}], "cannot take the problem and its 1 picture.*check the pictures' sizes"),
     ([{**GOOD, "image": "program.eps"}], "a program, which Ghostscript would have to run"),
 ]
 RECORDS = [  # what is changed in a good record, expected line after "is no attention record: "
@@ -181,6 +183,7 @@ def world(tmp_path_factory):
     images = world / "images"
     images.mkdir()
     picture((120, 90), "orange").save(images / "a.png")
+    picture((1, 900)).save(images / "thin.png")
     (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:90])
     (images / "broken.png").write_bytes(b"\x89PNG nothing")
     (images / "bomb.png").write_bytes(bomb_png(20_000))
@@ -281,6 +284,46 @@ def test_a_header_that_promises_more_than_is_there_is_refused_before_anything_is
     header_only(tmp_path / "run.npz", "facts.npy")
     code = run_main(["--from_record", tmp_path / "run.npz", "--output_dir", tmp_path])
     assert_one_line(capfd, code, "facts.npy is no plain array of shape", tmp_path, [tmp_path / "run.npz"])
+
+
+def test_a_kept_record_is_of_one_sample(capfd, tmp_path):
+    code = run_main(["--from_record", "x.npz", "--sample_idx", "all"])
+    assert_one_line(capfd, code, "--sample_idx takes one number with --from_record", tmp_path)
+
+
+@pytest.mark.parametrize("stop, code, name", [
+    (KeyboardInterrupt(), 130, "SIGINT"), (vhm.Stopped(signal.SIGTERM), 143, "SIGTERM"),
+])  # fmt: skip
+def test_a_stop_is_one_line_and_the_code_of_its_signal(monkeypatch, capsys, stop, code, name):
+    def stopped(arguments):
+        raise stop
+
+    monkeypatch.setattr(vhm, "run_command", stopped)
+    assert run_main(["--from_record", "x.npz"]) == code
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: stopped by {name}; ") and error.count("\n") == 1
+
+
+def test_a_signal_is_heard_once_and_the_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(vhm.Stopped) as stop, vhm.stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+    assert stop.value.args == (signal.SIGTERM,)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_memory_that_is_not_there_is_one_line(monkeypatch, capsys):
+    def full(arguments):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(vhm, "run_command", full)
+    assert run_main(["--from_record", "x.npz"]) == 2
+    assert capsys.readouterr().err == "error: Unable to allocate 9 TiB\n"
 
 
 def test_there_are_many_bad_inputs():
@@ -416,7 +459,7 @@ def test_a_signal_at_any_moment_is_one_line_and_leaves_whole_files_only(kept, tm
     time.sleep(random.uniform(0, 1))
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
-    if process.returncode:
+    if process.returncode and len(list((tmp_path / "out").iterdir())) < 2:  # else all was done already
         assert process.returncode == 128 + number and error.count("\n") == 1
         assert error.startswith(f"error: stopped by {number.name}; no file is half-written")
     whole_videos(tmp_path / "out")
@@ -482,6 +525,48 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files_only(kept, tmp_path, siz
         subprocess.run(["umount", str(disk)], check=True)
     assert result.returncode == 2 and len(left) < 2
     assert result.stderr.count("\n") == 1 and "No space left on device" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("damage", [5, 300, 30_000, "cut"])
+def test_a_broken_font_is_named_before_the_long_work_or_gives_way(tmp_path, damage):
+    data = bytearray(Path(vhm.FontSet(20).main.path).read_bytes())
+    rng = random.Random(0)
+    for _ in range(damage if damage != "cut" else 0):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    (tmp_path / "f.ttf").write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    record = make_record(["Based"], [" the", " 路", " e\u0301 Ω ж"])
+    try:
+        fonts = vhm.DrawingOptions(font_path=str(tmp_path / "f.ttf"), frame_size=SMALL)
+    except OSError as error:
+        assert re.fullmatch(r"font_path .*f\.ttf cannot be used: .*; give a .*", str(error))
+    else:
+        assert len(list(vhm.render_frames(record, [picture()], 1, "Based", **vars(fonts)))) == 3
+
+
+def test_without_fonts_of_the_system_text_is_drawn_by_pillows_own(monkeypatch):
+    monkeypatch.setattr(vhm, "FONT_NAMES", ("none.ttf",))
+    assert vhm.FontSet(20).width("abc") > 20
+
+
+def test_a_gif_that_finds_no_room_is_one_line(tmp_path, monkeypatch):
+    real, encoder = vhm.find_encoder(), tmp_path / "encoder"
+    encoder.write_text(
+        f'#!/bin/sh\ncase "$*" in *palette*) echo "[gif @ 0x1] No space" >&2; exit 1;; esac\nexec {real} "$@"\n'
+    )
+    encoder.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="the GIF could not be written: No space; check the space"):
+        vhm.write_video([np.zeros((48, 64, 3), np.uint8)] * 2, tmp_path / "out" / "out.gif")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_error_of_the_system_while_a_file_is_written_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"a\.png could not be written: No space left on device; check the space in"):  # noqa: SIM117
+        with vhm.moved_into_place(tmp_path / "a.png") as temporary:
+            temporary.write_text("half")
+            raise OSError(28, os.strerror(28))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_full_is_told_before_the_long_work(tmp_path):
@@ -557,6 +642,16 @@ def test_weights_that_are_a_pickle_run_nothing(world, tmp_path, monkeypatch):
     with pytest.raises((ValueError, OSError, RuntimeError), match="cannot load it") as error:
         _ = vhm.AttentionVisualizer(str(tmp_path / "model")).model
     assert not (tmp_path / "ran").exists() and "\n" not in str(error.value)
+
+
+def test_an_answer_of_nothing_is_told(world, monkeypatch):
+    visualizer = vhm.AttentionVisualizer(str(world / "model"))
+    ids = list(range(visualizer.config.get_text_config().vocab_size))
+    monkeypatch.setattr(visualizer.model.generation_config, "eos_token_id", ids)
+    with pytest.raises(RuntimeError, match="nothing but an end-of-sequence token; check prompt_template"):
+        visualizer.record({"problem": "go"}, [picture((60, 60))], [1])
+    with pytest.raises(ValueError, match="no layer was given"):
+        visualizer.record({"problem": "go"}, [picture((60, 60))], [])
 
 
 def test_a_model_in_half_precision_that_overflows_is_told(world):
