@@ -70,6 +70,7 @@ ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, whil
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
+LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
@@ -480,6 +481,15 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     return inputs
 
 
+def input_device(model: Any) -> Any:
+    """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
+    import torch
+
+    if model.device.type != "meta":
+        return model.device
+    return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
+
+
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
     import torch
@@ -514,7 +524,8 @@ class AttentionRecorder:
     without stopping the device. On the host there is one array, for at most `steps` rows a layer: float32, or float16
     where that would be large.
 
-    `crossing`: the layers whose keys belong to pictures, not to positions of the text.
+    `crossing`: the layers whose keys belong to pictures, not to positions of the text. `shared_heads`: the number of
+    heads of the model where the processes of a tensor-parallel run share them, else 0.
     """
 
     def __init__(
@@ -524,11 +535,13 @@ class AttentionRecorder:
         head: str | int = "mean",
         steps: int = 1,
         crossing: Iterable[int] = (),
+        shared_heads: int = 0,
     ) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
         self.crossing = frozenset(crossing)
+        self.shared_heads = shared_heads
         self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
         shape = steps, len(self.layers), first_query + 1 + steps
@@ -596,7 +609,10 @@ class AttentionRecorder:
         for (step, column, are_weights, _, device), (places, parts) in self._waiting.items():
             parts_LHQK = torch.stack(parts) if len(parts) > 1 else parts[0][None]
             weights_LHQK = parts_LHQK.float() if are_weights else torch.softmax(parts_LHQK, -1, dtype=torch.float32)
-            rows_LQK = reduce_heads(weights_LHQK, self.head)
+            if self.shared_heads:
+                rows_LQK = reduce_shared_heads(weights_LHQK, self.head, self.shared_heads)
+            else:
+                rows_LQK = reduce_heads(weights_LHQK, self.head)
             if self._weights_TLK.dtype == np.float16:
                 rows_LQK = rows_LQK.half()  # here, since NumPy takes its time over small numbers
             on_host, event = rows_LQK.to("cpu", non_blocking=True), None
@@ -684,6 +700,27 @@ def reduce_heads(weights_LHQK: Any, head: str | int) -> Any:
     if head == "max":
         return weights_LHQK.amax(1)
     return weights_LHQK[:, head]
+
+
+def reduce_shared_heads(weights_LHQK: Any, head: str | int, heads: int) -> Any:
+    """(L, Q, K) weights of all `heads`, of which each process holds an equal part in order, or every one holds all."""
+    import torch.distributed as dist
+
+    H, maximum = weights_LHQK.shape[1], head == "max"
+    if head in ("mean", "max"):
+        rows_LQK = reduce_heads(weights_LHQK, head) / (1 if maximum else dist.get_world_size())
+    else:  # the first process that has the head gives its rows, the others zeros
+        own = head % heads - dist.get_rank() * H
+        rows_LQK = weights_LHQK[:, own] if 0 <= own < H else 0 * weights_LHQK[:, 0]
+    rows_LQK = rows_LQK.contiguous()
+    dist.all_reduce(rows_LQK, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
+    return rows_LQK
+
+
+def shared_heads(model: Any) -> int:
+    """The number of heads that the processes of a tensor-parallel run share; 0 where there is one process."""
+    ranks = getattr(model, "tp_size", None) or 1
+    return model.config.get_text_config().num_attention_heads if ranks > 1 else 0
 
 
 def cross_layers(config: Any) -> list[int]:
@@ -866,7 +903,7 @@ def record_rows(
 
     P = inputs["input_ids"].shape[1]
     steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
-    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config))
+    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config), shared_heads(model))
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
@@ -881,11 +918,13 @@ def record_rows(
 
 
 def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
-    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+    """The response's ids by a static cache and a compiled step; None where that does not pay.
 
+    It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+    short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
+    if input_device(model).type != "cuda" or shared_heads(model) or short:
         logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
         return None
     return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
@@ -907,7 +946,9 @@ def record_rows_eager(
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids), cross_layers(model.config))
+    recorder = AttentionRecorder(
+        layers, P - 1, head, len(response_ids), cross_layers(model.config), shared_heads(model)
+    )
     for t in range(len(response_ids)):
         for layer, weights_H1K in zip(layers, steps[t]):
             weights_H1K = weights_H1K if layer in recorder.crossing else weights_H1K[..., : P + t]
@@ -1230,7 +1271,8 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
     hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     inputs = {**made.inputs, made.pixels_name: pixels}
-    inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+    device = input_device(model)
+    inputs = {key: value.to(device) if torch.is_tensor(value) else value for key, value in inputs.items()}
     inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
     try:
         with vision_attention_off(model), torch.inference_mode():
@@ -1239,7 +1281,7 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         pass
     finally:
         hook.remove()
-    return found[0][0, inputs["input_ids"][0] == image_token_id(model.config)].float().cpu()
+    return found[0][0].cpu()[inputs["input_ids"][0].cpu() == image_token_id(model.config)].float()
 
 
 class _EmbeddingsFound(Exception):
@@ -2690,6 +2732,11 @@ def check_output_dir(output_dir: str | Path) -> None:
         ) from error
 
 
+def video_path(output_dir: str | Path, layer: int, options: DrawingOptions) -> Path:
+    """Where the video of a layer goes."""
+    return Path(output_dir) / f"combined_attention_visualization_layer{layer}.{options.format}"
+
+
 def write_layer_videos(
     record: AttentionRecord,
     images: Sequence[Image.Image],
@@ -2704,24 +2751,49 @@ def write_layer_videos(
     """
     from tqdm import tqdm
 
-    folder, paths = Path(output_dir), []
+    paths = []
     for layer in layers:
+        path = video_path(output_dir, layer, options)
         renderer = FrameRenderer(record, images, layer, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
         stills = [renderer.check_step(step) for step in options.frames]
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"combined_attention_visualization_layer{layer}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         pictures = ((f"step{step}", Image.fromarray(renderer.draw(step))) for step in stills)
         summary = ((name, draw_summary(record, images, layer, options)) for name in ["summary"] * options.summary)
         for name, picture in chain(pictures, summary):
-            with moved_into_place(folder / f"{stem}_{name}.png") as temporary:
+            with moved_into_place(path.with_name(f"{path.stem}_{name}.png")) as temporary:
                 picture.save(temporary)
         with tqdm(steps, desc=f"writing layer {layer}", unit="frame") as bar:
-            paths.append(write_video(map(renderer.draw, bar), folder / f"{stem}.{options.format}", options.fps))
+            paths.append(write_video(map(renderer.draw, bar), path, options.fps))
     return paths
 
 
 # -------------------------------------------------------------------------------------------- class
+
+
+def process_number(tp_plan: Any) -> int:
+    """Which process of a tensor-parallel run this is, by torchrun's word; 0 where the model is not shared."""
+    return int(os.environ.get("RANK", 0)) if tp_plan else 0
+
+
+def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
+    """Raises ValueError where a model cannot be shared by the processes that were started."""
+    if not tp_plan:
+        return
+    ranks, text = int(os.environ.get("WORLD_SIZE", 1)), config.get_text_config()
+    if ranks < 2:
+        raise ValueError(
+            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
+            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        )
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if (getattr(text, name, None) or 0) % ranks:
+            raise ValueError(
+                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {getattr(text, name)} {name} evenly; "
+                "start a number of processes that divides them"
+            )
 
 
 class AttentionVisualizer:
@@ -2730,6 +2802,8 @@ class AttentionVisualizer:
     model_name_or_path: a Hugging Face checkpoint, a directory or a name on the hub.
     max_image_num: the most pictures that a sample may have.
     device_map, dtype, trust_remote_code: as in `from_pretrained`; dtype "auto" is float32 on a CPU.
+    tp_plan: "auto", in processes started by torchrun, lets them share every layer (tensor parallelism); it takes the
+        place of device_map. Every process makes the record, the first one alone writes files.
     model_kwargs, processor_kwargs: whatever else the `from_pretrained` of the model and of the processor takes, such
         as {"quantization_config": ...} or {"do_pan_and_scan": True}. A LoRA adapter's directory (peft) will do, too.
 
@@ -2744,6 +2818,7 @@ class AttentionVisualizer:
         *,
         device_map: str | dict | None = "auto",
         dtype: Any = "auto",
+        tp_plan: str | dict | None = None,
         trust_remote_code: bool = False,
         model_kwargs: dict | None = None,
         processor_kwargs: dict | None = None,
@@ -2758,10 +2833,12 @@ class AttentionVisualizer:
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
+        self.tp_plan = tp_plan
         self.model_kwargs = dict(model_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         image_token_id(self.config)  # a model without pictures is told here
+        check_tp_plan(tp_plan, device_map, self.config)
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
         self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
         if getattr(self.processor, "tokenizer", None) is None:
@@ -2812,10 +2889,15 @@ class AttentionVisualizer:
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
         started = time.perf_counter()
-        model = self._from_pretrained(
-            (fits or classes)[0], **{"dtype": dtype, "device_map": self.device_map, **self.model_kwargs}
-        )
-        facts = type(model).__name__, model.device, model.dtype, time.perf_counter() - started
+        places = {"distributed_config": {"tp_plan": self.tp_plan}} if self.tp_plan else {"device_map": self.device_map}
+        model = self._from_pretrained((fits or classes)[0], **{"dtype": dtype, **places, **self.model_kwargs})
+        if self.tp_plan and not shared_heads(model):
+            raise RuntimeError(
+                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
+                "version 5.17 or newer"
+            )
+        places = sorted({str(place) for place in getattr(model, "hf_device_map", {"": model.device}).values()})
+        facts = type(model).__name__, ", ".join(places), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
@@ -2929,7 +3011,7 @@ class AttentionVisualizer:
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
-        return inputs.to(self.model.device, dtype=self.model.dtype), located
+        return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
     def _as_record(
         self,
@@ -3030,6 +3112,9 @@ class AttentionVisualizer:
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
+        if process_number(self.tp_plan):  # the first process writes
+            paths = [str(video_path(output_dir, layer, drawing)) for layer in layers]
+            return paths if several else paths[0]
         if save_record:
             record.save(save_record)
         paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
@@ -3131,6 +3216,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
+    add("--tp_plan", choices=("auto",), help="under torchrun: its processes share every layer, in place of device_map")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
     add("--model_kwargs", type=_json_object, metavar="JSON", help="more for the model's from_pretrained, as an object")
     add("--processor_kwargs", type=_json_object, metavar="JSON", help="more for the processor's from_pretrained")
@@ -3189,21 +3275,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record"]
+        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record", "tp_plan"]
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
             parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    level, number = logging.DEBUG if arguments.pop("verbose") else logging.WARNING, process_number(arguments["tp_plan"])
+    if number:  # the first process speaks for all
+        level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
         paths = run_command(arguments)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if number:  # where the first process met the same error, its launcher ends this one before it speaks
+            time.sleep(LATER_PROCESS_WAITS)
+        print(f"error: {f'process {number}: ' if number else ''}{one_line(error)}", file=sys.stderr)
         return 2
-    print("\n".join([paths] if isinstance(paths, str) else paths))
+    if not number:
+        print("\n".join([paths] if isinstance(paths, str) else paths))
+    if arguments["tp_plan"]:
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()
     return 0
 
 
