@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import html
 import inspect
 import io
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import unicodedata
 import zipfile
 import zlib
@@ -70,6 +72,8 @@ ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, whil
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
+MEMORY_MARGIN = 1.2  # times an estimate of memory: what is rounded up, and what stands for no large array
+SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely does not fit
 LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 
@@ -966,6 +970,188 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
             "it cannot be recorded"
         )
     return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def cache_size(config: Any, positions: int) -> int:
+    """Numbers that the cache holds after so many positions; a sliding window keeps the last ones only."""
+    text = config.get_text_config()
+    heads, window = text.num_attention_heads, getattr(text, "sliding_window", None) or positions
+    sliding = list(getattr(text, "layer_types", None) or []).count("sliding_attention")
+    lengths = (len(attention_layers(config)) - sliding) * positions + sliding * min(positions, window)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return 2 * (getattr(text, "num_key_value_heads", None) or heads) * head_dim * lengths
+
+
+def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> int:
+    """Numbers that exist at once, at the most, in a pass over so many positions, or over the patches of the pictures.
+
+    That is inside an MLP, which has its inner values three times; `ranks` processes share these.
+    """
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    inner = np.max(getattr(text, "intermediate_size", None) or 4 * text.hidden_size)  # one number, or one a layer
+    inner = max(inner, (getattr(text, "moe_intermediate_size", None) or 0) * getattr(text, "num_experts_per_tok", 1))
+    in_text = positions * (3 * inner / ranks + 4 * text.hidden_size)
+    if not patches:
+        return int(in_text)
+    wide = getattr(vision, "embed_dim", None) or vision.hidden_size
+    return int(max(in_text, patches * (3 * (getattr(vision, "intermediate_size", None) or 4 * wide) + 8 * wide)))
+
+
+def device_memory(
+    config: Any, prompt: int, steps: int, value_bytes: int, patches: int = 0, *, replay: bool = False,
+    eager: bool = False, ranks: int = 1, share: float = 1.0,
+) -> tuple[int, int]:  # fmt: skip
+    """Bytes that a run takes on a device beside the weights, estimated: for the prompt alone, and for all `steps`.
+
+    replay: one pass over prompt and response, without a cache. eager: every layer's weights are kept.
+    patches: of the vision tower. ranks: processes that share each layer. share: part of the layers on this device.
+    """
+    heads, kept = config.get_text_config().num_attention_heads / ranks, share * len(attention_layers(config))
+    passed = prompt + steps if replay else prompt
+    cached = [0 if replay else share / ranks * cache_size(config, S) for S in (prompt, prompt + steps)]
+    least = cached[0] + pass_size(config, passed, patches, ranks)
+    most = max(least, cached[1])
+    if eager:  # beside the weights that are kept a layer has scores, masked scores, weights, and two in float32
+        least += heads * passed**2 * (kept + 3 + 8 / value_bytes)
+        most = least + (not replay) * heads * kept * steps * (prompt + steps)
+    return int(least * value_bytes), int(most * value_bytes)
+
+
+def record_memory(prompt: int, steps: int, layers: int) -> int:
+    """Bytes of the record's weights on the host, at most."""
+    values = steps * layers * (prompt + steps)
+    return values * (4 if 4 * values <= LARGEST_FLOAT32_RECORD else 2)
+
+
+def free_memory(device: Any) -> int | None:
+    """Bytes that can be taken on a device, torch's own reserve included; None where that is not known."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found and device.type == "cpu" else None
+
+
+def layer_shares(model: Any) -> dict[Any, float]:
+    """The devices that run the layers of the language model, and the part of the layers that each runs."""
+    import torch
+
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None) or [model]
+    hooks = [getattr(getattr(layer, "_hf_hook", None), "execution_device", None) for layer in layers]  # of accelerate
+    places = [next(layer.parameters()).device if at is None else at for layer, at in zip(layers, hooks)]
+    devices = [torch.device(place) for place in places]
+    return {device: devices.count(device) / len(devices) for device in dict.fromkeys(devices)}
+
+
+def gib(count: float | None) -> str:
+    """Bytes in words."""
+    if count is None:
+        return "unknown GiB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+
+
+def weights_memory(folder: str, config: Any, dtype: Any) -> int:
+    """Bytes of a checkpoint's weights once they are loaded; 0 where that is not known: on the hub, or quantised."""
+    import torch
+
+    found = (list(Path(folder).glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin"))
+    files = next((files for files in found if files), [])
+    if getattr(config, "quantization_config", None):
+        return 0
+    size, wanted = sum(file.stat().st_size for file in files), getattr(torch, str(dtype).removeprefix("torch."), None)
+    return size if wanted is None or config.dtype is None else size * wanted.itemsize // config.dtype.itemsize
+
+
+def check_weights(needed: int, device_map: Any, ranks: int = 1) -> None:
+    """Raises ValueError where weights surely do not fit on the device named; warns where they outgrow all cards."""
+    import torch
+
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if ranks > 1:
+        device, needed = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cards else "cpu", needed // ranks
+    elif device_map is None:
+        device = "cpu"
+    elif re.fullmatch(r"(cpu|cuda)(:\d+)?", str(device_map)):
+        device = device_map
+    elif isinstance(device_map, dict):
+        return
+    else:
+        free = [free_memory(card) for card in cards or ["cpu"]]
+        if None not in free and needed > sum(free):
+            logger.warning(
+                "the weights take %s, and %s are free on %s: the rest stays on the host or on disk, which is slow",
+                gib(needed), gib(sum(free)), ", ".join(cards) or "the host",
+            )  # fmt: skip
+        return
+    free = free_memory(device)
+    if free is not None and needed * SURE_PART > free:
+        raise ValueError(
+            f"the weights take {gib(needed)} on {device}, where {gib(free)} are free: take a smaller dtype, a "
+            "quantised checkpoint, device_map 'auto' or, by torchrun, tp_plan 'auto'"
+        )
+
+
+def check_memory(model: Any, inputs: Any, steps: int, layers: int, *, replay: bool, eager: bool) -> str:
+    """What a run will take, in words. Warns where that may not fit; raises ValueError where it surely does not.
+
+    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit.
+    """
+    prompt, config, vision = inputs["input_ids"].shape[1], model.config, getattr(model.config, "vision_config", None)
+    pixels, side, patches = inputs.get("pixel_values"), getattr(vision, "patch_size", None), 0
+    if hasattr(pixels, "numel") and isinstance(side, int):
+        patches = pixels.numel() // (3 * side**2 * getattr(vision, "temporal_patch_size", 1))
+    asked = f"{prompt} prompt tokens and up to {steps} of the response"
+    half = ", take dtype bfloat16" * (model.dtype.itemsize > 2)
+    lower = "take attention='auto'" if eager else f"lower max_pixels{half} or take more devices"
+    how = {"replay": replay, "eager": eager, "ranks": getattr(model, "tp_size", None) or 1}
+    told = []
+    for device, share in layer_shares(model).items():
+        least, most = device_memory(config, prompt, steps, model.dtype.itemsize, patches, share=share, **how)
+        free = free_memory(device)
+        told.append(f"{gib(most * MEMORY_MARGIN)} on {device} beside the weights, where {gib(free)} are free")
+        if free is not None and least * SURE_PART > free:
+            raise ValueError(f"{asked} take about {told[-1]}: {lower}")
+        if free is not None and most * MEMORY_MARGIN > free:
+            logger.warning("%s take about %s: that may not fit; lower max_new_tokens, or %s", asked, told[-1], lower)
+    record, free = record_memory(prompt, steps, layers), free_memory("cpu")
+    told.append(f"up to {gib(record)} on the host for the record, where {gib(free)} are free")
+    if free is not None and record > free:
+        logger.warning("%s take %s: record fewer layers, or lower max_new_tokens", asked, told[-1])
+    return f"{asked} take about {', '.join(told)}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the host has no more memory."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+@contextmanager
+def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> Iterator[list[str]]:
+    """Within this block running out of memory is a RuntimeError of one line, with the facts put into the list."""
+    import torch
+
+    facts: list[str] = []
+    try:
+        yield facts
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the cache
+        gc.collect()
+        torch.cuda.empty_cache()
+        what = ". ".join(one_line(error).split(". ")[:2])
+        raise RuntimeError("; ".join([f"out of memory: {what or 'on the host'}", *facts, advice])) from error
 
 
 # ----------------------------------------------------------------------------------------- image boxes
@@ -2863,6 +3049,8 @@ class AttentionVisualizer:
                 name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
             )
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            if is_out_of_memory(error):
+                raise
             kinds = (OSError, ImportError, RuntimeError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
             raise kind(
@@ -2890,7 +3078,12 @@ class AttentionVisualizer:
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
         started = time.perf_counter()
         places = {"distributed_config": {"tp_plan": self.tp_plan}} if self.tp_plan else {"device_map": self.device_map}
-        model = self._from_pretrained((fits or classes)[0], **{"dtype": dtype, **places, **self.model_kwargs})
+        options = {"dtype": dtype, **places, **self.model_kwargs}
+        needed = 0 if "quantization_config" in options else weights_memory(self.model_name_or_path, self.config, dtype)
+        ranks = int(os.environ.get("WORLD_SIZE", 1)) if self.tp_plan else 1
+        check_weights(needed, options.get("device_map"), ranks)
+        with out_of_memory_told(f"the weights take {gib(needed or None)}; take a smaller dtype or more devices"):
+            model = self._from_pretrained((fits or classes)[0], **options)
         if self.tp_plan and not shared_heads(model):
             raise RuntimeError(
                 f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
@@ -2979,10 +3172,15 @@ class AttentionVisualizer:
         response = _given_response(sample, response, response_key)
         generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
         originals = [upright_rgb(image) for image in images]
-        inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
-        given = self._response_ids(response) if response is not None else None
-        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
-        rows = self._rows(inputs, layers, head, generation, given, attention)
+        with out_of_memory_told() as facts:
+            inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
+            given = self._response_ids(response) if response is not None else None
+            steps = max_new_tokens if given is None else len(given)
+            check = partial(check_memory, self.model, inputs, steps, len(layers), replay=given is not None)
+            facts.append(check(eager=attention == "eager"))
+            logger.info(facts[0])
+            given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+            rows = self._rows(inputs, layers, head, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return self._as_record(inputs, located, layers, head, rows, originals, problem)
 
@@ -3081,6 +3279,8 @@ class AttentionVisualizer:
                 "output_attentions, which holds every layer's S×S weights and may run out of memory",
                 type(self.model).__name__,
             )
+            steps = generation["max_new_tokens"] if given is None else len(given)
+            check_memory(self.model, inputs, steps, len(layers), replay=given is not None, eager=True)
         return record_rows_eager(*arguments, given)
 
     def create_attention_visualization_for_sample(
