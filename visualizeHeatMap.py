@@ -975,14 +975,23 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
 # ------------------------------------------------------------------------------------------- memory
 
 
+def layer_values(text: Any, name: str, default: int) -> np.ndarray:
+    """(layers,) a number of a text model's configuration, which may differ from layer to layer."""
+    layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
+    found = [getattr(layer, name, None) for layer in layers]
+    return np.array([np.max(number) if number else default for number in found])  # gemma3n has a list in each
+
+
 def cache_size(config: Any, positions: int) -> int:
     """Numbers that the cache holds after so many positions; a sliding window keeps the last ones only."""
     text = config.get_text_config()
     heads, window = text.num_attention_heads, getattr(text, "sliding_window", None) or positions
-    sliding = list(getattr(text, "layer_types", None) or []).count("sliding_attention")
-    lengths = (len(attention_layers(config)) - sliding) * positions + sliding * min(positions, window)
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return 2 * (getattr(text, "num_key_value_heads", None) or heads) * head_dim * lengths
+    key_heads = layer_values(text, "num_key_value_heads", heads)
+    sizes = layer_values(text, "head_dim", text.hidden_size // heads)
+    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+    kept = [min(positions, window) if kind == "sliding_attention" else positions for kind in kinds]
+    layers = attention_layers(config)
+    return int((2 * key_heads * sizes * kept)[layers].sum())
 
 
 def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> int:
@@ -991,12 +1000,12 @@ def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> 
     That is inside an MLP, which has its inner values three times; `ranks` processes share these.
     """
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
-    inner = np.max(getattr(text, "intermediate_size", None) or 4 * text.hidden_size)  # one number, or one a layer
-    inner = max(inner, (getattr(text, "moe_intermediate_size", None) or 0) * getattr(text, "num_experts_per_tok", 1))
-    in_text = positions * (3 * inner / ranks + 4 * text.hidden_size)
-    if not patches:
-        return int(in_text)
-    wide = getattr(vision, "embed_dim", None) or vision.hidden_size
+    inner = layer_values(
+        text, "intermediate_size", 0 if hasattr(text, "moe_intermediate_size") else 4 * text.hidden_size
+    )
+    experts = layer_values(text, "moe_intermediate_size", 0) * layer_values(text, "num_experts_per_tok", 1)
+    in_text = positions * (3 * max(*inner, *experts) / ranks + 4 * text.hidden_size)
+    wide = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", None) or text.hidden_size
     return int(max(in_text, patches * (3 * (getattr(vision, "intermediate_size", None) or 4 * wide) + 8 * wide)))
 
 
@@ -2975,10 +2984,11 @@ def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
     if device_map not in (None, "auto"):
         raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
     for name in ("num_attention_heads", "num_key_value_heads"):
-        if (getattr(text, name, None) or 0) % ranks:
+        uneven = [count for count in layer_values(text, name, 0) if count % ranks]
+        if uneven:
             raise ValueError(
-                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {getattr(text, name)} {name} evenly; "
-                "start a number of processes that divides them"
+                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
+                "processes that divides them"
             )
 
 
