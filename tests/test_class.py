@@ -248,6 +248,7 @@ def test_processes_that_cannot_share_a_model_are_told_at_once(tiny, monkeypatch,
 
 
 def test_of_the_processes_that_share_a_model_the_first_alone_writes(tiny, tmp_path, monkeypatch):
+    assert tiny.model  # loaded, by one process
     monkeypatch.setattr(tiny, "tp_plan", "auto")
     for process, files in (("1", []), ("0", ["combined_attention_visualization_layer1.webm", "run.npz"])):
         monkeypatch.setenv("RANK", process)
