@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
 from itertools import chain, groupby
 from numbers import Integral
@@ -67,8 +67,8 @@ RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
 SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-VALUES_WAITING = 2**22  # scores of single heads that wait on the device, about, for those of a step's other layers
-ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+VALUES_AT_ONCE = 2**23  # scores of single heads, about, that stand on the device at once
+ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
@@ -520,13 +520,26 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
 _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_recorder", default=None)
 
 
+@dataclass(eq=False)
+class LateQueries:
+    """Queries of one layer, a step each, that wait to be scored together."""
+
+    start: int
+    """Position of the first."""
+    scaling: float | None
+    queries: list = field(default_factory=list)
+    """(1, H, 1, D) each."""
+    key: Any = None
+    """(1, G, K, D) of the last query, which reach back to position 0."""
+
+
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    No S×S matrix ever exists: a row's scores are computed for the queries wanted. The layers of a step wait for each
-    other on the device; together they go through the softmax and the reduction of the heads, and leave for the host
-    without stopping the device. On the host there is one array, for at most `steps` rows a layer: float32, or float16
-    where that would be large.
+    No S×S matrix ever exists: scores are computed for the queries wanted, a block at a time, go through the softmax
+    and the reduction of the heads on the device, and leave for the host without stopping it. While a response is
+    generated, a query waits for those of the next steps, since the keys only grow: a step then costs next to nothing.
+    On the host there is one array, for at most `steps` rows a layer: float32, or float16 where that would be large.
 
     `crossing`: the layers whose keys belong to pictures, not to positions of the text. `shared_heads`: the number of
     heads of the model where the processes of a tensor-parallel run share them, else 0.
@@ -553,6 +566,7 @@ class AttentionRecorder:
         self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
         self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
+        self._late: dict[int, LateQueries] = {}  # of each layer
         # What can be reduced together: (first step, first column, ...) to the layers' places and their scores.
         self._waiting: dict[tuple, tuple[list[int], list[Any]]] = {}
         self._values_waiting = 0
@@ -561,7 +575,7 @@ class AttentionRecorder:
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._waiting or self._sent or self._found_TL.any())
+        return bool(self._late or self._waiting or self._sent or self._found_TL.any())
 
     def advance(self, layer: int, count: int) -> int:
         """Note that a layer meets `count` queries; returns the position of the first."""
@@ -574,11 +588,41 @@ class AttentionRecorder:
         start, count = self.advance(layer, query.shape[2]), query.shape[2]
         if layer not in self.layers:
             return
+        if len(query) != 1:
+            raise ValueError(f"the batch has {len(query)} sequences; attention is recorded for one at a time")
         first_column = self._first_column(layer, key.shape[2], start + count)
-        for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
-            queries = slice(block, min(block + ROWS_PER_BLOCK, count))
-            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - first_column)
-            self._keep(layer, start + block, first_column, scores_HQK)
+        late = self._late.get(layer)
+        if count == 1 and mask is None and not first_column and start >= self.first_query:
+            late = late or self._late.setdefault(layer, LateQueries(start, scaling))
+            late.queries.append(query)
+            late.key = key  # no other memory: the cache holds it, too
+            if len(late.queries) >= self._block_length(query.shape[1], key.shape[2]):
+                self._take_late(layer)
+            return
+        if late:  # a sliding window has begun to move
+            self._take_late(layer)
+        self._observe_block(layer, query, key, mask, scaling, start, first_column)
+
+    def _observe_block(
+        self, layer: int, query: Any, key: Any, mask: Any, scaling: Any, start: int, column: int
+    ) -> None:
+        """Score the queries wanted, a block at a time: the first query stands at `start`, key 0 at `column`."""
+        count, block = query.shape[2], self._block_length(query.shape[1], key.shape[2])
+        for first in range(max(self.first_query - start, 0), count, block):
+            queries = slice(first, min(first + block, count))
+            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - column)
+            self._keep(layer, start + first, column, scores_HQK)
+
+    def _take_late(self, layer: int) -> None:
+        """Score the queries of a layer that wait, with the keys of the last one, which hold those of the others."""
+        import torch
+
+        late = self._late.pop(layer)
+        self._observe_block(layer, torch.cat(late.queries, dim=2), late.key, None, late.scaling, late.start, 0)
+
+    @staticmethod
+    def _block_length(heads: int, keys: int) -> int:
+        return min(max(VALUES_AT_ONCE // (heads * keys), 1), ROWS_PER_BLOCK)
 
     def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
@@ -603,7 +647,7 @@ class AttentionRecorder:
         places.append(self.layers.index(layer))
         parts.append(part_HQK)
         self._values_waiting += part_HQK.numel()
-        if layer == self._last_layer or self._values_waiting > VALUES_WAITING:
+        if layer == self._last_layer or self._values_waiting >= VALUES_AT_ONCE // 2:
             self._send()
 
     def _send(self) -> None:
@@ -649,8 +693,9 @@ class AttentionRecorder:
 
         columns: the positions, or the keys of pictures that only cross-attention sees, where those are more.
         """
-        if self._waiting:
-            self._send()
+        for layer in list(self._late):
+            self._take_late(layer)
+        self._send()
         self._receive(wait=True)
         for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
             if not found_T.all():
@@ -669,10 +714,8 @@ def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, que
     """
     import torch
 
-    B, H, _, D = query.shape
+    _, H, _, D = query.shape
     _, G, K, _ = key.shape
-    if B != 1:
-        raise ValueError(f"the batch has {B} sequences; attention is recorded for one at a time")
     Q = queries.stop - queries.start
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
@@ -835,24 +878,16 @@ def vision_attention_off(model: Any) -> Iterator[None]:
         yield
 
 
-def _progress_streamer(total: int) -> Any:
-    """A streamer that moves a progress bar on by one for each token generated."""
-    from tqdm import tqdm
-    from transformers.generation.streamers import BaseStreamer
+def _progress_in(bar: Any) -> Any:
+    """A logits processor that changes nothing and moves a progress bar on; a streamer would wait for each token."""
+    from transformers import LogitsProcessor, LogitsProcessorList
 
-    class ProgressStreamer(BaseStreamer):
-        def __init__(self) -> None:
-            self.bar = tqdm(total=total, desc="generating", unit="token")
-            self.prompt_seen = False
+    class Progress(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            bar.update()
+            return scores
 
-        def put(self, value: Any) -> None:  # the first call brings the prompt
-            self.bar.update(int(self.prompt_seen))
-            self.prompt_seen = True
-
-        def end(self) -> None:
-            self.bar.close()
-
-    return ProgressStreamer()
+    return LogitsProcessorList([Progress()])
 
 
 def _end_ids(model: Any) -> set[int]:
@@ -865,15 +900,14 @@ def _end_ids(model: Any) -> set[int]:
 def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) -> tuple[list[int], Any]:
     """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
     import torch
+    from tqdm import tqdm
 
     limit = generation["max_new_tokens"]
     started = time.perf_counter()
-    streamer = _progress_streamer(limit)
-    try:
-        with torch.inference_mode():
-            output = model.generate(**inputs, **generation, streamer=streamer, return_dict_in_generate=True, **kwargs)
-    finally:
-        streamer.end()
+    with tqdm(total=limit, desc="generating", unit="token") as bar, torch.inference_mode():
+        output = model.generate(
+            **inputs, **generation, logits_processor=_progress_in(bar), return_dict_in_generate=True, **kwargs
+        )
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
     if response_ids and response_ids[-1] in _end_ids(model):
@@ -1864,12 +1898,16 @@ def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return under + (over - under) * cover
 
 
-def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """An RGB image from (Y, X) indices into a palette of (n, 3) RGB colours 0..255."""
-    words = np.zeros((len(palette), 4), np.uint8)  # a pixel looked up as one word of four bytes
-    words[:, :3] = np.round(palette)
-    pixels = words.view(np.uint32)[:, 0].take(entries)
-    return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
+def pixel_words(colours: np.ndarray) -> np.ndarray:
+    """(n,) uint32 words, a pixel each, of (n, 3) RGB colours 0..255."""
+    words = np.zeros((len(colours), 4), np.uint8)
+    words[:, :3] = np.round(colours)
+    return words.view(np.uint32)[:, 0]
+
+
+def coloured(entries: np.ndarray, words: np.ndarray) -> Image.Image:
+    """An RGB image from (Y, X) intp indices into a palette of words."""
+    return Image.frombuffer("RGB", entries.shape[::-1], words.take(entries), "raw", "RGBX", 0, 1)
 
 
 def _bar(shades: np.ndarray, height: int) -> Image.Image:
@@ -2080,6 +2118,11 @@ class TextLayout:
     line_height: int
     """Pixels."""
 
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """(Y, X) intp, piece and ink of a pixel as one index: what a frame looks its colours up by."""
+        return self.piece_index.astype(np.intp) * INK_LEVELS + self.ink
+
 
 def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
     """The pieces cut where a line may have to end."""
@@ -2278,14 +2321,14 @@ def visualize_attention_step(
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
     levels = np.concatenate([[paper], levels, levels + len(glyphs)])
+    words = pixel_words(colours.reshape(-1, 3)).reshape(-1, INK_LEVELS)[levels]
 
     visible_lines = max(height // layout.line_height, 1)
     last_line = int(layout.last_line[last])
     first_line = max(last_line + 1 - visible_lines, 0)
     rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
-    entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
-    panel = Image.new("RGB", (entries.shape[1], height), PAPER)
-    panel.paste(coloured(entries, colours.reshape(-1, 3)))
+    panel = Image.new("RGB", (layout.ink.shape[1], height), PAPER)
+    panel.paste(coloured(layout.entries[rows], words))
     return panel
 
 
@@ -2407,13 +2450,14 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
     """
-    levels = np.concatenate([[0], 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))])  # level 0: no cell
-    entries = levels.astype(np.uint8).take(layout.cell_index)
+    levels = np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
+    # Entry 0 is for pixels without a cell.
+    tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
+    cover = np.concatenate([[0], np.round(255 * opacity(scale, CELL_ALPHA))[levels]]).astype(np.uint8)
     panel = Image.fromarray(layout.picture)
-    tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
-    panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
+    mask = Image.fromarray(cover.take(layout.cell_index))
+    panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
     return panel
 
 
@@ -2421,8 +2465,10 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
     """An RGBA overlay of the panel: marks numbered, the points of a picture joined in order; the last one is blue."""
     Y, X = layout.cell_index.shape
     radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
-    overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
-    draw, font = ImageDraw.Draw(overlay), fonts.main.font_variant(size=round(radius * 1.15))
+    # All outlines are white, as the ground is: colour and cover may be reduced by themselves, which is much faster.
+    overlay, cover = Image.new("RGB", (X * SMOOTH, Y * SMOOTH), PAPER), Image.new("L", (X * SMOOTH, Y * SMOOTH))
+    draw, mask = ImageDraw.Draw(overlay), ImageDraw.Draw(cover)
+    font = fonts.main.font_variant(size=round(radius * 1.15))
     paths: list[list] = [[] for _ in layout.places]
     corners = []  # x, y of each mark's first corner
     for mark in marks:
@@ -2434,15 +2480,17 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
             paths[mark.image].append((x[0], y[0]))
         else:
             paths.append([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])])
-    for colour, thickness in ((PAPER, 3 * width), (INK, width)):  # light round dark: seen on any picture
-        for path in paths:
-            if len(path) > 1:
-                draw.line(path, colour, thickness, joint="curve")
+    for on, colour, thickness in ((draw, PAPER, 3 * width), (mask, 255, 3 * width), (draw, INK, width)):
+        for path in (path for path in paths if len(path) > 1):  # light round dark: seen on any picture
+            on.line(path, colour, thickness, joint="curve")
     for number, at in enumerate(corners, start=1):
         disc = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
         draw.ellipse(disc, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
         draw.text(at, str(number), PAPER, font, anchor="mm")
-    return overlay.reduce(SMOOTH)
+        mask.ellipse(disc, 255)
+    overlay = overlay.reduce(SMOOTH)
+    overlay.putalpha(cover.reduce(SMOOTH))
+    return overlay
 
 
 # ------------------------------------------------------------------------------------------- frames

@@ -130,6 +130,39 @@ def test_a_layer_without_rows_is_named():
         recorder.weights(1, 2)
 
 
+@pytest.mark.parametrize("window", [200, 60, 3])
+@pytest.mark.parametrize("values_at_once", [1, 2**23])
+def test_queries_that_wait_for_each_other_get_the_rows_of_their_own_step(monkeypatch, window, values_at_once):
+    """Also where a sliding window begins to move while some wait: keys then leave the cache."""
+    monkeypatch.setattr(vhm, "VALUES_AT_ONCE", values_at_once)
+    P, T, H, G, D = 50, 70, 4, 2, 8
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(1, n, P + T, D, generator=generator) for n in (H, G))
+    recorder = vhm.AttentionRecorder((0, 1), P - 1, steps=T)
+    for t in range(T):
+        end, first = P + t, max(P + t - window, 0)
+        for layer in (0, 1):
+            mask = torch.zeros(1, 1, P, P).masked_fill(torch.ones(P, P).triu(1) > 0, -torch.inf) if t == 0 else None
+            seen = slice(0 if t == 0 else first, end)
+            recorder.observe(layer, queries[:, :, end - 1 if t else 0 : end], keys[:, :, seen], mask, None)
+    rows = recorder.weights(T, P + T)
+    for t in range(T):
+        seen = slice(max(P + t - window, 0) if t else 0, P + t)
+        scores = queries[0, :, P + t - 1, None] @ keys[0].repeat_interleave(H // G, 0)[:, seen].transpose(1, 2)
+        expected = torch.zeros(P + T)
+        expected[seen] = torch.softmax(scores[:, 0] / D**0.5, -1).mean(0)
+        for layer in (0, 1):
+            np.testing.assert_allclose(rows[t, layer], expected, atol=1e-6)
+
+
+def test_a_step_of_generation_waits_with_no_key_but_the_last_one():
+    recorder = vhm.AttentionRecorder((0,), 0, steps=5)
+    for keys in range(1, 4):
+        observe(recorder, 0, keys=keys)
+    late = recorder._late[0]
+    assert len(late.queries) == 3 and late.key.shape[2] == 3 and recorder.reached
+
+
 @pytest.mark.parametrize("limit, dtype", [(2**28, np.float32), (0, np.float16)])
 def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
     monkeypatch.setattr(vhm, "LARGEST_FLOAT32_RECORD", limit)
@@ -140,12 +173,12 @@ def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
     np.testing.assert_allclose(weights.astype(np.float32).sum(-1), 1, atol=1e-3)
 
 
-def test_rows_wait_for_their_step_and_leave_together(monkeypatch):
-    recorder, sizes = vhm.AttentionRecorder((0, 1, 2), 0, steps=2), []
+def test_rows_of_a_step_leave_together(monkeypatch):
+    recorder, sizes = vhm.AttentionRecorder((0, 1, 2), 0, steps=4), []
     monkeypatch.setattr(recorder, "_receive", lambda wait: sizes.append([len(sent[3]) for sent in recorder._sent]))
     for _ in range(2):
         for layer in range(3):
-            observe(recorder, layer, keys=4)
+            observe(recorder, layer, queries=2, keys=4)
     assert sizes == [[3], [3, 3]]
 
 
