@@ -73,6 +73,8 @@ PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPE
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
 MEMORY_MARGIN = 1.2  # times an estimate of memory: what is rounded up, and what stands for no large array
+# Words of a RuntimeError which means that no memory is left: on the host, on an Apple GPU, in cuBLAS.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely does not fit
 LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
@@ -1119,15 +1121,10 @@ def check_weights(needed: int, device_map: Any, ranks: int = 1) -> None:
     import torch
 
     cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    device = str(device_map.get("") if isinstance(device_map, dict) else device_map or "cpu")
     if ranks > 1:
         device, needed = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cards else "cpu", needed // ranks
-    elif device_map is None:
-        device = "cpu"
-    elif re.fullmatch(r"(cpu|cuda)(:\d+)?", str(device_map)):
-        device = device_map
-    elif isinstance(device_map, dict):
-        return
-    else:
+    elif not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
         free = [free_memory(card) for card in cards or ["cpu"]]
         if None not in free and needed > sum(free):
             logger.warning(
@@ -1176,7 +1173,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device or the host has no more memory."""
     import torch
 
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 @contextmanager
@@ -1188,7 +1186,7 @@ def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> It
     try:
         yield facts
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or str(error).startswith("out of memory: "):  # told already, while loading
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the cache
         gc.collect()
@@ -3147,7 +3145,8 @@ class AttentionVisualizer:
                 f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
                 "version 5.17 or newer"
             )
-        places = sorted({str(place) for place in getattr(model, "hf_device_map", {"": model.device}).values()})
+        parts = getattr(model, "hf_device_map", {"": model.device}).values()
+        places = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
         facts = type(model).__name__, ", ".join(places), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()

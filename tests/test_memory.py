@@ -119,7 +119,7 @@ def test_the_hosts_free_memory_is_less_than_all_of_it():
 
 def test_weights_that_do_not_fit_are_told_before_they_are_loaded(tiny, monkeypatch, caplog):
     free(monkeypatch, 1000)
-    named = vhm.AttentionVisualizer(tiny.model_name_or_path, device_map="cpu")
+    named = vhm.AttentionVisualizer(tiny.model_name_or_path, device_map={"": "cpu"})
     with pytest.raises(ValueError, match=r"the weights take \d\.\d MiB on cpu, where 0\.0 MiB are free"):
         _ = named.model
     _ = vhm.AttentionVisualizer(tiny.model_name_or_path).model  # "auto": what does not fit stays on disk
@@ -185,10 +185,12 @@ def test_a_record_too_large_for_the_host_is_one_line(tiny):
         tiny.record(SAMPLE, [picture()], [1], max_new_tokens=10**9)
 
 
-def test_running_out_of_memory_while_loading_names_the_weights(tiny, monkeypatch):
+@pytest.mark.parametrize("kind, text", [(torch.cuda.OutOfMemoryError, "CUDA"), (RuntimeError, "DefaultCPUAllocator")])
+def test_running_out_of_memory_while_loading_names_the_weights_once(tiny, monkeypatch, kind, text):
     def none_left(*_, **__):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise kind(f"{text}: cannot allocate 2.00 GiB.")
 
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", none_left)
-    with pytest.raises(RuntimeError, match=r"^out of memory: CUDA .*; the weights take .* MiB; take a smaller dtype"):
-        _ = vhm.AttentionVisualizer(tiny.model_name_or_path).model
+    message = rf"^out of memory: {text}: cannot .*; the weights take .* MiB; take a smaller dtype or more devices$"
+    with pytest.raises(RuntimeError, match=message):
+        vhm.AttentionVisualizer(tiny.model_name_or_path).record(SAMPLE, [picture()], [1])
