@@ -34,9 +34,8 @@ import traceback
 import unicodedata
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
@@ -68,6 +67,7 @@ KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  
 SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
 VALUES_AT_ONCE = 2**23  # scores of single heads, about, that stand on the device at once
+LARGEST_QUEUE = 32  # transfers to the host that have not been put in their place yet
 ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
@@ -561,6 +561,7 @@ class AttentionRecorder:
         self.head = head
         self.crossing = frozenset(crossing)
         self.shared_heads = shared_heads
+        self._places = {layer: place for place, layer in enumerate(self.layers)}
         self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
         shape = steps, len(self.layers), first_query + 1 + steps
@@ -572,33 +573,36 @@ class AttentionRecorder:
         # What can be reduced together: (first step, first column, ...) to the layers' places and their scores.
         self._waiting: dict[tuple, tuple[list[int], list[Any]]] = {}
         self._values_waiting = 0
-        self._sent: deque[tuple[Any, int, int, list[int], Any]] = deque()  # event, step, column, places, rows
+        self._pool = ThreadPoolExecutor(max_workers=1)  # so that generation never waits for the host's memory
+        self._storing: list[Future] = []
+        self._end = 0  # the position after the last query that any layer has met
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._late or self._waiting or self._sent or self._found_TL.any())
+        return bool(self._late or self._waiting or self._storing)
 
     def advance(self, layer: int, count: int) -> int:
         """Note that a layer meets `count` queries; returns the position of the first."""
         # A layer that sees fewer queries than those before it (gemma4's shared keys) sees the last ones.
-        self._seen[layer] = max(self._seen.get(layer, 0) + count, *self._seen.values(), 0)
-        return self._seen[layer] - count
+        self._end = self._seen[layer] = max(self._seen.get(layer, 0) + count, self._end)
+        return self._end - count
 
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K)."""
-        start, count = self.advance(layer, query.shape[2]), query.shape[2]
-        if layer not in self.layers:
+        (batch, heads, count, _), keys = query.shape, key.shape[2]
+        start = self.advance(layer, count)
+        if layer not in self._places:
             return
-        if len(query) != 1:
-            raise ValueError(f"the batch has {len(query)} sequences; attention is recorded for one at a time")
-        first_column = self._first_column(layer, key.shape[2], start + count)
+        if batch != 1:
+            raise ValueError(f"the batch has {batch} sequences; attention is recorded for one at a time")
+        first_column = self._first_column(layer, keys, start + count)
         late = self._late.get(layer)
         if count == 1 and mask is None and not first_column and start >= self.first_query:
             late = late or self._late.setdefault(layer, LateQueries(start, scaling))
             late.queries.append(query)
             late.key = key  # no other memory: the cache holds it, too
-            if len(late.queries) >= self._block_length(query.shape[1], key.shape[2]):
+            if len(late.queries) >= self._block_length(heads, keys):
                 self._take_late(layer)
             return
         if late:  # a sliding window has begun to move
@@ -631,7 +635,7 @@ class AttentionRecorder:
         _, _, count, K = weights_1HQK.shape
         start = self.advance(layer, count) if start is None else start
         first = max(self.first_query - start, 0)
-        if layer in self.layers and first < count:
+        if layer in self._places and first < count:
             first_column = self._first_column(layer, K, start + count)
             self._keep(layer, start + first, first_column, weights_1HQK[0, :, first:], are_weights=True)
 
@@ -646,7 +650,7 @@ class AttentionRecorder:
         """Let the scores, or weights, of the queries from a position on wait for those of the step's other layers."""
         alike = position - self.first_query, first_column, are_weights, part_HQK.shape, part_HQK.device
         places, parts = self._waiting.setdefault(alike, ([], []))
-        places.append(self.layers.index(layer))
+        places.append(self._places[layer])
         parts.append(part_HQK)
         self._values_waiting += part_HQK.numel()
         if layer == self._last_layer or self._values_waiting >= VALUES_AT_ONCE // 2:
@@ -669,26 +673,24 @@ class AttentionRecorder:
             if rows_LQK.is_cuda:
                 event = torch.cuda.Event()
                 event.record(torch.cuda.current_stream(device))
-            self._sent.append((event, step, column, places, on_host))
+            self._storing.append(self._pool.submit(self._store, event, step, column, places, on_host))
+            if len(self._storing) > LARGEST_QUEUE:
+                self._storing.pop(0).result()
         self._waiting.clear()
         self._values_waiting = 0
-        self._receive(wait=False)
 
-    def _receive(self, wait: bool) -> None:
-        """Store the rows that have arrived, or all of them."""
-        while self._sent and (wait or self._sent[0][0] is None or self._sent[0][0].query()):
-            event, step, column, places, rows_LQK = self._sent.popleft()
-            if event is not None:
-                event.synchronize()
-            end = column + rows_LQK.shape[2]
-            missing = end - self._weights_TLK.shape[2]
-            if missing > 0:  # more keys of pictures than there are positions
-                self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
-            steps = slice(step, step + rows_LQK.shape[1])
-            for place, rows_QK in zip(places, rows_LQK.numpy()):
-                into_QK = self._weights_TLK[steps, place, column:end]
-                into_QK[:] = rows_QK[: len(into_QK)]
-            self._found_TL[steps, places] = True
+    def _store(self, event: Any, step: int, column: int, places: list[int], rows_LQK: Any) -> None:
+        """Put rows where they belong, once they have arrived."""
+        if event is not None:
+            event.synchronize()
+        end, steps = column + rows_LQK.shape[2], slice(step, step + rows_LQK.shape[1])
+        missing = end - self._weights_TLK.shape[2]
+        if missing > 0:  # more keys of pictures than there are positions
+            self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
+        for place, rows_QK in zip(places, rows_LQK.numpy()):
+            into_QK = self._weights_TLK[steps, place, column:end]
+            into_QK[:] = rows_QK[: len(into_QK)]
+        self._found_TL[steps, places] = True
 
     def weights(self, steps: int, positions: int) -> np.ndarray:
         """(steps, L, columns) of everything recorded. Raises RuntimeError when rows are missing.
@@ -698,7 +700,8 @@ class AttentionRecorder:
         for layer in list(self._late):
             self._take_late(layer)
         self._send()
-        self._receive(wait=True)
+        for stored in self._storing:
+            stored.result()
         for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
             if not found_T.all():
                 raise RuntimeError(
@@ -792,7 +795,7 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     recorder, layer = _active_recorder.get(), module.layer_idx
-    if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
+    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None and kwargs.get("position_bias") is None:
         if recorder is not None:
             recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"))
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)

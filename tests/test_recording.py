@@ -175,11 +175,12 @@ def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
 
 def test_rows_of_a_step_leave_together(monkeypatch):
     recorder, sizes = vhm.AttentionRecorder((0, 1, 2), 0, steps=4), []
-    monkeypatch.setattr(recorder, "_receive", lambda wait: sizes.append([len(sent[3]) for sent in recorder._sent]))
+    monkeypatch.setattr(recorder, "_store", lambda event, step, column, places, rows: sizes.append(len(places)))
     for _ in range(2):
         for layer in range(3):
             observe(recorder, layer, queries=2, keys=4)
-    assert sizes == [[3], [3, 3]]
+    recorder._pool.shutdown()
+    assert sizes == [3, 3]
 
 
 def test_recording_equals_eager_on_the_demo_on_every_step_and_layer(demo_visualizer, demo_record):
