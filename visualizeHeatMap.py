@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import html
 import inspect
 import io
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import unicodedata
 import zipfile
 import zlib
@@ -70,6 +72,11 @@ ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
+MEMORY_MARGIN = 1.2  # times an estimate of memory: what is rounded up, and what stands for no large array
+# Words of a RuntimeError which means that no memory is left: on the host, on an Apple GPU, in cuBLAS.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely does not fit
+LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
@@ -480,6 +487,15 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     return inputs
 
 
+def input_device(model: Any) -> Any:
+    """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
+    import torch
+
+    if model.device.type != "meta":
+        return model.device
+    return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
+
+
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
     import torch
@@ -527,7 +543,8 @@ class AttentionRecorder:
     generated, a query waits for those of the next steps, since the keys only grow: a step then costs next to nothing.
     On the host there is one array, for at most `steps` rows a layer: float32, or float16 where that would be large.
 
-    `crossing`: the layers whose keys belong to pictures, not to positions of the text.
+    `crossing`: the layers whose keys belong to pictures, not to positions of the text. `shared_heads`: the number of
+    heads of the model where the processes of a tensor-parallel run share them, else 0.
     """
 
     def __init__(
@@ -537,11 +554,13 @@ class AttentionRecorder:
         head: str | int = "mean",
         steps: int = 1,
         crossing: Iterable[int] = (),
+        shared_heads: int = 0,
     ) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
         self.crossing = frozenset(crossing)
+        self.shared_heads = shared_heads
         self._places = {layer: place for place, layer in enumerate(self.layers)}
         self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
@@ -644,7 +663,10 @@ class AttentionRecorder:
         for (step, column, are_weights, _, device), (places, parts) in self._waiting.items():
             parts_LHQK = torch.stack(parts) if len(parts) > 1 else parts[0][None]
             weights_LHQK = parts_LHQK.float() if are_weights else torch.softmax(parts_LHQK, -1, dtype=torch.float32)
-            rows_LQK = reduce_heads(weights_LHQK, self.head)
+            if self.shared_heads:
+                rows_LQK = reduce_shared_heads(weights_LHQK, self.head, self.shared_heads)
+            else:
+                rows_LQK = reduce_heads(weights_LHQK, self.head)
             if self._weights_TLK.dtype == np.float16:
                 rows_LQK = rows_LQK.half()  # here, since NumPy takes its time over small numbers
             on_host, event = rows_LQK.to("cpu", non_blocking=True), None
@@ -730,6 +752,27 @@ def reduce_heads(weights_LHQK: Any, head: str | int) -> Any:
     if head == "max":
         return weights_LHQK.amax(1)
     return weights_LHQK[:, head]
+
+
+def reduce_shared_heads(weights_LHQK: Any, head: str | int, heads: int) -> Any:
+    """(L, Q, K) weights of all `heads`, of which each process holds an equal part in order, or every one holds all."""
+    import torch.distributed as dist
+
+    H, maximum = weights_LHQK.shape[1], head == "max"
+    if head in ("mean", "max"):
+        rows_LQK = reduce_heads(weights_LHQK, head) / (1 if maximum else dist.get_world_size())
+    else:  # the first process that has the head gives its rows, the others zeros
+        own = head % heads - dist.get_rank() * H
+        rows_LQK = weights_LHQK[:, own] if 0 <= own < H else 0 * weights_LHQK[:, 0]
+    rows_LQK = rows_LQK.contiguous()
+    dist.all_reduce(rows_LQK, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
+    return rows_LQK
+
+
+def shared_heads(model: Any) -> int:
+    """The number of heads that the processes of a tensor-parallel run share; 0 where there is one process."""
+    ranks = getattr(model, "tp_size", None) or 1
+    return model.config.get_text_config().num_attention_heads if ranks > 1 else 0
 
 
 def cross_layers(config: Any) -> list[int]:
@@ -903,7 +946,7 @@ def record_rows(
 
     P = inputs["input_ids"].shape[1]
     steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
-    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config))
+    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config), shared_heads(model))
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
@@ -918,11 +961,13 @@ def record_rows(
 
 
 def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
-    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+    """The response's ids by a static cache and a compiled step; None where that does not pay.
 
+    It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+    short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
+    if input_device(model).type != "cuda" or shared_heads(model) or short:
         logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
         return None
     return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
@@ -944,7 +989,9 @@ def record_rows_eager(
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids), cross_layers(model.config))
+    recorder = AttentionRecorder(
+        layers, P - 1, head, len(response_ids), cross_layers(model.config), shared_heads(model)
+    )
     for t in range(len(response_ids)):
         for layer, weights_H1K in zip(layers, steps[t]):
             weights_H1K = weights_H1K if layer in recorder.crossing else weights_H1K[..., : P + t]
@@ -962,6 +1009,193 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
             "it cannot be recorded"
         )
     return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def layer_values(text: Any, name: str, default: int) -> np.ndarray:
+    """(layers,) a number of a text model's configuration, which may differ from layer to layer."""
+    layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
+    found = [getattr(layer, name, None) for layer in layers]
+    return np.array([np.max(number) if number else default for number in found])  # gemma3n has a list in each
+
+
+def cache_size(config: Any, positions: int) -> int:
+    """Numbers that the cache holds after so many positions; a sliding window keeps the last ones only."""
+    text = config.get_text_config()
+    heads, window = text.num_attention_heads, getattr(text, "sliding_window", None) or positions
+    key_heads = layer_values(text, "num_key_value_heads", heads)
+    sizes = layer_values(text, "head_dim", text.hidden_size // heads)
+    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+    kept = [min(positions, window) if kind == "sliding_attention" else positions for kind in kinds]
+    layers = attention_layers(config)
+    return int((2 * key_heads * sizes * kept)[layers].sum())
+
+
+def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> int:
+    """Numbers that exist at once, at the most, in a pass over so many positions, or over the patches of the pictures.
+
+    That is inside an MLP, which has its inner values three times; `ranks` processes share these.
+    """
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    inner = layer_values(
+        text, "intermediate_size", 0 if hasattr(text, "moe_intermediate_size") else 4 * text.hidden_size
+    )
+    experts = layer_values(text, "moe_intermediate_size", 0) * layer_values(text, "num_experts_per_tok", 1)
+    in_text = positions * (3 * max(*inner, *experts) / ranks + 4 * text.hidden_size)
+    wide = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", None) or text.hidden_size
+    return int(max(in_text, patches * (3 * (getattr(vision, "intermediate_size", None) or 4 * wide) + 8 * wide)))
+
+
+def device_memory(
+    config: Any, prompt: int, steps: int, value_bytes: int, patches: int = 0, *, replay: bool = False,
+    eager: bool = False, ranks: int = 1, share: float = 1.0,
+) -> tuple[int, int]:  # fmt: skip
+    """Bytes that a run takes on a device beside the weights, estimated: for the prompt alone, and for all `steps`.
+
+    replay: one pass over prompt and response, without a cache. eager: every layer's weights are kept.
+    patches: of the vision tower. ranks: processes that share each layer. share: part of the layers on this device.
+    """
+    heads, kept = config.get_text_config().num_attention_heads / ranks, share * len(attention_layers(config))
+    passed = prompt + steps if replay else prompt
+    cached = [0 if replay else share / ranks * cache_size(config, S) for S in (prompt, prompt + steps)]
+    least = cached[0] + pass_size(config, passed, patches, ranks)
+    most = max(least, cached[1])
+    if eager:  # beside the weights that are kept a layer has scores, masked scores, weights, and two in float32
+        least += heads * passed**2 * (kept + 3 + 8 / value_bytes)
+        most = least + (not replay) * heads * kept * steps * (prompt + steps)
+    return int(least * value_bytes), int(most * value_bytes)
+
+
+def record_memory(prompt: int, steps: int, layers: int) -> int:
+    """Bytes of the record's weights on the host, at most."""
+    values = steps * layers * (prompt + steps)
+    return values * (4 if 4 * values <= LARGEST_FLOAT32_RECORD else 2)
+
+
+def free_memory(device: Any) -> int | None:
+    """Bytes that can be taken on a device, torch's own reserve included; None where that is not known."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found and device.type == "cpu" else None
+
+
+def layer_shares(model: Any) -> dict[Any, float]:
+    """The devices that run the layers of the language model, and the part of the layers that each runs."""
+    import torch
+
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None) or [model]
+    hooks = [getattr(getattr(layer, "_hf_hook", None), "execution_device", None) for layer in layers]  # of accelerate
+    places = [next(layer.parameters()).device if at is None else at for layer, at in zip(layers, hooks)]
+    devices = [torch.device(place) for place in places]
+    return {device: devices.count(device) / len(devices) for device in dict.fromkeys(devices)}
+
+
+def gib(count: float | None) -> str:
+    """Bytes in words."""
+    if count is None:
+        return "unknown GiB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+
+
+def weights_memory(folder: str, config: Any, dtype: Any) -> int:
+    """Bytes of a checkpoint's weights once they are loaded; 0 where that is not known: on the hub, or quantised."""
+    import torch
+
+    found = (list(Path(folder).glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin"))
+    files = next((files for files in found if files), [])
+    if getattr(config, "quantization_config", None):
+        return 0
+    size, wanted = sum(file.stat().st_size for file in files), getattr(torch, str(dtype).removeprefix("torch."), None)
+    return size if wanted is None or config.dtype is None else size * wanted.itemsize // config.dtype.itemsize
+
+
+def check_weights(needed: int, device_map: Any, ranks: int = 1) -> None:
+    """Raises ValueError where weights surely do not fit on the device named; warns where they outgrow all cards."""
+    import torch
+
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    device = str(device_map.get("") if isinstance(device_map, dict) else device_map or "cpu")
+    if ranks > 1:
+        device, needed = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cards else "cpu", needed // ranks
+    elif not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
+        free = [free_memory(card) for card in cards or ["cpu"]]
+        if None not in free and needed > sum(free):
+            logger.warning(
+                "the weights take %s, and %s are free on %s: the rest stays on the host or on disk, which is slow",
+                gib(needed), gib(sum(free)), ", ".join(cards) or "the host",
+            )  # fmt: skip
+        return
+    free = free_memory(device)
+    if free is not None and needed * SURE_PART > free:
+        raise ValueError(
+            f"the weights take {gib(needed)} on {device}, where {gib(free)} are free: take a smaller dtype, a "
+            "quantised checkpoint, device_map 'auto' or, by torchrun, tp_plan 'auto'"
+        )
+
+
+def check_memory(model: Any, inputs: Any, steps: int, layers: int, *, replay: bool, eager: bool) -> str:
+    """What a run will take, in words. Warns where that may not fit; raises ValueError where it surely does not.
+
+    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit.
+    """
+    prompt, config, vision = inputs["input_ids"].shape[1], model.config, getattr(model.config, "vision_config", None)
+    pixels, side, patches = inputs.get("pixel_values"), getattr(vision, "patch_size", None), 0
+    if hasattr(pixels, "numel") and isinstance(side, int):
+        patches = pixels.numel() // (3 * side**2 * getattr(vision, "temporal_patch_size", 1))
+    asked = f"{prompt} prompt tokens and up to {steps} of the response"
+    half = ", take dtype bfloat16" * (model.dtype.itemsize > 2)
+    lower = "take attention='auto'" if eager else f"lower max_pixels{half} or take more devices"
+    how = {"replay": replay, "eager": eager, "ranks": getattr(model, "tp_size", None) or 1}
+    told = []
+    for device, share in layer_shares(model).items():
+        least, most = device_memory(config, prompt, steps, model.dtype.itemsize, patches, share=share, **how)
+        free = free_memory(device)
+        told.append(f"{gib(most * MEMORY_MARGIN)} on {device} beside the weights, where {gib(free)} are free")
+        if free is not None and least * SURE_PART > free:
+            raise ValueError(f"{asked} take about {told[-1]}: {lower}")
+        if free is not None and most * MEMORY_MARGIN > free:
+            logger.warning("%s take about %s: that may not fit; lower max_new_tokens, or %s", asked, told[-1], lower)
+    record, free = record_memory(prompt, steps, layers), free_memory("cpu")
+    told.append(f"up to {gib(record)} on the host for the record, where {gib(free)} are free")
+    if free is not None and record > free:
+        logger.warning("%s take %s: record fewer layers, or lower max_new_tokens", asked, told[-1])
+    return f"{asked} take about {', '.join(told)}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the host has no more memory."""
+    import torch
+
+    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> Iterator[list[str]]:
+    """Within this block running out of memory is a RuntimeError of one line, with the facts put into the list."""
+    import torch
+
+    facts: list[str] = []
+    try:
+        yield facts
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or str(error).startswith("out of memory: "):  # told already, while loading
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the cache
+        gc.collect()
+        torch.cuda.empty_cache()
+        what = ". ".join(one_line(error).split(". ")[:2])
+        raise RuntimeError("; ".join([f"out of memory: {what or 'on the host'}", *facts, advice])) from error
 
 
 # ----------------------------------------------------------------------------------------- image boxes
@@ -1267,7 +1501,8 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
     hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     inputs = {**made.inputs, made.pixels_name: pixels}
-    inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+    device = input_device(model)
+    inputs = {key: value.to(device) if torch.is_tensor(value) else value for key, value in inputs.items()}
     inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
     try:
         with vision_attention_off(model), torch.inference_mode():
@@ -1276,7 +1511,7 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         pass
     finally:
         hook.remove()
-    return found[0][0, inputs["input_ids"][0] == image_token_id(model.config)].float().cpu()
+    return found[0][0].cpu()[inputs["input_ids"][0].cpu() == image_token_id(model.config)].float()
 
 
 class _EmbeddingsFound(Exception):
@@ -2741,6 +2976,11 @@ def check_output_dir(output_dir: str | Path) -> None:
         ) from error
 
 
+def video_path(output_dir: str | Path, layer: int, options: DrawingOptions) -> Path:
+    """Where the video of a layer goes."""
+    return Path(output_dir) / f"combined_attention_visualization_layer{layer}.{options.format}"
+
+
 def write_layer_videos(
     record: AttentionRecord,
     images: Sequence[Image.Image],
@@ -2755,24 +2995,50 @@ def write_layer_videos(
     """
     from tqdm import tqdm
 
-    folder, paths = Path(output_dir), []
+    paths = []
     for layer in layers:
+        path = video_path(output_dir, layer, options)
         renderer = FrameRenderer(record, images, layer, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
         stills = [renderer.check_step(step) for step in options.frames]
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"combined_attention_visualization_layer{layer}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         pictures = ((f"step{step}", Image.fromarray(renderer.draw(step))) for step in stills)
         summary = ((name, draw_summary(record, images, layer, options)) for name in ["summary"] * options.summary)
         for name, picture in chain(pictures, summary):
-            with moved_into_place(folder / f"{stem}_{name}.png") as temporary:
+            with moved_into_place(path.with_name(f"{path.stem}_{name}.png")) as temporary:
                 picture.save(temporary)
         with tqdm(steps, desc=f"writing layer {layer}", unit="frame") as bar:
-            paths.append(write_video(map(renderer.draw, bar), folder / f"{stem}.{options.format}", options.fps))
+            paths.append(write_video(map(renderer.draw, bar), path, options.fps))
     return paths
 
 
 # -------------------------------------------------------------------------------------------- class
+
+
+def process_number(tp_plan: Any) -> int:
+    """Which process of a tensor-parallel run this is, by torchrun's word; 0 where the model is not shared."""
+    return int(os.environ.get("RANK", 0)) if tp_plan else 0
+
+
+def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
+    """Raises ValueError where a model cannot be shared by the processes that were started."""
+    if not tp_plan:
+        return
+    ranks, text = int(os.environ.get("WORLD_SIZE", 1)), config.get_text_config()
+    if ranks < 2:
+        raise ValueError(
+            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
+            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        )
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        uneven = [count for count in layer_values(text, name, 0) if count % ranks]
+        if uneven:
+            raise ValueError(
+                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
+                "processes that divides them"
+            )
 
 
 class AttentionVisualizer:
@@ -2781,6 +3047,8 @@ class AttentionVisualizer:
     model_name_or_path: a Hugging Face checkpoint, a directory or a name on the hub.
     max_image_num: the most pictures that a sample may have.
     device_map, dtype, trust_remote_code: as in `from_pretrained`; dtype "auto" is float32 on a CPU.
+    tp_plan: "auto", in processes started by torchrun, lets them share every layer (tensor parallelism); it takes the
+        place of device_map. Every process makes the record, the first one alone writes files.
     model_kwargs, processor_kwargs: whatever else the `from_pretrained` of the model and of the processor takes, such
         as {"quantization_config": ...} or {"do_pan_and_scan": True}. A LoRA adapter's directory (peft) will do, too.
 
@@ -2795,6 +3063,7 @@ class AttentionVisualizer:
         *,
         device_map: str | dict | None = "auto",
         dtype: Any = "auto",
+        tp_plan: str | dict | None = None,
         trust_remote_code: bool = False,
         model_kwargs: dict | None = None,
         processor_kwargs: dict | None = None,
@@ -2809,10 +3078,12 @@ class AttentionVisualizer:
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
+        self.tp_plan = tp_plan
         self.model_kwargs = dict(model_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         image_token_id(self.config)  # a model without pictures is told here
+        check_tp_plan(tp_plan, device_map, self.config)
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
         self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
         if getattr(self.processor, "tokenizer", None) is None:
@@ -2837,6 +3108,8 @@ class AttentionVisualizer:
                 name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
             )
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            if is_out_of_memory(error):
+                raise
             kinds = (OSError, ImportError, RuntimeError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
             raise kind(
@@ -2863,10 +3136,21 @@ class AttentionVisualizer:
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
         started = time.perf_counter()
-        model = self._from_pretrained(
-            (fits or classes)[0], **{"dtype": dtype, "device_map": self.device_map, **self.model_kwargs}
-        )
-        facts = type(model).__name__, model.device, model.dtype, time.perf_counter() - started
+        places = {"distributed_config": {"tp_plan": self.tp_plan}} if self.tp_plan else {"device_map": self.device_map}
+        options = {"dtype": dtype, **places, **self.model_kwargs}
+        needed = 0 if "quantization_config" in options else weights_memory(self.model_name_or_path, self.config, dtype)
+        ranks = int(os.environ.get("WORLD_SIZE", 1)) if self.tp_plan else 1
+        check_weights(needed, options.get("device_map"), ranks)
+        with out_of_memory_told(f"the weights take {gib(needed or None)}; take a smaller dtype or more devices"):
+            model = self._from_pretrained((fits or classes)[0], **options)
+        if self.tp_plan and not shared_heads(model):
+            raise RuntimeError(
+                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
+                "version 5.17 or newer"
+            )
+        parts = getattr(model, "hf_device_map", {"": model.device}).values()
+        places = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
+        facts = type(model).__name__, ", ".join(places), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
@@ -2948,10 +3232,15 @@ class AttentionVisualizer:
         response = _given_response(sample, response, response_key)
         generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
         originals = [upright_rgb(image) for image in images]
-        inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
-        given = self._response_ids(response) if response is not None else None
-        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
-        rows = self._rows(inputs, layers, head, generation, given, attention)
+        with out_of_memory_told() as facts:
+            inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
+            given = self._response_ids(response) if response is not None else None
+            steps = max_new_tokens if given is None else len(given)
+            check = partial(check_memory, self.model, inputs, steps, len(layers), replay=given is not None)
+            facts.append(check(eager=attention == "eager"))
+            logger.info(facts[0])
+            given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+            rows = self._rows(inputs, layers, head, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return self._as_record(inputs, located, layers, head, rows, originals, problem)
 
@@ -2980,7 +3269,7 @@ class AttentionVisualizer:
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
-        return inputs.to(self.model.device, dtype=self.model.dtype), located
+        return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
     def _as_record(
         self,
@@ -3050,6 +3339,8 @@ class AttentionVisualizer:
                 "output_attentions, which holds every layer's S×S weights and may run out of memory",
                 type(self.model).__name__,
             )
+            steps = generation["max_new_tokens"] if given is None else len(given)
+            check_memory(self.model, inputs, steps, len(layers), replay=given is not None, eager=True)
         return record_rows_eager(*arguments, given)
 
     def create_attention_visualization_for_sample(
@@ -3081,6 +3372,9 @@ class AttentionVisualizer:
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
+        if process_number(self.tp_plan):  # the first process writes
+            paths = [str(video_path(output_dir, layer, drawing)) for layer in layers]
+            return paths if several else paths[0]
         if save_record:
             record.save(save_record)
         paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
@@ -3182,6 +3476,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
+    add("--tp_plan", choices=("auto",), help="under torchrun: its processes share every layer, in place of device_map")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
     add("--model_kwargs", type=_json_object, metavar="JSON", help="more for the model's from_pretrained, as an object")
     add("--processor_kwargs", type=_json_object, metavar="JSON", help="more for the processor's from_pretrained")
@@ -3240,21 +3535,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record"]
+        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record", "tp_plan"]
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
             parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    level, number = logging.DEBUG if arguments.pop("verbose") else logging.WARNING, process_number(arguments["tp_plan"])
+    if number:  # the first process speaks for all
+        level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
         paths = run_command(arguments)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if number:  # where the first process met the same error, its launcher ends this one before it speaks
+            time.sleep(LATER_PROCESS_WAITS)
+        print(f"error: {f'process {number}: ' if number else ''}{one_line(error)}", file=sys.stderr)
         return 2
-    print("\n".join([paths] if isinstance(paths, str) else paths))
+    if not number:
+        print("\n".join([paths] if isinstance(paths, str) else paths))
+    if arguments["tp_plan"]:
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()
     return 0
 
 
