@@ -19,6 +19,7 @@ import argparse
 import base64
 import csv
 import errno
+import gc
 import hashlib
 import html
 import inspect
@@ -35,6 +36,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import unicodedata
 import warnings
 import zipfile
@@ -83,6 +85,11 @@ LARGEST_SIDE = 2**20  # pixels of a picture, in a record that is read
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
+MEMORY_MARGIN = 1.2  # times an estimate of memory: what is rounded up, and what stands for no large array
+# Words of a RuntimeError which means that no memory is left: on the host, on an Apple GPU, in cuBLAS.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely does not fit
+LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
@@ -167,6 +174,57 @@ def visible(text: object) -> str:
 def one_line(text: object) -> str:
     """The text with every run of white space, line breaks included, as one space, and nothing hidden in it."""
     return visible(" ".join(str(text).split()))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the program to end; its number is the argument."""
+
+
+class _Stop:
+    """What `stoppable` has heard. One for the process, as signals are."""
+
+    quiet_until = 0.0
+    held = False
+    waiting: int | None = None
+
+    @classmethod
+    def hear(cls, number: int, frame: Any = None) -> None:
+        if cls.held:
+            cls.waiting = number
+        elif time.monotonic() >= cls.quiet_until:
+            cls.quiet_until = time.monotonic() + CLEANING_TIME
+            raise Stopped(number)
+
+
+@contextmanager
+def stoppable(deaf_after: bool = False) -> Iterator[None]:
+    """Within this block SIGTERM ends the program as Ctrl-C does; a second signal does not disturb the cleaning up.
+
+    deaf_after: the program ends after the block, and no signal shall disturb that.
+    """
+    before, _Stop.quiet_until = {}, 0.0
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, _Stop.hear)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if deaf_after else handler or signal.SIG_DFL)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within this block, such as the start of a process that has to be known to be ended, a signal waits."""
+    _Stop.held = True
+    try:
+        yield
+    finally:
+        _Stop.held, number, _Stop.waiting = False, _Stop.waiting, None
+        if number:
+            _Stop.hear(number)
 
 
 # ------------------------------------------------------------------------------------------ records
@@ -688,6 +746,15 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     return inputs
 
 
+def input_device(model: Any) -> Any:
+    """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
+    import torch
+
+    if model.device.type != "meta":
+        return model.device
+    return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
+
+
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
     import torch
@@ -735,7 +802,8 @@ class AttentionRecorder:
     generated, a query waits for those of the next steps, since the keys only grow: a step then costs next to nothing.
     On the host there is one array, for at most `steps` rows a layer: float32, or float16 where that would be large.
 
-    `crossing`: the layers whose keys belong to pictures, not to positions of the text.
+    `crossing`: the layers whose keys belong to pictures, not to positions of the text. `shared_heads`: the number of
+    heads of the model where the processes of a tensor-parallel run share them, else 0.
     """
 
     def __init__(
@@ -745,11 +813,13 @@ class AttentionRecorder:
         head: str | int = "mean",
         steps: int = 1,
         crossing: Iterable[int] = (),
+        shared_heads: int = 0,
     ) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
         self.crossing = frozenset(crossing)
+        self.shared_heads = shared_heads
         self._places = {layer: place for place, layer in enumerate(self.layers)}
         self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
@@ -852,7 +922,10 @@ class AttentionRecorder:
         for (step, column, are_weights, _, device), (places, parts) in self._waiting.items():
             parts_LHQK = torch.stack(parts) if len(parts) > 1 else parts[0][None]
             weights_LHQK = parts_LHQK.float() if are_weights else torch.softmax(parts_LHQK, -1, dtype=torch.float32)
-            rows_LQK = reduce_heads(weights_LHQK, self.head)
+            if self.shared_heads:
+                rows_LQK = reduce_shared_heads(weights_LHQK, self.head, self.shared_heads)
+            else:
+                rows_LQK = reduce_heads(weights_LHQK, self.head)
             if self._weights_TLK.dtype == np.float16:
                 rows_LQK = rows_LQK.half()  # here, since NumPy takes its time over small numbers
             on_host, event = rows_LQK.to("cpu", non_blocking=True), None
@@ -945,6 +1018,27 @@ def reduce_heads(weights_LHQK: Any, head: str | int) -> Any:
     if head == "max":
         return weights_LHQK.amax(1)
     return weights_LHQK[:, head]
+
+
+def reduce_shared_heads(weights_LHQK: Any, head: str | int, heads: int) -> Any:
+    """(L, Q, K) weights of all `heads`, of which each process holds an equal part in order, or every one holds all."""
+    import torch.distributed as dist
+
+    H, maximum = weights_LHQK.shape[1], head == "max"
+    if head in ("mean", "max"):
+        rows_LQK = reduce_heads(weights_LHQK, head) / (1 if maximum else dist.get_world_size())
+    else:  # the first process that has the head gives its rows, the others zeros
+        own = head % heads - dist.get_rank() * H
+        rows_LQK = weights_LHQK[:, own] if 0 <= own < H else 0 * weights_LHQK[:, 0]
+    rows_LQK = rows_LQK.contiguous()
+    dist.all_reduce(rows_LQK, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
+    return rows_LQK
+
+
+def shared_heads(model: Any) -> int:
+    """The number of heads that the processes of a tensor-parallel run share; 0 where there is one process."""
+    ranks = getattr(model, "tp_size", None) or 1
+    return model.config.get_text_config().num_attention_heads if ranks > 1 else 0
 
 
 def cross_layers(config: Any) -> list[int]:
@@ -1118,7 +1212,7 @@ def record_rows(
 
     P = inputs["input_ids"].shape[1]
     steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
-    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config))
+    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config), shared_heads(model))
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
@@ -1133,11 +1227,13 @@ def record_rows(
 
 
 def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
-    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+    """The response's ids by a static cache and a compiled step; None where that does not pay.
 
+    It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+    short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
+    if input_device(model).type != "cuda" or shared_heads(model) or short:
         logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
         return None
     return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
@@ -1159,7 +1255,9 @@ def record_rows_eager(
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids), cross_layers(model.config))
+    recorder = AttentionRecorder(
+        layers, P - 1, head, len(response_ids), cross_layers(model.config), shared_heads(model)
+    )
     for t in range(len(response_ids)):
         for layer, weights_H1K in zip(layers, steps[t]):
             weights_H1K = weights_H1K if layer in recorder.crossing else weights_H1K[..., : P + t]
@@ -1177,6 +1275,193 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
             "it cannot be recorded"
         )
     return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def layer_values(text: Any, name: str, default: int) -> np.ndarray:
+    """(layers,) a number of a text model's configuration, which may differ from layer to layer."""
+    layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
+    found = [getattr(layer, name, None) for layer in layers]
+    return np.array([np.max(number) if number else default for number in found])  # gemma3n has a list in each
+
+
+def cache_size(config: Any, positions: int) -> int:
+    """Numbers that the cache holds after so many positions; a sliding window keeps the last ones only."""
+    text = config.get_text_config()
+    heads, window = text.num_attention_heads, getattr(text, "sliding_window", None) or positions
+    key_heads = layer_values(text, "num_key_value_heads", heads)
+    sizes = layer_values(text, "head_dim", text.hidden_size // heads)
+    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+    kept = [min(positions, window) if kind == "sliding_attention" else positions for kind in kinds]
+    layers = attention_layers(config)
+    return int((2 * key_heads * sizes * kept)[layers].sum())
+
+
+def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> int:
+    """Numbers that exist at once, at the most, in a pass over so many positions, or over the patches of the pictures.
+
+    That is inside an MLP, which has its inner values three times; `ranks` processes share these.
+    """
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    inner = layer_values(
+        text, "intermediate_size", 0 if hasattr(text, "moe_intermediate_size") else 4 * text.hidden_size
+    )
+    experts = layer_values(text, "moe_intermediate_size", 0) * layer_values(text, "num_experts_per_tok", 1)
+    in_text = positions * (3 * max(*inner, *experts) / ranks + 4 * text.hidden_size)
+    wide = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", None) or text.hidden_size
+    return int(max(in_text, patches * (3 * (getattr(vision, "intermediate_size", None) or 4 * wide) + 8 * wide)))
+
+
+def device_memory(
+    config: Any, prompt: int, steps: int, value_bytes: int, patches: int = 0, *, replay: bool = False,
+    eager: bool = False, ranks: int = 1, share: float = 1.0,
+) -> tuple[int, int]:  # fmt: skip
+    """Bytes that a run takes on a device beside the weights, estimated: for the prompt alone, and for all `steps`.
+
+    replay: one pass over prompt and response, without a cache. eager: every layer's weights are kept.
+    patches: of the vision tower. ranks: processes that share each layer. share: part of the layers on this device.
+    """
+    heads, kept = config.get_text_config().num_attention_heads / ranks, share * len(attention_layers(config))
+    passed = prompt + steps if replay else prompt
+    cached = [0 if replay else share / ranks * cache_size(config, S) for S in (prompt, prompt + steps)]
+    least = cached[0] + pass_size(config, passed, patches, ranks)
+    most = max(least, cached[1])
+    if eager:  # beside the weights that are kept a layer has scores, masked scores, weights, and two in float32
+        least += heads * passed**2 * (kept + 3 + 8 / value_bytes)
+        most = least + (not replay) * heads * kept * steps * (prompt + steps)
+    return int(least * value_bytes), int(most * value_bytes)
+
+
+def record_memory(prompt: int, steps: int, layers: int) -> int:
+    """Bytes of the record's weights on the host, at most."""
+    values = steps * layers * (prompt + steps)
+    return values * (4 if 4 * values <= LARGEST_FLOAT32_RECORD else 2)
+
+
+def free_memory(device: Any) -> int | None:
+    """Bytes that can be taken on a device, torch's own reserve included; None where that is not known."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found and device.type == "cpu" else None
+
+
+def layer_shares(model: Any) -> dict[Any, float]:
+    """The devices that run the layers of the language model, and the part of the layers that each runs."""
+    import torch
+
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None) or [model]
+    hooks = [getattr(getattr(layer, "_hf_hook", None), "execution_device", None) for layer in layers]  # of accelerate
+    places = [next(layer.parameters()).device if at is None else at for layer, at in zip(layers, hooks)]
+    devices = [torch.device(place) for place in places]
+    return {device: devices.count(device) / len(devices) for device in dict.fromkeys(devices)}
+
+
+def gib(count: float | None) -> str:
+    """Bytes in words."""
+    if count is None:
+        return "unknown GiB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+
+
+def weights_memory(folder: str, config: Any, dtype: Any) -> int:
+    """Bytes of a checkpoint's weights once they are loaded; 0 where that is not known: on the hub, or quantised."""
+    import torch
+
+    found = (list(Path(folder).glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin"))
+    files = next((files for files in found if files), [])
+    if getattr(config, "quantization_config", None):
+        return 0
+    size, wanted = sum(file.stat().st_size for file in files), getattr(torch, str(dtype).removeprefix("torch."), None)
+    return size if wanted is None or config.dtype is None else size * wanted.itemsize // config.dtype.itemsize
+
+
+def check_weights(needed: int, device_map: Any, ranks: int = 1) -> None:
+    """Raises ValueError where weights surely do not fit on the device named; warns where they outgrow all cards."""
+    import torch
+
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    device = str(device_map.get("") if isinstance(device_map, dict) else device_map or "cpu")
+    if ranks > 1:
+        device, needed = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cards else "cpu", needed // ranks
+    elif not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
+        free = [free_memory(card) for card in cards or ["cpu"]]
+        if None not in free and needed > sum(free):
+            logger.warning(
+                "the weights take %s, and %s are free on %s: the rest stays on the host or on disk, which is slow",
+                gib(needed), gib(sum(free)), ", ".join(cards) or "the host",
+            )  # fmt: skip
+        return
+    free = free_memory(device)
+    if free is not None and needed * SURE_PART > free:
+        raise ValueError(
+            f"the weights take {gib(needed)} on {device}, where {gib(free)} are free: take a smaller dtype, a "
+            "quantised checkpoint, device_map 'auto' or, by torchrun, tp_plan 'auto'"
+        )
+
+
+def check_memory(model: Any, inputs: Any, steps: int, layers: int, *, replay: bool, eager: bool) -> str:
+    """What a run will take, in words. Warns where that may not fit; raises ValueError where it surely does not.
+
+    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit.
+    """
+    prompt, config, vision = inputs["input_ids"].shape[1], model.config, getattr(model.config, "vision_config", None)
+    pixels, side, patches = inputs.get("pixel_values"), getattr(vision, "patch_size", None), 0
+    if hasattr(pixels, "numel") and isinstance(side, int):
+        patches = pixels.numel() // (3 * side**2 * getattr(vision, "temporal_patch_size", 1))
+    asked = f"{prompt} prompt tokens and up to {steps} of the response"
+    half = ", take dtype bfloat16" * (model.dtype.itemsize > 2)
+    lower = "take attention='auto'" if eager else f"lower max_pixels{half} or take more devices"
+    how = {"replay": replay, "eager": eager, "ranks": getattr(model, "tp_size", None) or 1}
+    told = []
+    for device, share in layer_shares(model).items():
+        least, most = device_memory(config, prompt, steps, model.dtype.itemsize, patches, share=share, **how)
+        free = free_memory(device)
+        told.append(f"{gib(most * MEMORY_MARGIN)} on {device} beside the weights, where {gib(free)} are free")
+        if free is not None and least * SURE_PART > free:
+            raise ValueError(f"{asked} take about {told[-1]}: {lower}")
+        if free is not None and most * MEMORY_MARGIN > free:
+            logger.warning("%s take about %s: that may not fit; lower max_new_tokens, or %s", asked, told[-1], lower)
+    record, free = record_memory(prompt, steps, layers), free_memory("cpu")
+    told.append(f"up to {gib(record)} on the host for the record, where {gib(free)} are free")
+    if free is not None and record > free:
+        logger.warning("%s take %s: record fewer layers, or lower max_new_tokens", asked, told[-1])
+    return f"{asked} take about {', '.join(told)}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the host has no more memory."""
+    import torch
+
+    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> Iterator[list[str]]:
+    """Within this block running out of memory is a RuntimeError of one line, with the facts put into the list."""
+    import torch
+
+    facts: list[str] = []
+    try:
+        yield facts
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or str(error).startswith("out of memory: "):  # told already, while loading
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the cache
+        gc.collect()
+        torch.cuda.empty_cache()
+        what = ". ".join(one_line(error).split(". ")[:2])
+        raise RuntimeError("; ".join([f"out of memory: {what or 'on the host'}", *facts, advice])) from error
 
 
 # ----------------------------------------------------------------------------------------- image boxes
@@ -1482,7 +1767,8 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
     hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     inputs = {**made.inputs, made.pixels_name: pixels}
-    inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+    device = input_device(model)
+    inputs = {key: value.to(device) if torch.is_tensor(value) else value for key, value in inputs.items()}
     inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
     try:
         with vision_attention_off(model), torch.inference_mode():
@@ -1491,7 +1777,7 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         pass
     finally:
         hook.remove()
-    return found[0][0, inputs["input_ids"][0] == image_token_id(model.config)].float().cpu()
+    return found[0][0].cpu()[inputs["input_ids"][0].cpu() == image_token_id(model.config)].float()
 
 
 class _EmbeddingsFound(Exception):
@@ -2970,19 +3256,20 @@ def _reason(said: bytes, status: int) -> str:
 @contextmanager
 def _running(command: list[str], complaints: Any) -> Iterator[subprocess.Popen]:
     """A process fed through its input, which Ctrl-C does not reach; it has ended when the block is left."""
+    process, pipes = None, {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": complaints}
     try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, start_new_session=True
-        )
-    except OSError as error:
-        raise OSError(f"the video encoder {command[0]} cannot be run: {error.strerror}; reinstall it") from error
-    try:
+        try:
+            with undisturbed():
+                process = subprocess.Popen(command, start_new_session=True, **pipes)
+        except OSError as error:
+            raise OSError(f"the video encoder {command[0]} cannot be run: {error.strerror}; reinstall it") from error
         yield process
     finally:  # before its file is moved or removed
-        process.kill()
-        process.wait()
-        with suppress(OSError):
-            process.stdin.close()
+        if process:
+            process.kill()
+            process.wait()
+            with suppress(OSError):
+                process.stdin.close()
 
 
 def _convert_to_gif(source: Path, target: Path) -> None:
@@ -3012,6 +3299,18 @@ def check_output_dir(output_dir: str | Path) -> None:
         ) from error
 
 
+def video_path(output_dir: str | Path, layer: int, options: DrawingOptions) -> Path:
+    """Where the video of a layer goes."""
+    return Path(output_dir) / f"combined_attention_visualization_layer{layer}.{options.format}"
+
+
+def file_names(layer: int, stills: Sequence[str], options: DrawingOptions) -> list[str]:
+    """The names of a layer's files: of the stills, of the summary and, last, of the video."""
+    video = video_path("", layer, options)
+    pictures = [f"{video.stem}_{name}.png" for name in [*stills, *["summary"] * options.summary]]
+    return [*pictures, video.name]
+
+
 def write_layer_videos(
     record: AttentionRecord,
     images: Sequence[Image.Image],
@@ -3026,28 +3325,22 @@ def write_layer_videos(
     """
     from tqdm import tqdm
 
-    folder, paths = Path(output_dir), []
+    paths = []
     for layer in layers:
+        path = video_path(output_dir, layer, options)
         renderer = FrameRenderer(record, images, layer, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
         stills = [renderer.check_step(step) for step in options.frames]
-        folder.mkdir(parents=True, exist_ok=True)
-        *names, video = file_names(layer, [f"step{step}" for step in stills], options)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        *names, _ = file_names(layer, [f"step{step}" for step in stills], options)
         pictures = (Image.fromarray(renderer.draw(step)) for step in stills)
         summary = (draw_summary(record, images, layer, options) for _ in range(options.summary))
         for name, picture in zip(names, chain(pictures, summary)):
-            with moved_into_place(folder / name) as temporary:
+            with moved_into_place(path.with_name(name)) as temporary:
                 picture.save(temporary)
         with tqdm(steps, desc=f"writing layer {layer}", unit="frame", leave=None) as bar:
-            paths.append(write_video(map(renderer.draw, bar), folder / video, options.fps))
+            paths.append(write_video(map(renderer.draw, bar), path, options.fps))
     return paths
-
-
-def file_names(layer: int, stills: Sequence[str], options: DrawingOptions) -> list[str]:
-    """The names of a layer's files: of the stills, of the summary and, last, of the video."""
-    stem = f"combined_attention_visualization_layer{layer}"
-    pictures = [f"{stem}_{name}.png" for name in [*stills, *["summary"] * options.summary]]
-    return [*pictures, f"{stem}.{options.format}"]
 
 
 # ------------------------------------------------------------------------------------------ dataset
@@ -3239,7 +3532,8 @@ class BackgroundDrawing:
             facts = facts | record_facts(record, facts["answer"]) | {"files": self._names(record)}
             write_facts(folder, facts)
             if not callable(self.options.colormap):
-                self._current = folder, facts, source, *self._drawing_process(source, folder)
+                with undisturbed():
+                    self._current = folder, facts, source, *self._drawing_process(source, folder)
             else:  # no other process has it
                 images = record.open_pictures()
                 write_layer_videos(record, images, self.layers, self.start_phrase, folder, self.options)
@@ -3305,11 +3599,12 @@ def run_samples(
     numbers: Iterable[int],
     output_dir: str | Path,
     answer: Callable[[int, dict], AttentionRecord],
-    beside: BackgroundDrawing,
+    beside: BackgroundDrawing | None,
 ) -> None:
     """Answer one sample after the other, and have each drawn while the next is answered.
 
-    answer: gives the record of a sample, and adds to its facts. Raises OSError where nothing can be written any more.
+    answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
+    Raises OSError where nothing can be written any more.
     """
     from tqdm import tqdm
 
@@ -3317,13 +3612,43 @@ def run_samples(
         check_output_dir(output_dir)
         folder, facts = sample_folder(output_dir, number), {"sample": number}
         try:
-            forget_sample(folder)
-            beside.start(folder, facts, answer(number, facts))
+            if beside:
+                forget_sample(folder)
+            record = answer(number, facts)
+            if beside:
+                beside.start(folder, facts, record)
         except Exception as error:  # whatever it is, it is this sample's
-            fail_sample(folder, facts, error)
+            if beside:
+                fail_sample(folder, facts, error)
 
 
 # -------------------------------------------------------------------------------------------- class
+
+
+def process_number(tp_plan: Any) -> int:
+    """Which process of a tensor-parallel run this is, by torchrun's word; 0 where the model is not shared."""
+    return int(os.environ.get("RANK", 0)) if tp_plan else 0
+
+
+def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
+    """Raises ValueError where a model cannot be shared by the processes that were started."""
+    if not tp_plan:
+        return
+    ranks, text = int(os.environ.get("WORLD_SIZE", 1)), config.get_text_config()
+    if ranks < 2:
+        raise ValueError(
+            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
+            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        )
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        uneven = [count for count in layer_values(text, name, 0) if count % ranks]
+        if uneven:
+            raise ValueError(
+                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
+                "processes that divides them"
+            )
 
 
 class AttentionVisualizer:
@@ -3332,6 +3657,8 @@ class AttentionVisualizer:
     model_name_or_path: a Hugging Face checkpoint, a directory or a name on the hub.
     max_image_num: the most pictures that a sample may have.
     device_map, dtype, trust_remote_code: as in `from_pretrained`; dtype "auto" is float32 on a CPU.
+    tp_plan: "auto", in processes started by torchrun, lets them share every layer (tensor parallelism); it takes the
+        place of device_map. Every process makes the record, the first one alone writes files.
     model_kwargs, processor_kwargs: whatever else the `from_pretrained` of the model and of the processor takes, such
         as {"quantization_config": ...} or {"do_pan_and_scan": True}. A LoRA adapter's directory (peft) will do, too.
 
@@ -3346,6 +3673,7 @@ class AttentionVisualizer:
         *,
         device_map: str | dict | None = "auto",
         dtype: Any = "auto",
+        tp_plan: str | dict | None = None,
         trust_remote_code: bool = False,
         model_kwargs: dict | None = None,
         processor_kwargs: dict | None = None,
@@ -3360,10 +3688,12 @@ class AttentionVisualizer:
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
+        self.tp_plan = tp_plan
         self.model_kwargs, self.processor_kwargs = dict(model_kwargs or {}), dict(processor_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         image_token_id(self.config)  # a model without pictures is told here
+        check_tp_plan(tp_plan, device_map, self.config)
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
         self.processor = self._from_pretrained(AutoProcessor, processor_name, **self.processor_kwargs)
         if getattr(self.processor, "tokenizer", None) is None:
@@ -3388,6 +3718,8 @@ class AttentionVisualizer:
                 name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
             )
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            if is_out_of_memory(error):
+                raise
             if "trust_remote_code" in str(error) and not self.trust_remote_code:
                 raise ValueError(
                     f"model_path {self.model_name_or_path} comes with Python code of its own, which could do whatever "
@@ -3419,10 +3751,21 @@ class AttentionVisualizer:
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
         started = time.perf_counter()
-        model = self._from_pretrained(
-            (fits or classes)[0], **{"dtype": dtype, "device_map": self.device_map, **self.model_kwargs}
-        )
-        facts = type(model).__name__, model.device, model.dtype, time.perf_counter() - started
+        places = {"distributed_config": {"tp_plan": self.tp_plan}} if self.tp_plan else {"device_map": self.device_map}
+        options = {"dtype": dtype, **places, **self.model_kwargs}
+        needed = 0 if "quantization_config" in options else weights_memory(self.model_name_or_path, self.config, dtype)
+        ranks = int(os.environ.get("WORLD_SIZE", 1)) if self.tp_plan else 1
+        check_weights(needed, options.get("device_map"), ranks)
+        with out_of_memory_told(f"the weights take {gib(needed or None)}; take a smaller dtype or more devices"):
+            model = self._from_pretrained((fits or classes)[0], **options)
+        if self.tp_plan and not shared_heads(model):
+            raise RuntimeError(
+                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
+                "version 5.17 or newer"
+            )
+        parts = getattr(model, "hf_device_map", {"": model.device}).values()
+        places = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
+        facts = type(model).__name__, ", ".join(places), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
@@ -3507,10 +3850,15 @@ class AttentionVisualizer:
         )  # fmt: skip
         head = check_head(head, self.config.get_text_config().num_attention_heads)
         originals = [upright_rgb(image) for image in images]
-        inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
-        given = self._response_ids(response) if response is not None else None
-        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
-        rows = self._rows(inputs, layers, head, generation, given, attention)
+        with out_of_memory_told() as facts:
+            inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
+            given = self._response_ids(response) if response is not None else None
+            steps = max_new_tokens if given is None else len(given)
+            check = partial(check_memory, self.model, inputs, steps, len(layers), replay=given is not None)
+            facts.append(check(eager=attention == "eager"))
+            logger.info(facts[0])
+            given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+            rows = self._rows(inputs, layers, head, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return self._as_record(inputs, located, layers, head, rows, originals, problem)
 
@@ -3567,7 +3915,7 @@ class AttentionVisualizer:
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
-        return inputs.to(self.model.device, dtype=self.model.dtype), located
+        return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
     def _as_record(
         self,
@@ -3637,6 +3985,8 @@ class AttentionVisualizer:
                 "output_attentions, which holds every layer's S×S weights and may run out of memory",
                 type(self.model).__name__,
             )
+            steps = generation["max_new_tokens"] if given is None else len(given)
+            check_memory(self.model, inputs, steps, len(layers), replay=given is not None, eager=True)
         return record_rows_eager(*arguments, given)
 
     def create_attention_visualization_for_sample(
@@ -3667,6 +4017,9 @@ class AttentionVisualizer:
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", one_line(record.response))
+        if process_number(self.tp_plan):  # the first process writes
+            paths = [str(video_path(output_dir, layer, drawing)) for layer in layers]
+            return paths if isinstance(layer_idx, Iterable) else paths[0]
         if save_record:
             record.save(save_record)
         paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
@@ -3722,17 +4075,16 @@ class AttentionVisualizer:
             logger.info("sample %d: %s", number, one_line(self.last_record.response))
             return self.last_record
 
-        state = self._processes()
-        with state.split_between_processes(numbers) as own:
-            waiting = list(own) if overwrite else unfinished_samples(output_dir, own, settings_of)
+        own, is_first, wait_for_everyone = self._part(numbers)
+        waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
         if waiting:
             _ = self.model  # without it no sample could succeed
         try:
             with BackgroundDrawing(layers, start_phrase, drawing, save_record) as beside:
-                run_samples(waiting, output_dir, answer, beside)
-            state.wait_for_everyone()
+                run_samples(waiting, output_dir, answer, beside if is_first or not self.tp_plan else None)
+            wait_for_everyone()
         finally:
-            if state.is_main_process:
+            if is_first:
                 write_table(output_dir)
         folders = [sample_folder(output_dir, number) for number in numbers]
         return [table_row(folder, read_facts(folder)) for folder in folders]
@@ -3761,15 +4113,24 @@ class AttentionVisualizer:
         names = lambda value: getattr(value, "__qualname__", str(value))  # noqa: E731
         return json.loads(json.dumps({**model, **recording, **shown}, default=names))
 
-    def _processes(self) -> Any:
-        """accelerate's view of the processes of this run; of several, each gets a card of its own."""
+    def _part(self, numbers: list[int]) -> tuple[list[int], bool, Callable[[], None]]:
+        """The samples of this process, whether it is the first, and a function that waits for the others.
+
+        By accelerate's view of the processes, each of which gets a card of its own; of processes that share the
+        model, each answers every sample.
+        """
         import torch
+
+        if self.tp_plan:
+            wait = lambda: torch.distributed.is_initialized() and torch.distributed.barrier()  # noqa: E731
+            return numbers, not process_number(self.tp_plan), wait
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
         if state.num_processes > 1 and self.device_map == "auto":
             self.device_map = {"": state.device}
-        return state
+        with state.split_between_processes(numbers) as own:
+            return list(own), state.is_main_process, state.wait_for_everyone
 
 
 def _given_response(sample: dict, response: str | None, response_key: str | None) -> str | None:
@@ -3873,6 +4234,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
+    add("--tp_plan", choices=("auto",), help="under torchrun: its processes share every layer, in place of device_map")
     add("--allow_absolute_paths", action="store_true", help="let the dataset name pictures outside image_dir")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
     add("--model_kwargs", type=_json_object, metavar="JSON", help="more for the model's from_pretrained, as an object")
@@ -3946,34 +4308,6 @@ def report_samples(rows: list[dict], output_dir: str | Path) -> str:
     return str(table)
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asks the program to end; its number is the argument."""
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Within this block SIGTERM ends the program as Ctrl-C does; a second signal does not disturb the cleaning up."""
-    quiet_until = 0.0
-
-    def stop(number: int, frame: Any) -> None:
-        nonlocal quiet_until
-        if time.monotonic() >= quiet_until:
-            quiet_until = time.monotonic() + CLEANING_TIME
-            raise Stopped(number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
-    try:
-        for number in before:
-            signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: prints the path of each video, or of a dataset's table.
 
@@ -3987,7 +4321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record"]
+        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record", "tp_plan"]
         if not isinstance(arguments["sample_idx"], int):
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
@@ -3995,30 +4329,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.pop("verbose") else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    level, number = logging.DEBUG if arguments.pop("verbose") else logging.WARNING, process_number(arguments["tp_plan"])
+    if number:  # the first process speaks for all
+        level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     logging.getLogger("PIL").setLevel(logging.INFO)
     try:
-        with stoppable():
+        with stoppable(deaf_after=argv is None):
             paths = run_command(arguments)
-    except SamplesFailed as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as stop:
-        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        signalled = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
         after = "no file is half-written, and the same command goes on with a dataset"
-        print(f"error: stopped by {number.name}; {after}", file=sys.stderr)
-        return 128 + number
+        print(f"error: stopped by {signalled.name}; {after}", file=sys.stderr)
+        return 128 + signalled
     except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))
+        if number:  # where the first process met the same error, its launcher ends this one before it speaks
+            time.sleep(LATER_PROCESS_WAITS)
+        print(f"error: {f'process {number}: ' if number else ''}{one_line(error)}", file=sys.stderr)
+        return 1 if isinstance(error, SamplesFailed) else 2
+    if not number:
+        print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))
+    if arguments["tp_plan"]:
+        import torch.distributed
+
+        if torch.distributed.is_initialized():  # not where every sample was finished already
+            torch.distributed.destroy_process_group()
     return 0
 
 
 if __name__ == "__main__":
-    status = main()
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: nothing is left to stop but Python's own end
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(status)
+    sys.exit(main())

@@ -232,6 +232,33 @@ def test_a_broken_file_beside_the_weights_is_one_clear_line(tiny, tmp_path, name
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "processes, options, message",
+    [
+        (1, {}, "and there is one; start several"),
+        (3, {}, "3 processes cannot share 4 num_attention_heads evenly"),
+        (4, {}, "4 processes cannot share 2 num_key_value_heads evenly"),
+        (2, {"device_map": "cpu"}, "were both given"),
+    ],
+)
+def test_processes_that_cannot_share_a_model_are_told_at_once(tiny, monkeypatch, processes, options, message):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(ValueError, match=message):
+        vhm.AttentionVisualizer(tiny.model_name_or_path, tp_plan="auto", **options)
+
+
+def test_of_the_processes_that_share_a_model_the_first_alone_writes(tiny, tmp_path, monkeypatch):
+    assert tiny.model  # loaded, by one process
+    monkeypatch.setattr(tiny, "tp_plan", "auto")
+    for process, files in (("1", []), ("0", ["combined_attention_visualization_layer1.webm", "run.npz"])):
+        monkeypatch.setenv("RANK", process)
+        path = tiny.create_attention_visualization_for_sample(
+            SAMPLE, [picture()], 1, output_dir=tmp_path, save_record=tmp_path / "run.npz", format="webm", **QUICK
+        )
+        assert path == str(tmp_path / "combined_attention_visualization_layer1.webm")
+        assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
 def test_too_many_pictures_are_refused(tiny):
     with pytest.raises(ValueError, match=r"3 pictures were given; expected 1\.\.2"):
         tiny.record(SAMPLE, [picture()] * 3, [1])

@@ -317,6 +317,23 @@ def test_a_signal_is_heard_once_and_the_handlers_are_put_back():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_a_signal_waits_while_a_process_is_started(tmp_path, monkeypatch):
+    """Else nobody would know of an encoder that has begun, and it would write its file when all was put away."""
+    popen, started = subprocess.Popen, []
+
+    def slow(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        started.append(popen(*arguments, **options))
+        time.sleep(0.1)
+        return started[0]
+
+    vhm.find_encoder()
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    with pytest.raises(vhm.Stopped), vhm.stoppable():
+        vhm.write_video([np.zeros((48, 64, 3), np.uint8)] * 3, tmp_path / "out.mp4")
+    assert started[0].returncode is not None and list(tmp_path.iterdir()) == []
+
+
 def test_memory_that_is_not_there_is_one_line(monkeypatch, capsys):
     def full(arguments):
         raise MemoryError("Unable to allocate 9 TiB")

@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, picture
+from conftest import DEMO, ROOT, picture
 from tiny_models import qwen_checkpoint
 
 import visualizeHeatMap as vhm
@@ -189,6 +193,58 @@ def test_recording_equals_eager_on_the_demo_on_every_step_and_layer(demo_visuali
     replay = demo_visualizer.record(sample, images, layers, response=record.response)
     np.testing.assert_array_equal(record.token_ids, replay.token_ids)
     np.testing.assert_allclose(record.weights, replay.weights, rtol=0, atol=1e-5)
+
+
+SHARED_RUNS = (
+    {}, {"head": "max"}, {"head": 1}, {"head": -1}, {"attention": "eager"}, {"response": "<think> so"},
+    {"do_sample": True, "temperature": 5.0, "seed": 3},
+)  # fmt: skip
+OF_TWO_PROCESSES = """
+import sys
+import numpy as np, visualizeHeatMap as vhm
+from test_recording import shared_runs
+for checkpoint in sys.argv[1:]:
+    rows = shared_runs(vhm.AttentionVisualizer(checkpoint, tp_plan="auto"))
+    np.savez(f"{checkpoint}/{vhm.process_number('auto')}.npz", *rows)
+"""
+
+
+def shared_runs(visualizer, runs=SHARED_RUNS):
+    """Weights and ids of each run in turn."""
+    sample, images = {"problem": "Go."}, [picture((90, 60))]
+    records = [visualizer.record(sample, images, [0, 2], max_new_tokens=6, **options) for options in runs]
+    return [part for record in records for part in (record.weights, record.token_ids)]
+
+
+def test_processes_that_share_the_heads_record_what_one_process_does(tmp_path):
+    """qwen3_vl's text is one that transformers 5.23 does not cut into parts: each process has all heads."""
+    checkpoints = [str(qwen_checkpoint(family, tmp_path / family)) for family in ("qwen2_vl", "qwen3_vl")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", sys.executable]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, "-c", OF_TWO_PROCESSES, *checkpoints], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    for checkpoint in checkpoints:
+        alone = shared_runs(vhm.AttentionVisualizer(checkpoint))
+        for process in (0, 1):
+            with np.load(f"{checkpoint}/{process}.npz") as found:
+                for name, expected in zip(found.files, alone, strict=True):
+                    np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_of_which_parts_are_kept_on_disk_has_the_same_rows(tiny, tmp_path):
+    """Also where the first part, whose device the model calls its own, is one of them."""
+    parts = {"model.visual": "disk", "model.language_model": "cpu", "model.language_model.layers.1": "disk"}
+    places = parts | {f"model.language_model.layers.{n}": "cpu" for n in (0, 2)} | {"lm_head": "disk"}
+    places |= {f"model.language_model.{name}": "disk" for name in ("embed_tokens", "norm", "rotary_emb")}
+    del places["model.language_model"]
+    spread = vhm.AttentionVisualizer(
+        tiny.model_name_or_path, device_map=places, model_kwargs={"offload_folder": str(tmp_path)}
+    )
+    assert spread.model.device.type == "meta"
+    for found, expected in zip(shared_runs(spread, [{}]), shared_runs(tiny, [{}])):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.gpu
