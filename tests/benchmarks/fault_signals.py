@@ -38,19 +38,22 @@ def videos(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.mp4") if path.name[0] != "."}
 
 
-def check(folder: Path, reference: dict[str, bytes], number: int) -> None:
-    """Raises AssertionError where a folder is not as it should be after a signal."""
+def hidden(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob(".*") if path.is_file()}
+
+
+def check(folder: Path, reference: dict[str, bytes], left: set[Path]) -> None:
+    """Raises AssertionError where a folder is not as it should be. left: by killed runs before this one."""
     for name, content in videos(folder).items():
         assert content == reference[name], f"{name} is half-written"
     for facts in folder.rglob("sample.json"):
         json.loads(facts.read_text("utf-8"))
-    hidden = [path for path in folder.rglob(".*") if path.is_file()]
-    assert number == signal.SIGKILL or not hidden, f"{hidden} are left"
+    assert hidden(folder) <= left, f"{hidden(folder) - left} are left"
 
 
 def disturbed(flags: list[str], folder: Path, reference: dict[str, bytes], seconds: float) -> str:
     """One run with a signal at a random moment; what came of it, in words."""
-    number, moment = random.choice(SIGNALS), random.uniform(0, seconds)
+    number, moment, left = random.choice(SIGNALS), random.uniform(0, seconds), hidden(folder)
     process = start(flags, folder)
     time.sleep(moment)
     process.send_signal(number)
@@ -58,8 +61,9 @@ def disturbed(flags: list[str], folder: Path, reference: dict[str, bytes], secon
     _, said = process.communicate(timeout=PATIENCE)
     worst.append(time.perf_counter() - sent)
     if number == signal.SIGKILL:  # a drawing process may still be at it
-        time.sleep(1)
-    check(folder, reference, number)
+        time.sleep(2)
+        left = hidden(folder)
+    check(folder, reference, left)
     lines = [line for line in said.splitlines() if line.startswith("error: ") or "Traceback" in line]
     if process.returncode == 0:
         return ENDED
@@ -84,7 +88,7 @@ def series(flags: list[str], runs: int, folder: Path) -> collections.Counter:
     time.sleep(3)
     assert start(flags, folder / "out").wait() == 0
     assert videos(folder / "out") == reference
-    check(folder / "out", reference, 0)
+    check(folder / "out", reference, set())
     return found
 
 
