@@ -83,6 +83,7 @@ SINK_TIMES, SINK_STEPS, SINK_OTHERS = 10, 0.95, 0.95
 FEWEST_SINK_STEPS = 10  # an answer of fewer tokens cannot tell a sink from what all of it looks at
 # The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
 CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
+CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
@@ -195,22 +196,22 @@ class Check:
 
     @property
     def points(self) -> bool | None:
-        """Whether the map found cells that matter; None where the answer needs no cells, so that none can say."""
-        if math.exp(max(self.hottest, *self.random)) < CHECK_MATTERS:
+        """Whether the map found cells that matter; None where the check cannot tell."""
+        beaten = sum(self.hottest > fall for fall in self.random)
+        if math.exp(max(self.hottest, *self.random)) < CHECK_MATTERS or CHECK_UNCLEAR <= beaten < len(self.random):
             return None
-        return self.hottest > max(self.random)
+        return beaten == len(self.random)
 
     def __str__(self) -> str:
         mean, low, high = (math.exp(f(self.random)) for f in (np.mean, min, max))
-        meaning = {
-            True: "the map points at what it needs",
-            False: "no better than random: do not trust this map",
-            None: "the pictures hardly matter to it here, so this says nothing of the map",
-        }[self.points]
+        meaning = {True: "the map points at what it needs", False: "no better than random: do not trust this map"}
+        unclear = "worse than most random draws, not all: unclear, check more answers"
+        if math.exp(max(self.hottest, *self.random)) < CHECK_MATTERS:
+            unclear = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
             f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {math.exp(self.hottest):.3g} times "
             f"less likely per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in "
-            f"{len(self.random)} draws): {meaning}"
+            f"{len(self.random)} draws): {meaning.get(self.points, unclear)}"
         )
 
 

@@ -227,14 +227,16 @@ def test_overlapping_views_hide_their_finest_cells():
 @pytest.mark.parametrize(
     "hottest, random, points, words",
     [
-        (1.0, (0.1, 0.2), True, "the map points at what it needs"),
-        (0.15, (0.1, 0.2), False, "do not trust this map"),
-        (0.01, (0.0, -0.3), None, "says nothing of the map"),
+        (1.0, [0.1] * 18 + [0.2], True, "the map points at what it needs"),
+        (1.0, [0.1] * 15 + [1.2] * 4, None, "unclear, check more answers"),
+        (1.0, [0.1] * 14 + [1.2] * 5, False, "do not trust this map"),
+        (0.01, [0.0] * 18 + [-0.3], None, "says nothing of the map"),
+        (-0.1, [0.0] * 18 + [0.3], False, "do not trust this map"),
     ],
 )
-def test_a_verdict_is_one_of_three(hottest, random, points, words):
-    check = vhm.Check(7, "", "answer", hottest, random)
-    assert check.points is points and words in str(check) and "in 2 draws" in str(check)
+def test_a_verdict_is_one_of_four(hottest, random, points, words):
+    check = vhm.Check(7, "", "answer", hottest, tuple(random))
+    assert check.points is points and words in str(check) and "in 19 draws" in str(check)
     assert f"made the answer {np.exp(hottest):.3g} times less likely per token" in str(check)
 
 

@@ -5,7 +5,7 @@ landmark's box, and the share of the weight on the pictures inside it; for one m
 the insertion and deletion curves (Petsiuk et al. 2018, arXiv 1806.07421): the mean log-probability of the mention
 while cells are shown, or hidden, in the order of their heat. Intervals: 95%, bootstrap over samples.
 
-python tests/benchmarks/bench_faithfulness.py [--samples 300] [--curve_samples 60] [--device cpu]
+python tests/benchmarks/bench_faithfulness.py [--samples 300] [--curve_samples 40] [--check_samples 40] [--device cpu]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from train_demo_model import cell_overlap, prepare, token_bytes
 import visualizeHeatMap as vhm
 
 FIRST_SEED = 800_000  # no sample of these was ever looked at, in training or while the options were made
+SEEDS_OF_A_KIND = 10_000  # so that the n-th sample is the same however many there are
 BATCH = 20  # samples generated at once
 RESAMPLES = 2000
 LAST = 7  # the demo's last layer, the yardstick's
@@ -84,11 +85,7 @@ def reduced(weights_TLHS: np.ndarray, head, heads: dict[int, int]) -> np.ndarray
     """(T, L, S) with heads reduced as the tool does; heads: the choice of auto for each layer."""
     if head == "auto":
         return np.stack([weights_TLHS[:, layer, heads[layer]] for layer in range(weights_TLHS.shape[1])], axis=1)
-    return (
-        {"mean": weights_TLHS.mean, "max": weights_TLHS.max}[head](2)
-        if head in ("mean", "max")
-        else (weights_TLHS[:, :, head])
-    )
+    return getattr(weights_TLHS, head)(2) if head in ("mean", "max") else weights_TLHS[:, :, head]
 
 
 class Case:
@@ -180,6 +177,27 @@ class Case:
         return torch.cat(values).cpu().numpy()
 
 
+def measure_checks(visualizer, samples: int, first_seed: int) -> dict[str, list[bool | None]]:
+    """What the tool's own check says of maps known to be good, and of one turned round, by name of the map."""
+    verdicts: dict[str, list[bool | None]] = {}
+    kinds = [(task, language) for task in TASKS for language in LANGUAGES]
+    for number, kind in enumerate(kinds):
+        for n in range(samples // len(kinds)):
+            sample, images = reversed(make_sample(first_seed + number * SEEDS_OF_A_KIND + n, *kind))
+            given = {"response_key": "solution"}
+            clear = visualizer.record(sample, images, "auto", head="auto", **given)
+            plain = visualizer.record(sample, images, [LAST, 5, 1, 0], **given)
+            weights = plain.weights.copy()
+            weights[:, 3] = weights[:, 0].max() - weights[:, 0]
+            found = visualizer.check(clear, sample, images, vhm.DrawingOptions(view="clear")).checks
+            found += visualizer.check(replace(plain, weights=weights), sample, images).checks
+            names = ("--view clear", "layer 7 (yardstick)", "layer 5", "layer 1", "yardstick turned round")
+            for name, check in zip(names, found, strict=True):
+                verdicts.setdefault(name, []).append(check.points)
+        print(f"checks of {kind[0]} {kind[1]}", file=sys.stderr, flush=True)
+    return verdicts
+
+
 def with_interval(values: list[np.ndarray], seed: int = 0) -> np.ndarray:
     """(columns, 3): mean over all rows of all samples, and its 95% interval; samples are drawn, not rows."""
     sums, counts = np.array([v.sum(axis=0) for v in values]), np.array([len(v) for v in values])
@@ -194,7 +212,7 @@ def measure(visualizer, samples: int, curve_samples: int, first_seed: int, level
     pointing, curves, chosen = {kind: {name: [] for name in SETTINGS} for kind in kinds}, {}, {}
     rng = np.random.default_rng(0)
     for number, kind in enumerate(kinds):
-        seeds = [first_seed + number * samples + n for n in range(samples // len(kinds))]
+        seeds = [first_seed + number * SEEDS_OF_A_KIND + n for n in range(samples // len(kinds))]
         for start in range(0, len(seeds), BATCH):
             drawn = [make_sample(seed, *kind) for seed in seeds[start : start + BATCH]]
             pictures, texts = [images for images, _ in drawn], [sample for _, sample in drawn]
@@ -247,7 +265,8 @@ def interval(mean_low_high: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=300, help="a quarter of each task and language")
-    parser.add_argument("--curve_samples", type=int, default=60, help="of these also the curves; 0: none")
+    parser.add_argument("--curve_samples", type=int, default=40, help="of these also the curves; 0: none")
+    parser.add_argument("--check_samples", type=int, default=40, help="of these also what --check says; 0: none")
     parser.add_argument("--levels", type=int, default=10, help="of the curves")
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
     parser.add_argument("--device", default="cpu")
@@ -257,14 +276,20 @@ def main() -> None:
     visualizer = vhm.AttentionVisualizer(model, dtype="float32", device_map=arguments.device)
     found = measure(visualizer, arguments.samples, arguments.curve_samples, arguments.first_seed, arguments.levels)
     pointing, curves, _ = found
-    samples = sum(len(by_name["--view clear"]) for by_name in pointing.values())
+    samples = sum(map(len, (by_name["--view clear"] for by_name in pointing.values())))
     mentions = sum(len(found) for by_name in pointing.values() for found in by_name["--view clear"])
     print(f"{samples} samples, {mentions} mentions, curves of {len(curves.get('--view clear', []))} mentions")
     numbers = report(*found)
+    verdicts = measure_checks(visualizer, arguments.check_samples, arguments.first_seed)
+    counts = {name: {str(v): found.count(v) for v in (True, None, False)} for name, found in verdicts.items()}
+    if counts:
+        print(f"\n{'the verdict of --check':<36}points  cannot tell  no better than random")
+    for name, count in counts.items():
+        print(f"{name:<36}{count['True']:6d}  {count['None']:11d}  {count['False']:21d}")
     seconds = round(time.perf_counter() - started)
     print(f"{seconds} s on {visualizer.model.device}")
     facts = {"samples": samples, "mentions": mentions, "seconds": seconds, **vars(arguments)}
-    print(json.dumps({"bench": "faithfulness", **facts, "settings": numbers}))
+    print(json.dumps({"bench": "faithfulness", **facts, "settings": numbers, "checks": counts}))
 
 
 if __name__ == "__main__":
