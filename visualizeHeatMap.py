@@ -1792,6 +1792,12 @@ BASELINES = {  # what is done to the weight of a cell, and what the number on th
 }
 
 
+def view_names(baseline: str, sinks: bool, smooth: float) -> str:
+    """What is done to the weights before they are drawn, in words; "" for the plain weights."""
+    names = [BASELINES[baseline][0], "sinks left out" * sinks, f"smoothed over {smooth:g} cells" * bool(smooth)]
+    return ", ".join(name for name in names if name)
+
+
 def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray | None = None) -> np.ndarray:
     """(T, N) weights of image tokens without what each of them gets anyway, 0 at the lowest.
 
@@ -1856,8 +1862,11 @@ class ShownRows:
 
 def shown_rows(record: AttentionRecord, layer: int, baseline: str, sinks: bool, smooth: float) -> ShownRows:
     """What is drawn of a layer: baseline, sinks and smoothing, in this order, on the weights of the image tokens."""
-    rows_TS, at_N = record.layer_weights(layer).copy(), record.image_positions
-    weights_TN, sink_S = rows_TS[:, at_N], np.zeros(rows_TS.shape[1], bool)
+    rows_TS, at_N = record.layer_weights(layer), record.image_positions
+    sink_S = np.zeros(rows_TS.shape[1], bool)
+    if not view_names(baseline, sinks, smooth):
+        return ShownRows(rows_TS, sink_S, 0.0)
+    rows_TS, weights_TN = rows_TS.copy(), rows_TS[:, at_N]
     if sinks:
         words = np.setdiff1d(np.arange(record.prompt_length), at_N)
         for part in (at_N, words):
@@ -1873,12 +1882,6 @@ def shown_rows(record: AttentionRecord, layer: int, baseline: str, sinks: bool, 
         weights_TN = np.concatenate([smooth_cells(part, image.boxes, smooth) for part, image in parts], axis=1)
     rows_TS[:, at_N] = weights_TN
     return ShownRows(rows_TS, sink_S, left_out)
-
-
-def view_names(baseline: str, sinks: bool, smooth: float) -> str:
-    """What is done to the weights before they are drawn, in words; "" for the plain weights."""
-    names = [BASELINES[baseline][0], "sinks left out" * sinks, f"smoothed over {smooth:g} cells" * bool(smooth)]
-    return ", ".join(name for name in names if name)
 
 
 # -------------------------------------------------------------------------------------------- colour
@@ -2459,14 +2462,19 @@ def layout_images(
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
     if sinks is not None and positions:
-        hatched = np.concatenate([[False], sinks[positions]])[index]
-        stripe = max(round(fonts.size * HATCH / FONT_LABEL), 2)
-        dark = np.add.outer(np.arange(height), np.arange(width)) // stripe % 2 == 0
-        for colour, stripes in ((INK, dark), (PAPER, ~dark)):
-            mask = (hatched & stripes) * round(255 * HATCH_ALPHA)
-            panel.paste(colour, mask=Image.fromarray(mask.astype(np.uint8)))
+        _hatch(
+            panel, np.concatenate([[False], sinks[positions]])[index], max(round(fonts.size * HATCH / FONT_LABEL), 2)
+        )
     places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
     return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), tuple(spread), places)
+
+
+def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
+    """Lay dark and light stripes, so many pixels wide, over a (Y, X) bool part of the panel."""
+    dark = np.add.outer(*map(np.arange, where.shape)) // stripe % 2 == 0
+    for colour, stripes in ((INK, dark), (PAPER, ~dark)):
+        mask = np.where(where & stripes, round(255 * HATCH_ALPHA), 0)
+        panel.paste(colour, mask=Image.fromarray(mask.astype(np.uint8)))
 
 
 def _picture_slots(
@@ -2744,6 +2752,12 @@ def _wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
     return lines
 
 
+def _draw_lines(canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet) -> None:
+    """Draw lines of text below each other, the base line of the first at a point."""
+    for number, line in enumerate(lines):
+        _draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, INK)
+
+
 class FrameRenderer:
     """Lays out once what no step changes, for one layer of one record, and then draws any step."""
 
@@ -2797,9 +2811,10 @@ class FrameRenderer:
         at = (self.x_image, round(self.top * 0.6))
         _draw_runs(ImageDraw.Draw(self.base), at, layer_title(record, layer), self.title_fonts, INK)
         self._draw_timeline()
-        for number, note in enumerate(notes):
-            at = (margin, self.height - self.px(FOOTER_END) - self.px(NOTES) * (len(notes) - 1 - number))
-            _draw_runs(ImageDraw.Draw(self.base), at, note, self.label_fonts, INK)
+        last = self.height - self.px(FOOTER_END)
+        _draw_lines(
+            self.base, notes, (margin, last - self.px(NOTES) * (len(notes) - 1)), self.px(NOTES), self.label_fonts
+        )
         if options.scale == "video":
             self._draw_bars(self.base, 0)
         self.bars_change = options.scale == "frame"
@@ -3029,8 +3044,7 @@ def draw_summary(
     shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
     canvas.paste(_bar(shades, px(20)), (x, margin + px(58)))
     _draw_runs(draw, (x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts, INK)
-    for number, note in enumerate(notes):
-        _draw_runs(draw, (margin, margin + px(74) + (number + 1) * px(NOTES)), note, fonts, INK)
+    _draw_lines(canvas, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
     canvas.paste(written, (margin, y_text))
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
@@ -3357,18 +3371,19 @@ class AttentionVisualizer:
         auto_heads: tuple[int, ...] = ()
         if auto_layer or head == "auto":
             given = given or generate_response(self.model, inputs, generation)[0]
-            layers, heads = self._choose(inputs, given, located, originals, None if auto_layer else layers)
-            auto_heads = heads if head == "auto" else ()
-        each = list(zip(layers, auto_heads)) if auto_heads else [(layers, head)]
-        rows = self._rows_of_each(each, inputs, generation, given, attention)
+            layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
+        heads = auto_heads or (head,) * len(layers)
+        rows = self._rows_of_each(inputs, layers, heads, generation, given, attention)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
-        record = self._as_record(inputs, located, layers, head, rows, originals, problem, auto_layer, auto_heads)
-        if neutral_prompt is None:
-            return record
-        inputs, located = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
-        rows = self._rows_of_each(each, inputs, generation, rows.response_ids, attention)
-        anyway = self._as_record(inputs, located, layers, head, rows, originals, neutral_prompt, auto_layer, auto_heads)
-        return replace(record, neutral=anyway.weights[:, :, anyway.image_positions].mean(axis=0, dtype=np.float32))
+        record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
+        record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
+        if neutral_prompt is not None:
+            inputs, located = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
+            rows = self._rows_of_each(inputs, layers, heads, generation, rows.response_ids, attention)
+            anyway = self._as_record(inputs, located, layers, heads, rows, [], neutral_prompt)
+            weights_TLN = anyway.weights[:, :, anyway.image_positions]
+            record = replace(record, neutral=weights_TLN.mean(axis=0, dtype=np.float32))
+        return record
 
     def _resolve_layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
         """The 0-based layers, each once; none for "auto". Raises ValueError."""
@@ -3382,28 +3397,32 @@ class AttentionVisualizer:
         return resolved
 
     def _choose(
-        self, inputs: Any, given: list[int], located: Any, originals: list[Image.Image], layers: tuple | None
+        self, inputs: Any, given: list[int], located: Any, originals: list, layers: tuple[int, ...], choose_head: bool
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The layers, or the one that is chosen where there are none, and the head chosen for each; told in the log."""
+        """The layers, or the one chosen where there are none, and the heads chosen for them, if any; logged."""
         regions = picture_regions(located, [image.size for image in originals])
         layer, heads = choose_heads(survey_heads(self.model, inputs, given, located, regions))
-        layers = layers or (layer,)
-        if missing := [number for number in layers if number not in heads]:
-            raise ValueError(
-                f"no head of layer {missing[0]} looks at pictures; head auto can be had of {sorted(heads)}"
-            )
+        if not layers:
+            logger.log(NOTE, "auto: layer %d, whose heads agree most on what moves with the token", layer)
+            layers = (layer,)
+        if not choose_head:
+            return layers, ()
         for number in layers:
-            logger.log(NOTE, "auto: layer %d, of its heads %d agrees most with the others", number, heads[number])
+            if number not in heads:
+                raise ValueError(
+                    f"no head of layer {number} sees pictures, for auto to choose; take one of {list(heads)}"
+                )
+            logger.log(NOTE, "auto: head %d of layer %d, which agrees most with the others", heads[number], number)
         return layers, tuple(heads[number] for number in layers)
 
     def _rows_of_each(
-        self, each: Sequence[tuple], inputs: Any, generation: dict, given: list[int] | None, attention: str
+        self, inputs: Any, layers: tuple, heads: tuple, generation: dict, given: list[int] | None, attention: str
     ) -> RecordedRows:
-        """The rows of layers, or of each layer with a head of its own: then of a given response, a pass a layer."""
-        found = [
-            self._rows(inputs, layers if isinstance(layers, tuple) else (layers,), head, generation, given, attention)
-            for layers, head in each
-        ]
+        """The rows of each layer with heads of its own: by one pass where those are the same, else by a pass each."""
+        if len(set(heads)) == 1:
+            return self._rows(inputs, layers, heads[0], generation, given, attention)
+        each = zip(layers, heads)
+        found = [self._rows(inputs, (layer,), head, generation, given, attention) for layer, head in each]
         return replace(found[0], weights=np.concatenate([rows.weights for rows in found], axis=1))
 
     def _response_ids(self, response: str) -> list[int]:
@@ -3447,8 +3466,6 @@ class AttentionVisualizer:
         rows: RecordedRows,
         originals: list[Image.Image],
         problem: str,
-        auto_layer: bool,
-        auto_heads: tuple[int, ...],
     ) -> AttentionRecord:
         """Join what was recorded with the text and the pictures."""
         tokenizer, weights_TLS = self.processor.tokenizer, rows.weights
@@ -3467,7 +3484,7 @@ class AttentionVisualizer:
             tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
             layers=layers, weights=weights_TLS, images=tuple(located),
             special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
-            pictures=tuple(map(picture_file, originals)), auto_layer=auto_layer, auto_heads=auto_heads,
+            pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip
 
     def check(

@@ -292,7 +292,11 @@ def test_auto_is_the_layer_and_the_head_that_it_names(tiny, caplog):
     with caplog.at_level(vhm.NOTE):
         record = tiny.record(SAMPLE, [picture()], "auto", head="auto", response="a red circle, then a square")
     (layer,), (head,) = record.layers, record.auto_heads
-    assert f"auto: layer {layer}, of its heads {head} agrees most" in caplog.text and record.auto_layer
+    assert (
+        f"auto: layer {layer}, whose" in caplog.text
+        and f"auto: head {head} of layer {layer}," in caplog.text
+        and record.auto_layer
+    )
     named = tiny.record(SAMPLE, [picture()], [layer], head=head, response=record.response)
     np.testing.assert_array_equal(named.token_ids, record.token_ids)
     np.testing.assert_array_equal(named.weights, record.weights)
