@@ -2461,7 +2461,7 @@ def layout_images(
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    if sinks is not None and positions:
+    if sinks is not None and sinks[positions].any():
         _hatch(
             panel, np.concatenate([[False], sinks[positions]])[index], max(round(fonts.size * HATCH / FONT_LABEL), 2)
         )
@@ -2774,7 +2774,6 @@ class FrameRenderer:
         self.record, self.layer, self.text_style = record, layer, options.text_style
         self.colormap = COLORMAPS.get(options.colormap, options.colormap)
         self.width, self.height = options.frame_size
-        rows_TS = record.layer_weights(layer)
         text_fonts, self.title_fonts, self.label_fonts = (
             FontSet(self.px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
         )
@@ -2792,17 +2791,8 @@ class FrameRenderer:
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
         self.text = layout_text(pieces, text_fonts, self.panel_width)
-        self.image = layout_images(
-            record, images, image_width, self.panel_height, self.label_fonts, shown.sinks if options.sinks else None
-        )
-        # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
-        self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
-        left_out = shown.sinks[start:] * ~np.isin(np.arange(start, len(record.tokens)), record.image_positions)
-        self.text_weights[:, np.logical_or.reduceat(left_out, self.piece_starts - start)] = np.nan
-        self.cell_weights = self.image.cell_weights(shown)[self.first_step :]
-        words = np.array([piece.kind == "text" for piece in pieces])
-        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
-        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
+        self.image = layout_images(record, images, image_width, self.panel_height, self.label_fonts, shown.sinks)
+        self._weigh(shown, start, pieces, options.scale)
         self.shares = attention_shares(record, layer)
         self.marks = response_marks(record, layer, self.sizes, options.draw_points)
         self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
@@ -2818,6 +2808,18 @@ class FrameRenderer:
         if options.scale == "video":
             self._draw_bars(self.base, 0)
         self.bars_change = options.scale == "frame"
+
+    def _weigh(self, shown: ShownRows, start: int, pieces: Sequence[TextPiece], scale: str) -> None:
+        """The weights of all pieces of text and of all cells, NaN where left out, and the ends of their scales."""
+        rows_TS, starts = self.record.layer_weights(self.layer), self.piece_starts - start
+        # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
+        self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], starts, axis=1)
+        left_out = shown.sinks[start:] & ~np.isin(np.arange(start, len(shown.sinks)), self.record.image_positions)
+        self.text_weights[:, np.logical_or.reduceat(left_out, starts)] = np.nan
+        self.cell_weights = self.image.cell_weights(shown)[self.first_step :]
+        words = np.array([piece.kind == "text" for piece in pieces])
+        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
+        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
 
     def _image_width(self, width: int) -> int:
         """Pixels of the image panel, of those that both panels share: no wider than makes the pictures larger."""
@@ -3030,7 +3032,7 @@ def draw_summary(
     spans = phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     height = tile * 3 // 4  # lets two pictures stand side by side
-    image = layout_images(record, images, tile, height, fonts, shown.sinks if options.sinks else None)
+    image = layout_images(record, images, tile, height, fonts, shown.sinks)
     cells_TN = image.cell_weights(shown)
     notes = _wrapped(map_notes(record, layer, options, shown), fonts, width - 2 * margin)
     tile_height = max(top + high for _, top, _, high in image.places) + px(100)
@@ -3381,8 +3383,8 @@ class AttentionVisualizer:
             inputs, located = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
             rows = self._rows_of_each(inputs, layers, heads, generation, rows.response_ids, attention)
             anyway = self._as_record(inputs, located, layers, heads, rows, [], neutral_prompt)
-            weights_TLN = anyway.weights[:, :, anyway.image_positions]
-            record = replace(record, neutral=weights_TLN.mean(axis=0, dtype=np.float32))
+            neutral_LN = anyway.weights[:, :, anyway.image_positions].mean(axis=0, dtype=np.float32)
+            record = replace(record, neutral=neutral_LN)
         return record
 
     def _resolve_layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
