@@ -2383,14 +2383,14 @@ class ImageLayout:
     places: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, width, height of each picture on the panel, in pixels."""
 
-    def cell_weights(self, shown: ShownRows) -> np.ndarray:
-        """(T, cells) weight of every cell, from rows of attention; NaN where it is left out."""
-        rows_TS = shown.rows
+    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
         alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
         weights = rows_TS[:, self.positions] * alone
         for position, cells, fractions in self.spread:
             weights[:, cells] += rows_TS[:, position, None] * fractions
-        weights[:, shown.sinks[self.positions]] = np.nan
+        if sinks is not None:
+            weights[:, sinks[self.positions]] = np.nan
         return weights
 
 
@@ -2816,7 +2816,7 @@ class FrameRenderer:
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], starts, axis=1)
         left_out = shown.sinks[start:] & ~np.isin(np.arange(start, len(shown.sinks)), self.record.image_positions)
         self.text_weights[:, np.logical_or.reduceat(left_out, starts)] = np.nan
-        self.cell_weights = self.image.cell_weights(shown)[self.first_step :]
+        self.cell_weights = self.image.cell_weights(shown.rows[self.first_step :], shown.sinks)
         words = np.array([piece.kind == "text" for piece in pieces])
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
@@ -3033,7 +3033,7 @@ def draw_summary(
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     height = tile * 3 // 4  # lets two pictures stand side by side
     image = layout_images(record, images, tile, height, fonts, shown.sinks)
-    cells_TN = image.cell_weights(shown)
+    cells_TN = image.cell_weights(shown.rows, shown.sinks)
     notes = _wrapped(map_notes(record, layer, options, shown), fonts, width - 2 * margin)
     tile_height = max(top + high for _, top, _, high in image.places) + px(100)
     y_text = margin + px(100) + len(notes) * px(NOTES)
