@@ -1106,7 +1106,8 @@ def head_agreement(survey_THR: np.ndarray) -> np.ndarray:
 
 def choose_heads(agreement: dict[int, np.ndarray]) -> tuple[int, dict[int, int]]:
     """The layer whose heads agree most, on average, and of each layer the head that agrees most."""
-    layer = max(agreement, key=lambda number: agreement[number].mean())
+    seeing = [number for number, heads in agreement.items() if heads.any()]  # a window may end before the picture
+    layer = max(seeing or agreement, key=lambda number: agreement[number].mean())
     return layer, {number: int(heads.argmax()) for number, heads in agreement.items()}
 
 
@@ -3592,7 +3593,8 @@ class AttentionVisualizer:
         """
         drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
         if drawing.view == "clear":
-            layer_idx = CLEAR_RECORDING["layer_idx"] if layer_idx == DEFAULT_LAYER else layer_idx
+            default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
+            layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
             options["head"] = CLEAR_RECORDING["head"] if options.get("head", "mean") == "mean" else options["head"]
         if drawing.baseline in ("neutral", "relative"):
             options["neutral_prompt"] = options.get("neutral_prompt") or NEUTRAL_PROMPT
@@ -3770,7 +3772,7 @@ def run_command(arguments: dict) -> str | list[str]:
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
-        default = layers in ([DEFAULT_LAYER], ["auto"]) and DEFAULT_LAYER not in record.layers
+        default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
         shown = record.layers if default else dict.fromkeys(map(record.layer_number, layers))
         return write_layer_videos(record, images, list(shown), start_phrase, output_dir, options)
     visualizer = AttentionVisualizer(

@@ -324,6 +324,8 @@ def test_the_clear_view_chooses_what_is_not_named(tiny, tmp_path):
     create, quick = tiny.create_attention_visualization_for_sample, {**QUICK, "output_dir": tmp_path, "view": "clear"}
     create(SAMPLE, [picture()], **quick)
     assert tiny.last_record.auto_layer and tiny.last_record.head == "auto"
+    create(SAMPLE, [picture()], np.array([0, 1]), **quick)
+    assert tiny.last_record.layers == (0, 1) and not tiny.last_record.auto_layer and tiny.last_record.head == "auto"
     create(SAMPLE, [picture()], 1, head=2, **quick)
     assert tiny.last_record.layers == (1,) and not tiny.last_record.auto_layer and tiny.last_record.head == 2
 

@@ -228,7 +228,7 @@ def test_choices_and_maps_by_flags(run_files, capsys, caplog):
     assert record.auto_layer and record.head == (0, 2) and record.neutral is not None
     assert capsys.readouterr().out.strip() == f"combined_attention_visualization_layer{record.layers[0]}.mp4"
     redrawn = ["--from_record", "run.npz", "--frame_size", "640x360", "--output_dir", "b"]
-    for more in (["--view", "clear"], ["--baseline", "relative", "--smooth", "1"]):
+    for more in (["--view", "clear"], ["--layer_idx", "auto"], ["--baseline", "relative", "--smooth", "1"]):
         assert vhm.main([*redrawn, *more]) == 0
     assert vhm.main(command(run_files, "--head", 1, *flags)) == 0
     assert vhm.AttentionRecord.load("run.npz").head == 1

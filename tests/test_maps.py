@@ -181,6 +181,11 @@ def test_the_layer_and_the_head_that_agree_most_are_chosen():
     assert layer == 5 and heads[5] in (1, 2) and heads.keys() == surveys.keys()
 
 
+def test_a_layer_that_does_not_see_the_pictures_is_not_chosen_over_one_that_does():
+    agreement = {0: np.zeros(2), 3: np.array([-0.02, 0.01])}
+    assert vhm.choose_heads(agreement) == (3, {0: 0, 3: 1}) and vhm.choose_heads({0: np.zeros(2)}) == (0, {0: 0})
+
+
 def test_a_layer_of_one_head_has_its_own_movement():
     assert vhm.head_agreement(survey_of("moves"))[0] > 100 * vhm.head_agreement(survey_of("static"))[0]
 
