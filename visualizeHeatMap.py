@@ -3509,24 +3509,25 @@ class AttentionVisualizer:
         """
         options, ids = options or DrawingOptions(), record.token_ids[record.prompt_length :].tolist()
         originals, problem = [upright_rgb(image) for image in images], _problem(sample, "the sample")
-        phase = response_phases(record)[-1]
-        steps = range(phase.first, phase.last)
-        prompt = self._processed(problem, originals, prompt_template, max_pixels)["input_ids"]
+        whole = Phase("response", 0, record.response_length)
+        part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
+        prompt = self._processed(problem, originals, prompt_template, max_pixels)
+
+        def log_probability(inputs: Any) -> float:
+            return float(response_log_probabilities(self.model, inputs, ids, range(part.first, part.last)).mean())
 
         def fall(boxes: Sequence[np.ndarray]) -> float:
             inputs = self._processed(problem, hide_cells(originals, boxes), prompt_template, max_pixels)
-            if not np.array_equal(inputs["input_ids"].cpu(), prompt.cpu()):
+            if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
                 raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
-            return float(whole - response_log_probabilities(self.model, inputs, ids, steps).mean())
+            return plain - log_probability(inputs)
 
-        whole = 0.0
-        whole = -fall([np.zeros((0, 4))] * len(originals))
-        part = phase.name if phase.name == "answer" else "response"
+        plain = log_probability(prompt)
         checks, random = [], None
         for layer in record.layers:
             cells = mean_cells(record, shown_rows(record, layer, *options.map))
             random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
-            checks.append(Check(layer, view_names(*options.map), part, fall(cells_to_hide(cells)), random))
+            checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
             logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
         return replace(record, checks=tuple(checks))
 

@@ -361,6 +361,20 @@ def test_a_check_is_in_the_record_and_told_for_each_layer(tiny, tmp_path, caplog
     assert checks[0].random == checks[1].random and vhm.implementations(tiny.model.config) == before
 
 
+@pytest.mark.parametrize(
+    "response, part, tokens",
+    [("<think> a </think><answer> b </answer>", "answer", 20), ("<think> a", "response", 9), ("ab", "response", 2)],
+)
+def test_the_check_is_of_the_answer_or_else_of_the_whole_response(tiny, monkeypatch, response, part, tokens):
+    record, steps = tiny.record(SAMPLE, [picture()], [1], response=response), []
+    real = vhm.response_log_probabilities
+    monkeypatch.setattr(vhm, "response_log_probabilities", lambda *a: steps.append(a[3]) or real(*a))
+    monkeypatch.setattr(vhm, "CHECK_DRAWS", 1)
+    (check,) = tiny.check(record, SAMPLE, [picture()]).checks
+    T = record.response_length
+    assert check.part == part and set(steps) == {range(T - tokens, T)}
+
+
 def test_hiding_no_cell_changes_nothing(tiny, monkeypatch):
     record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=6)
     monkeypatch.setattr(vhm, "cells_to_hide", lambda cells, seed=None: [np.zeros((0, 4))])
@@ -375,7 +389,7 @@ def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(tiny, 
     def other(*arguments):
         calls.append(1)
         inputs = real(*arguments)
-        inputs["input_ids"] = inputs["input_ids"] + (len(calls) > 2)
+        inputs["input_ids"] = inputs["input_ids"] + (len(calls) > 1)
         return inputs
 
     monkeypatch.setattr(vhm, "build_inputs", other)
