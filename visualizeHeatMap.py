@@ -2,7 +2,7 @@
 
 The module reads top to bottom as the data goes:
 
-    sample -> inputs -> generation + attention rows -> record -> image boxes / text pieces -> frames -> video
+    sample -> inputs -> generation + attention rows -> record -> image boxes / text pieces / maps -> frames -> video
 
 Model code ends at the record: everything after it is NumPy and Pillow and needs no torch, which is
 imported only inside the functions that run the model.
@@ -77,7 +77,7 @@ NOTE = 25  # level of what the user asked to be told (a choice, a verdict), in t
 SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are compared, whatever the cells' size
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
 NEUTRAL_PROMPT = "Write a general description of the image."
-LEAST_BASELINE = 0.1  # of a picture's mean; a smaller one would make a ratio of nothing to nothing glow
+LEAST_BASELINE = 0.1  # of its mean over the image tokens; a smaller one would make a ratio of nothing to nothing glow
 # A sink: a weight that many times the mean of all but the highest twentieth, in so large a part of the steps.
 SINK_TIMES, SINK_STEPS, SINK_OTHERS = 10, 0.95, 0.95
 FEWEST_SINK_STEPS = 10  # an answer of fewer tokens cannot tell a sink from what all of it looks at
@@ -198,20 +198,28 @@ class Check:
     def points(self) -> bool | None:
         """Whether the map found cells that matter; None where the check cannot tell."""
         beaten = sum(self.hottest > fall for fall in self.random)
-        if math.exp(max(self.hottest, *self.random)) < CHECK_MATTERS or CHECK_UNCLEAR <= beaten < len(self.random):
+        if not self.matters or CHECK_UNCLEAR <= beaten < len(self.random):
             return None
         return beaten == len(self.random)
 
+    @property
+    def matters(self) -> bool:
+        """Whether hiding any cells made the answer less likely by more than a trifle."""
+        return max(self.hottest, *self.random) >= math.log(CHECK_MATTERS)
+
     def __str__(self) -> str:
-        mean, low, high = (math.exp(f(self.random)) for f in (np.mean, min, max))
-        meaning = {True: "the map points at what it needs", False: "no better than random: do not trust this map"}
-        unclear = "worse than most random draws, not all: unclear, check more answers"
-        if math.exp(max(self.hottest, *self.random)) < CHECK_MATTERS:
-            unclear = "the pictures hardly matter to it here, so this says nothing of the map"
+        hottest, mean, low, high = np.exp([self.hottest, np.mean(self.random), min(self.random), max(self.random)])
+        meaning = {
+            True: "the map points at what it needs",
+            False: "no better than random: do not trust this map",
+            None: "more than most random draws, not all: unclear, check more answers",
+        }[self.points]
+        if not self.matters:
+            meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {math.exp(self.hottest):.3g} times "
-            f"less likely per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in "
-            f"{len(self.random)} draws): {meaning.get(self.points, unclear)}"
+            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest:.3g} times less likely "
+            f"per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws): "
+            f"{meaning}"
         )
 
 
@@ -3608,10 +3616,12 @@ class AttentionVisualizer:
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
+        if save_record:
+            record.save(save_record)
         if check:
             again = {key: options[key] for key in ("prompt_template", "max_pixels") if key in options}
             record = self.last_record = self.check(record, sample, images, drawing, **again)
-        if save_record:
+        if check and save_record:
             record.save(save_record)
         paths = write_layer_videos(record, images, record.layers, start_phrase, output_dir, drawing)
         return paths if several else paths[0]
@@ -3717,12 +3727,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=CHOICES["format"], default="mp4", help="of the video")
     add("--frames", type=int, nargs="*", default=(), help="steps whose frames are also written as PNG, from 0")
     add("--summary", action="store_true", help="also write one PNG: the response, word maps, mean maps of the phases")
-    add(
-        "--view",
-        choices=CHOICES["view"],
-        default="plain",
-        help="clear: layer and head auto, --baseline median, --sinks",
-    )
+    add("--view", choices=CHOICES["view"], default="plain", help="clear: layer and head auto, baseline median, sinks")
     add("--baseline", choices=CHOICES["baseline"], default="off", help="take off what every cell gets anyway")
     add("--sinks", action="store_true", help="hatch cells that glow at nearly all steps, and leave them out")
     add("--smooth", type=float, default=0, help="width of a Gaussian over the map, in cells")

@@ -397,6 +397,14 @@ def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(tiny, 
         tiny.check(record, SAMPLE, [picture()])
 
 
+def test_a_check_that_fails_loses_no_record(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "check", lambda *a, **k: (_ for _ in ()).throw(ValueError("no")))
+    options = {**QUICK, "output_dir": tmp_path, "save_record": tmp_path / "run.npz", "check": True}
+    with pytest.raises(ValueError, match="no"):
+        tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, **options)
+    assert vhm.AttentionRecord.load(tmp_path / "run.npz").checks == ()
+
+
 def test_on_the_demo_the_clear_map_points_and_a_map_turned_round_does_not(demo_visualizer):
     from dataclasses import replace
 
