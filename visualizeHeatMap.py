@@ -218,8 +218,8 @@ class Check:
             meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
             f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest:.3g} times less likely "
-            f"per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws): "
-            f"{meaning}"
+            f"per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws)"
+            f": {meaning}"
         )
 
 
