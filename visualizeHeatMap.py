@@ -2,7 +2,7 @@
 
 The module reads top to bottom as the data goes:
 
-    sample -> inputs -> generation + attention rows -> record -> image boxes / text pieces -> frames -> video
+    sample -> inputs -> generation + attention rows -> record -> image boxes / text pieces / maps -> frames -> video
 
 Model code ends at the record: everything after it is NumPy and Pillow and needs no torch, which is
 imported only inside the functions that run the model.
@@ -10,6 +10,7 @@ imported only inside the functions that run the model.
 Dimension key (suffixes of local arrays):
     P prompt tokens   T response tokens   S = P + T positions   L recorded layers   H query heads
     G key/value heads   Q queries of one call   K keys (columns)   N image tokens of one picture
+    R regions of the pictures
     Y, X pixel rows and columns   C colour channels
 """
 
@@ -45,7 +46,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from fractions import Fraction
 from functools import cached_property, lru_cache, partial
@@ -91,6 +92,19 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STA
 SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely does not fit
 LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
+NOTE = 25  # level of what the user asked to be told (a choice, a verdict), in the log between info and warning
+
+SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are compared, whatever the cells' size
+# What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
+NEUTRAL_PROMPT = "Write a general description of the image."
+LEAST_BASELINE = 0.1  # of its mean over the image tokens; a smaller one would make a ratio of nothing to nothing glow
+# A sink: a weight that many times the mean of all but the highest twentieth, in so large a part of the steps.
+SINK_TIMES, SINK_STEPS, SINK_OTHERS = 10, 0.95, 0.95
+FEWEST_SINK_STEPS = 10  # an answer of fewer tokens cannot tell a sink from what all of it looks at
+# The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
+CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
+CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
+LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
 
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
@@ -118,12 +132,16 @@ MUTED = (84, 90, 100)
 SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn
 PROBLEM_COLOUR, RESPONSE_COLOUR, FIRST_COLOUR = (120, 128, 140), (30, 92, 214), (200, 204, 210)
 PHASE_COLOURS = {"think": (226, 222, 240), "answer": (214, 233, 226), "response": (230, 232, 236)}
+HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
 COMING_ALPHA = 0.3  # opacity of that part of the time line which the video has not reached
 
 # Lengths in pixels of a frame 1080 high; every one grows and shrinks with the frame.
 MARGIN, HEADER = 28, 84
 BARS, SHARES, CURVE, PHASES = 44, 96, 46, 26  # heights of the parts of the footer, from the top down
-FOOTER = 16 + BARS + SHARES + CURVE + PHASES + 16
+FOOTER_END = 16
+FOOTER = 16 + BARS + SHARES + CURVE + PHASES + FOOTER_END
+NOTES = 28  # height of a line of notes, below the phases
+HATCH = 5  # width of a stripe
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
 IMAGE_PANEL = (0.4, 0.45, 0.5, 0.55, 0.6)  # parts of the frame's width that the image panel may take
 SUMMARY_COLUMNS = 4  # maps side by side, in two rows
@@ -247,6 +265,52 @@ class ImageTokens:
             )
 
 
+@dataclass(frozen=True)
+class Check:
+    """What hiding cells did to a given response: whether a map points at what the answer needs.
+
+    The deletion test of Petsiuk et al. 2018 (RISE, arXiv 1806.07421) at one level, against random draws.
+    """
+
+    layer: int
+    view: str
+    """Which map of that layer, in the words of `view_names`; "" for the plain weights."""
+    part: str
+    """"answer", or "response" where the response has no answer of its own."""
+    hottest: float
+    """By how much the log-probability fell, in nats a token, with the hottest CHECK_PART of the cells hidden."""
+    random: tuple[float, ...]
+    """The same with as many cells hidden at random, for each draw."""
+
+    @property
+    def points(self) -> bool | None:
+        """Whether the map found cells that matter; None where the check cannot tell."""
+        beaten = sum(self.hottest > fall for fall in self.random)
+        if not self.matters or CHECK_UNCLEAR <= beaten < len(self.random):
+            return None
+        return beaten == len(self.random)
+
+    @property
+    def matters(self) -> bool:
+        """Whether hiding any cells made the answer less likely by more than a trifle."""
+        return max(self.hottest, *self.random) >= math.log(CHECK_MATTERS)
+
+    def __str__(self) -> str:
+        hottest, mean, low, high = np.exp([self.hottest, np.mean(self.random), min(self.random), max(self.random)])
+        meaning = {
+            True: "the map points at what it needs",
+            False: "no better than random: do not trust this map",
+            None: "more than most random draws, not all: unclear, check more answers",
+        }[self.points]
+        if not self.matters:
+            meaning = "the pictures hardly matter to it here, so this says nothing of the map"
+        return (
+            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest:.3g} times less likely "
+            f"per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} "
+            f"draws): {meaning}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionRecord:
     """The attention behind one response: everything that a video is drawn from, and no model."""
@@ -270,12 +334,21 @@ class AttentionRecord:
     """Ids of the tokenizer's special tokens, which the text panel shows discreetly."""
     num_layers: int | None = None
     """Number of layers of the model, for the legend."""
-    head: str | int = "mean"
-    """How the heads were reduced."""
+    head: str | int | tuple[int, ...] = "mean"
+    """How the heads were reduced: "mean", "max", one head, the mean of several, or "auto": see `auto_heads`."""
     problem: tuple[int, int] | None = None
     """First position of the problem in the prompt and the one after its last; None: it is all of the prompt."""
     pictures: tuple[bytes, ...] = ()
     """The pictures as PNG or JPEG files, so that the record can be drawn by itself; empty: they are not kept."""
+    auto_layer: bool = False
+    """Whether the layer was chosen by `choose_heads`."""
+    auto_heads: tuple[int, ...] = ()
+    """(L,) the head of each layer that `choose_heads` took; empty unless head is "auto"."""
+    neutral: np.ndarray | None = None
+    """(L, N) float32, the mean weight of every image token, picture after picture, while the same response was
+    replayed after a neutral prompt; None: it was not asked for."""
+    checks: tuple[Check, ...] = ()
+    """What hiding cells did to the answer, where that was asked for."""
 
     def __post_init__(self) -> None:
         S, T, L = len(self.tokens), self.response_length, len(self.layers)
@@ -291,6 +364,14 @@ class AttentionRecord:
             raise ValueError(
                 f"pictures has {len(self.pictures)} entries; expected {len(self.images)}, one an image, or 0"
             )
+        chosen = L if self.head == "auto" else 0
+        if len(self.auto_heads) != chosen:
+            raise ValueError(
+                f"auto_heads has {len(self.auto_heads)} entries; expected {chosen}: one a layer for head auto"
+            )
+        tokens = len(self.image_positions)
+        if self.neutral is not None and self.neutral.shape != (L, tokens):
+            raise ValueError(f"neutral has shape {self.neutral.shape}; expected {(L, tokens)}: layers, image tokens")
         for number, image in enumerate(self.images, start=1):
             if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
                 raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
@@ -304,6 +385,11 @@ class AttentionRecord:
     def response(self) -> str:
         """The decoded response."""
         return "".join(self.tokens[self.prompt_length :])
+
+    @property
+    def image_positions(self) -> np.ndarray:
+        """(N,) int, the positions of the image tokens, picture after picture."""
+        return np.concatenate([np.zeros(0, int), *(image.positions for image in self.images)])
 
     def open_pictures(self) -> list[Image.Image]:
         """The pictures that the record keeps, as RGB images. Raises ValueError where it keeps none, or no picture."""
@@ -350,12 +436,14 @@ class AttentionRecord:
             "format": RECORD_FORMAT, "tokens": self.tokens, "prompt_length": self.prompt_length,
             "layers": self.layers, "special_ids": self.special_ids, "num_layers": self.num_layers,
             "head": self.head, "images": len(self.images), "pictures": len(self.pictures),
-            "problem": self.problem,
+            "problem": self.problem, "auto_layer": self.auto_layer, "auto_heads": self.auto_heads,
+            "checks": [asdict(check) for check in self.checks],
         }  # fmt: skip
         arrays = {"token_ids": self.token_ids, "weights": self.weights}
         for number, image in enumerate(self.images):
             arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
         arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
+        arrays |= {} if self.neutral is None else {"neutral": self.neutral}
         facts_bytes = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with moved_into_place(Path(path)) as temporary, temporary.open("wb") as file:
@@ -372,12 +460,17 @@ class AttentionRecord:
                     raise ValueError(f"its format is {facts['format']}, this version reads {RECORD_FORMAT}")
                 images = tuple(ImageTokens(data[f"positions_{n}"], data[f"boxes_{n}"]) for n in range(facts["images"]))
                 pictures = tuple(data[f"picture_{n}"].tobytes() for n in range(facts.get("pictures", 0)))
+                head, checks = facts["head"], facts.get("checks", [])
                 record = cls(
                     tokens=tuple(facts["tokens"]), token_ids=data["token_ids"],
                     prompt_length=facts["prompt_length"], layers=tuple(facts["layers"]),
                     weights=data["weights"], images=images, special_ids=tuple(facts["special_ids"]),
-                    num_layers=facts["num_layers"], head=facts["head"], pictures=pictures,
+                    num_layers=facts["num_layers"], pictures=pictures,
+                    head=tuple(head) if isinstance(head, list) else head,
                     problem=tuple(facts["problem"]) if facts.get("problem") else None,
+                    auto_layer=facts.get("auto_layer", False), auto_heads=tuple(facts.get("auto_heads", ())),
+                    neutral=data.get("neutral"),
+                    checks=tuple(Check(**{**check, "random": tuple(check["random"])}) for check in checks),
                 )  # fmt: skip
                 check_values(record)
                 if pictures:
@@ -414,8 +507,10 @@ def check_archive(path: str | Path) -> None:
 
 def check_values(record: AttentionRecord) -> None:
     """Raises ValueError where a record that was read holds what no recording gives."""
-    numbers = [record.prompt_length, *record.layers, *record.special_ids, *(record.problem or (0, 1))]
-    head, P = record.head, record.prompt_length
+    P, heads = record.prompt_length, record.head if isinstance(record.head, tuple) else (record.head,)
+    numbers = [P, *record.layers, *record.special_ids, *record.auto_heads, *(record.problem or (0, 1))]
+    falls = [fall for check in record.checks for fall in (check.hottest, *check.random)]
+    extra = np.concatenate([np.zeros(1), np.ravel(0 if record.neutral is None else record.neutral)])
     boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
     low, high = record.weights.min(initial=0), record.weights.max(initial=0)
     arrays = [record.token_ids, *(image.positions for image in record.images)]
@@ -425,13 +520,19 @@ def check_values(record: AttentionRecord) -> None:
         "layers must be different ones of the model": len(set(record.layers)) == len(record.layers) > 0
         and type(record.num_layers or 0) is int
         and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
-        "head must be mean, max or a number": head in ("mean", "max") or type(head) is int,
+        "head must be mean, max, auto or numbers": record.head in ("mean", "max", "auto")
+        or all(type(head) is int for head in heads),
         "the problem must lie in the prompt": record.problem is None
         or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
         "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
         "weights must be float32 or float16, from 0 up and finite": record.weights.dtype in (np.float32, np.float16)
         and low >= 0
         and bool(np.isfinite(high)),
+        "neutral must be from 0 up and finite": extra.dtype.kind == "f"
+        and bool(((extra >= 0) & (extra < np.inf)).all()),
+        "checks must be of recorded layers, their falls numbers": all(c.layer in record.layers for c in record.checks)
+        and all(type(fall) is float and math.isfinite(fall) for fall in falls)
+        and all(isinstance(c.view, str) and isinstance(c.part, str) and c.random for c in record.checks),
         f"boxes must lie within 0 and {LARGEST_SIDE} pixels": boxes.dtype.kind == "f"
         and not ((boxes < 0) | (boxes > LARGEST_SIDE)).any(),
     }
@@ -1002,34 +1103,39 @@ def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, que
     return scores_HQK.masked_fill(~mask_1QK, -math.inf) if mask_1QK.dtype == torch.bool else scores_HQK + mask_1QK
 
 
-def check_head(head: str | int, count: int) -> str | int:
+def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple[int, ...]:
     """A reduction of the heads that a layer with so many can do. Raises ValueError."""
-    if head in ("mean", "max"):
+    if isinstance(head, str) and head in ("mean", "max", "auto"):
         return head
+    if isinstance(head, (list, tuple)) and head:
+        heads = [check_head(one, count) for one in head]
+        if not all(isinstance(one, int) for one in heads):
+            raise ValueError(f"head {head!r} cannot be taken: of several, each must be a number")
+        return tuple(dict.fromkeys(one % count for one in heads))
     if isinstance(head, bool) or not isinstance(head, Integral) or not -count <= head < count:
-        raise ValueError(f"head {head!r} cannot be taken: the layer has {count} heads; or take mean or max")
+        raise ValueError(f"head {head!r} cannot be taken: the layer has {count} heads; or take mean, max or auto")
     return int(head)
 
 
-def reduce_heads(weights_LHQK: Any, head: str | int) -> Any:
-    """(L, Q, K) weights from (L, H, Q, K): the mean or the maximum over the heads, or one head."""
+def reduce_heads(weights_LHQK: Any, head: str | int | tuple[int, ...]) -> Any:
+    """(L, Q, K) weights from (L, H, Q, K): the mean or the maximum over the heads, one head, or the mean of several."""
     if head == "mean":
         return weights_LHQK.mean(1)
     if head == "max":
         return weights_LHQK.amax(1)
-    return weights_LHQK[:, head]
+    return weights_LHQK[:, list(head)].mean(1) if isinstance(head, tuple) else weights_LHQK[:, head]
 
 
-def reduce_shared_heads(weights_LHQK: Any, head: str | int, heads: int) -> Any:
+def reduce_shared_heads(weights_LHQK: Any, head: str | int | tuple[int, ...], heads: int) -> Any:
     """(L, Q, K) weights of all `heads`, of which each process holds an equal part in order, or every one holds all."""
     import torch.distributed as dist
 
     H, maximum = weights_LHQK.shape[1], head == "max"
     if head in ("mean", "max"):
         rows_LQK = reduce_heads(weights_LHQK, head) / (1 if maximum else dist.get_world_size())
-    else:  # the first process that has the head gives its rows, the others zeros
-        own = head % heads - dist.get_rank() * H
-        rows_LQK = weights_LHQK[:, own] if 0 <= own < H else 0 * weights_LHQK[:, 0]
+    else:  # the first process that has a head gives its rows, the others zeros
+        wanted = [one % heads - dist.get_rank() * H for one in (head if isinstance(head, tuple) else (head,))]
+        rows_LQK = weights_LHQK[:, [own for own in wanted if 0 <= own < H]].sum(1) / len(wanted)
     rows_LQK = rows_LQK.contiguous()
     dist.all_reduce(rows_LQK, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
     return rows_LQK
@@ -1264,6 +1370,136 @@ def record_rows_eager(
             recorder.observe_weights(layer, weights_H1K[None], P - 1 + t)
     weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
     return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
+
+
+class HeadSurvey:
+    """How the heads of every layer agree on where a given response looks; stands in an `AttentionRecorder`'s place.
+
+    Of each head the weights of the image tokens are summed over a coarse grid on the device; of each layer only the
+    agreement of its heads is kept.
+    """
+
+    def __init__(
+        self, layers: Iterable[int], first_query: int, end: int, located: Sequence[ImageTokens],
+        regions: Sequence[np.ndarray], crossing: bool = False,
+    ) -> None:  # fmt: skip
+        """end: the position after the pass's last; crossing: the keys are those of pictures, not positions."""
+        self.layers, self.first_query, self.end, self.crossing = frozenset(layers), first_query, end, crossing
+        self.located, self.regions = located, np.concatenate(regions)
+        self.count = int(self.regions.max(initial=0)) + 1
+        self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
+
+    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
+        """Look at one attention call, as `AttentionRecorder.observe`."""
+        import torch
+
+        count, keys = query.shape[2], key.shape[2]
+        start = self.end - count
+        blocks = range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK)
+        parts = (slice(block, min(block + ROWS_PER_BLOCK, count)) for block in blocks)
+        scores = (attention_scores(query, key, mask, scaling, q, start - self._first_column(keys)) for q in parts)
+        self._keep(layer, keys, (part.softmax(-1, dtype=torch.float32) for part in scores))
+
+    def observe_weights(self, layer: int, weights_1HQK: Any) -> None:
+        """The same from the weights that the model computed itself."""
+        first = max(self.first_query - self.end + weights_1HQK.shape[2], 0)
+        self._keep(layer, weights_1HQK.shape[3], [weights_1HQK[0, :, first:].float()])
+
+    def _keep(self, layer: int, keys: int, rows: Iterable[Any]) -> None:
+        import torch
+
+        if layer not in self.layers:
+            return
+        columns, parts = self._columns(keys), []
+        seen = (columns >= 0) & (columns < keys)
+        regions = np.where(self.regions < 0, self.count, self.regions)  # the last region: no place
+        for weights_HQK in rows:
+            columns_N, regions_N = (torch.as_tensor(a[seen], device=weights_HQK.device) for a in (columns, regions))
+            sums_HQR = weights_HQK.new_zeros(*weights_HQK.shape[:2], self.count + 1)
+            parts.append(sums_HQR.index_add_(2, regions_N, weights_HQK[..., columns_N])[..., : self.count].cpu())
+        self.found[layer] = head_agreement(torch.cat(parts, dim=1).transpose(0, 1).numpy())
+
+    def _first_column(self, keys: int) -> int:
+        """The position of key 0: a sliding window keeps the last keys only."""
+        return 0 if self.crossing else max(self.end - keys, 0)
+
+    def _columns(self, keys: int) -> np.ndarray:
+        """(N,) the key of each image token."""
+        if not self.crossing:
+            return np.concatenate([image.positions for image in self.located]) - self._first_column(keys)
+        each = keys // len(self.located)
+        return np.concatenate([number * each + np.arange(len(i.positions)) for number, i in enumerate(self.located)])
+
+
+def picture_regions(located: Sequence[ImageTokens], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """(N,) int a picture, the region of a coarse grid that each cell's middle is in; -1 without a place."""
+    regions, first = [], 0
+    for image, size in zip(located, sizes):
+        middle = (image.boxes[:, :2] + image.boxes[:, 2:]) / 2 / np.float32(size)
+        x, y = np.clip(np.nan_to_num(middle) * SURVEY_REGIONS, 0, SURVEY_REGIONS - 1).astype(int).T
+        regions.append(np.where(np.isnan(middle[:, 0]), -1, first + y * SURVEY_REGIONS + x))
+        first += SURVEY_REGIONS**2
+    return regions
+
+
+def survey_heads(
+    model: Any, inputs: Any, response_ids: list[int], located: Sequence[ImageTokens], regions: Sequence[np.ndarray]
+) -> dict[int, np.ndarray]:
+    """By layer, (H,) the agreement of the heads over a response: one teacher-forced pass, without generating.
+
+    Raises RuntimeError where the model does not go through our attention function.
+    """
+    import torch
+
+    if shared_heads(model):
+        raise ValueError("processes that share the heads (tp_plan) cannot compare them: name the layer and the head")
+    P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
+    layers = crossing or attention_layers(model.config)
+    survey = HeadSurvey(layers, P - 1, P - 1 + T, located, regions, bool(crossing))
+    with recording(model, survey), torch.inference_mode():
+        model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=torch.tensor([-1]))
+    if not survey.found:
+        raise RuntimeError(
+            f"{type(model).__name__} does not go through transformers' AttentionInterface, so that no layer or head "
+            "can be chosen by auto; name them"
+        )
+    return survey.found
+
+
+def head_agreement(survey_THR: np.ndarray) -> np.ndarray:
+    """(H,) how much of what each head looks at from token to token the other heads of its layer look at, too.
+
+    The covariance over the steps of a head's weights with the mean of the others', summed over the regions. What
+    glows at every step counts nothing, a blur next to nothing, and neither does a head that moves on its own.
+    No label goes in. In the spirit of Kang et al. 2025 (arXiv 2503.06287), who find a few heads that locate what
+    is spoken of by the sum and the spatial concentration of their attention.
+    """
+    H = survey_THR.shape[1]
+    moved_THR = survey_THR - survey_THR.mean(axis=0)
+    others_THR = (moved_THR.sum(axis=1, keepdims=True) - moved_THR) / (H - 1) if H > 1 else moved_THR
+    return (moved_THR * others_THR).mean(axis=0).sum(axis=-1)
+
+
+def choose_heads(agreement: dict[int, np.ndarray]) -> tuple[int, dict[int, int]]:
+    """The layer whose heads agree most, on average, and of each layer the head that agrees most."""
+    seeing = [number for number, heads in agreement.items() if heads.any()]  # a window may end before the picture
+    layer = max(seeing or agreement, key=lambda number: agreement[number].mean())
+    return layer, {number: int(heads.argmax()) for number, heads in agreement.items()}
+
+
+def response_log_probabilities(model: Any, inputs: Any, response_ids: list[int], steps: range) -> np.ndarray:
+    """(steps,) float, the natural logarithm of the probability of those tokens of a given response, by one pass."""
+    import torch
+
+    P = inputs["input_ids"].shape[1]
+    keep = torch.arange(P - 1 + steps.start, P - 1 + steps.stop)
+    with torch.inference_mode():
+        forced = append_response(inputs, response_ids[: steps.stop - 1])
+        logits_TV = model(**forced, use_cache=False, logits_to_keep=keep).logits[0]
+        wanted = torch.tensor(response_ids[steps.start : steps.stop], device=logits_TV.device)
+        parts = zip(logits_TV.split(LOGITS_PER_BLOCK), wanted.split(LOGITS_PER_BLOCK))
+        losses = [torch.nn.functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts]
+        return -torch.cat(losses).cpu().numpy()
 
 
 def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> list[int]:
@@ -2110,6 +2346,109 @@ def share_inside(
     return inside / total if boxes and total else None
 
 
+# --------------------------------------------------------------------------------------------- maps
+# What is drawn of a record's weights; the record itself, and the shares below the picture, stay as they are.
+
+BASELINES = {  # what is done to the weight of a cell, and what the number on the colour bar then is
+    "off": ("", "of the attention"),
+    "median": ("cells minus their median over the steps", "above its median"),
+    "neutral": ("cells minus their mean under a neutral prompt", "above a neutral prompt's"),
+    "relative": ("cells over their mean under a neutral prompt", "a neutral prompt's"),
+}
+
+
+def view_names(baseline: str, sinks: bool, smooth: float) -> str:
+    """What is done to the weights before they are drawn, in words; "" for the plain weights."""
+    names = [BASELINES[baseline][0], "sinks left out" * sinks, f"smoothed over {smooth:g} cells" * bool(smooth)]
+    return ", ".join(name for name in names if name)
+
+
+def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray | None = None) -> np.ndarray:
+    """(T, N) weights of image tokens without what each of them gets anyway, 0 at the lowest.
+
+    "median": minus the token's own median over the steps of the response. "neutral": minus `neutral_N`, its mean
+    weight while the same response is replayed after a neutral prompt; "relative": divided by it, as the relative
+    attention of Zhang et al. 2025 (arXiv 2502.17422). Raises ValueError where the record has no such replay.
+    """
+    if baseline == "off":
+        return weights_TN
+    if baseline == "median":
+        return np.maximum(weights_TN - np.median(weights_TN, axis=0), 0)
+    if neutral_N is None:
+        raise ValueError(
+            f"baseline {baseline!r} needs a record made with neutral_prompt; record again, or take baseline 'median'"
+        )
+    if baseline == "neutral":
+        return np.maximum(weights_TN - neutral_N, 0)
+    return weights_TN / np.maximum(neutral_N, max(LEAST_BASELINE * neutral_N.mean(), np.finfo(np.float32).tiny))
+
+
+def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
+    """(N,) bool, the columns that take far more weight than the others at nearly all steps, whatever is said.
+
+    Far more: over SINK_TIMES the mean of all but the step's highest twentieth; nearly all: SINK_STEPS of them. What
+    is looked at for some words only is none, and neither is anything in fewer than FEWEST_SINK_STEPS steps.
+    See Xiao et al. 2023 (arXiv 2309.17453) and, of image tokens, Kang et al. 2025 (arXiv 2503.03321).
+    """
+    T, N = weights_TN.shape
+    if T < FEWEST_SINK_STEPS or N < 2:
+        return np.zeros(N, bool)
+    ordinary_T = np.sort(weights_TN, axis=1)[:, : max(int(SINK_OTHERS * N), 1)].mean(axis=1)
+    return (weights_TN > SINK_TIMES * ordinary_T[:, None]).mean(axis=0) >= SINK_STEPS
+
+
+def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float) -> np.ndarray:
+    """(T, N) weights of one picture's tokens, each the mean of its neighbours by a Gaussian of a width in cells.
+
+    Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way. Tokens without a place stay as
+    they are; views of different fineness are not mixed.
+    """
+    smoothed_TN, side_N2 = weights_TN.copy(), boxes_N4[:, 2:] - boxes_N4[:, :2]
+    middle_N2, area_N = boxes_N4[:, :2] + side_N2 / 2, side_N2.prod(axis=1)
+    for cell in np.flatnonzero(np.isfinite(area_N)):
+        away_N = (((middle_N2 - middle_N2[cell]) / side_N2[cell]) ** 2).sum(axis=1)
+        near_N = np.exp(-away_N / (2 * width**2)) * (np.abs(np.log(area_N / area_N[cell])) < math.log(2))
+        near_N = np.nan_to_num(near_N)
+        smoothed_TN[:, cell] = weights_TN @ (near_N / near_N.sum())
+    return smoothed_TN
+
+
+@dataclass(frozen=True, eq=False)
+class ShownRows:
+    """The rows of a layer as they are drawn."""
+
+    rows: np.ndarray
+    """(T, S) float32, the record's own but for the image tokens."""
+    sinks: np.ndarray
+    """(S,) bool, positions of the prompt that are left out of the picture and of the scales."""
+    left_out: float
+    """Mean over the steps of the part of the attention on the pictures that lies on image tokens left out."""
+
+
+def shown_rows(record: AttentionRecord, layer: int, baseline: str, sinks: bool, smooth: float) -> ShownRows:
+    """What is drawn of a layer: baseline, sinks and smoothing, in this order, on the weights of the image tokens."""
+    rows_TS, at_N = record.layer_weights(layer), record.image_positions
+    sink_S = np.zeros(rows_TS.shape[1], bool)
+    if not view_names(baseline, sinks, smooth):
+        return ShownRows(rows_TS, sink_S, 0.0)
+    rows_TS, weights_TN = rows_TS.copy(), rows_TS[:, at_N]
+    if sinks:
+        words = np.setdiff1d(np.arange(record.prompt_length), at_N)
+        for part in (at_N, words):
+            sink_S[part] = find_sinks(rows_TS[:, part])
+    out_N = sink_S[at_N]
+    whole = weights_TN.sum(axis=1)
+    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(whole, np.finfo(np.float32).tiny)).mean())
+    neutral_N = None if record.neutral is None else record.neutral[record.layers.index(record.layer_number(layer))]
+    weights_TN = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
+    if smooth:
+        ends = np.cumsum([len(image.positions) for image in record.images])[:-1]
+        parts = zip(np.split(weights_TN, ends, axis=1), record.images)
+        weights_TN = np.concatenate([smooth_cells(part, image.boxes, smooth) for part, image in parts], axis=1)
+    rows_TS[:, at_N] = weights_TN
+    return ShownRows(rows_TS, sink_S, left_out)
+
+
 # -------------------------------------------------------------------------------------------- colour
 
 
@@ -2579,23 +2918,24 @@ def visualize_attention_step(
     """Draw the text panel of one step: the function to edit, or to pass a `colormap` to, for another style.
 
     layout: the text, from `layout_text`.
-    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped).
+    values: (pieces,) float, the weight of each piece on the scale 0..1 (clipped); NaN: left out, on white.
     current: number of the piece that is being generated: blue; what comes after it is not shown yet. None: all is.
     height: pixels of the panel; the text scrolls by lines so that the current piece is always in view.
     text_style: "tint" colours the ground of dark text, "glyph" the text itself on white.
     Returns an RGB image of that height, as wide as the layout.
     """
     # A piece becomes a level, a level has a ground and a glyph colour: text tokens, special ones, white, blue.
-    paper, blue = 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1
+    paper, blue, plain = 2 * TEXT_LEVELS, 2 * TEXT_LEVELS + 1, 2 * TEXT_LEVELS + 2
     shades, inks = text_colours(np.linspace(0, 1, TEXT_LEVELS), colormap, text_style)
     tint = text_style == "tint"
     faded = blend(np.array(MUTED), inks, 0 if tint else SPECIAL_ALPHA)
     current_colours = np.array([CURRENT_TOKEN, PAPER] if tint else [PAPER, CURRENT_TOKEN], float)
     current_colours[0] = current_colours[0] if tint else blend(current_colours[0], current_colours[1], CURRENT_ALPHA)
-    grounds = np.concatenate([shades, blend(255, shades, SPECIAL_ALPHA), [PAPER, current_colours[0]]])
-    glyphs = np.concatenate([inks, faded, [PAPER, current_colours[1]]])
-    levels = np.round(np.clip(values, 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint16)
+    grounds = np.concatenate([shades, blend(255, shades, SPECIAL_ALPHA), [PAPER, current_colours[0], PAPER]])
+    glyphs = np.concatenate([inks, faded, [PAPER, current_colours[1], MUTED]])
+    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (TEXT_LEVELS - 1)).astype(np.uint16)
     levels += TEXT_LEVELS * np.array([piece.kind == "special" for piece in layout.pieces], np.uint16)
+    levels[np.isnan(values)] = plain
     last = len(levels) - 1 if current is None else current
     levels[last + 1 :] = paper
     if current is not None:
@@ -2633,12 +2973,14 @@ class ImageLayout:
     places: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, width, height of each picture on the panel, in pixels."""
 
-    def cell_weights(self, rows_TS: np.ndarray) -> np.ndarray:
-        """(T, cells) weight of every cell, from rows of attention."""
+    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
         alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
         weights = rows_TS[:, self.positions] * alone
         for position, cells, fractions in self.spread:
             weights[:, cells] += rows_TS[:, position, None] * fractions
+        if sinks is not None:
+            weights[:, sinks[self.positions]] = np.nan
         return weights
 
 
@@ -2669,9 +3011,17 @@ def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndar
 
 
 def layout_images(
-    record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet
+    record: AttentionRecord,
+    images: Sequence[Image.Image],
+    width: int,
+    height: int,
+    fonts: FontSet,
+    sinks: np.ndarray | None = None,
 ) -> ImageLayout:
-    """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells."""
+    """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells.
+
+    sinks: (S,) bool, positions whose cells are hatched.
+    """
     panel = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(panel)
     index = np.zeros((height, width), np.int64)
@@ -2701,8 +3051,20 @@ def layout_images(
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
+    if sinks is not None and sinks[positions].any():
+        _hatch(
+            panel, np.concatenate([[False], sinks[positions]])[index], max(round(fonts.size * HATCH / FONT_LABEL), 2)
+        )
     places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
     return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), tuple(spread), places)
+
+
+def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
+    """Lay dark and light stripes, so many pixels wide, over a (Y, X) bool part of the panel."""
+    dark = np.add.outer(*map(np.arange, where.shape)) // stripe % 2 == 0
+    for colour, stripes in ((INK, dark), (PAPER, ~dark)):
+        mask = np.where(where & stripes, round(255 * HATCH_ALPHA), 0)
+        panel.paste(colour, mask=Image.fromarray(mask.astype(np.uint8)))
 
 
 def _picture_slots(
@@ -2728,12 +3090,54 @@ def _picture_slots(
     return slots
 
 
+def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarray, np.ndarray]]:
+    """((cells, 4), (cells,)) a picture: boxes, and weights as drawn, mean over the steps; NaN for a sink."""
+    mean_S, found = shown.rows.mean(axis=0), []
+    for tokens in record.images:
+        placed = np.isfinite(tokens.boxes).all(axis=1)
+        boxes, at = tokens.boxes[placed], tokens.positions[placed]
+        cells, covered = finest_cells(boxes)
+        weights = mean_S[at[cells]] * ~np.isin(cells, [box for box, _, _ in covered])
+        for box, on, fractions in covered:
+            weights[on] += mean_S[at[box]] * fractions
+        weights[shown.sinks[at[cells]]] = np.nan
+        found.append((boxes[cells], weights))
+    return found
+
+
+def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | None = None) -> list[np.ndarray]:
+    """(n, 4) boxes a picture: the hottest CHECK_PART of the cells of `mean_cells`, or as many drawn at random."""
+    weights = np.concatenate([part for _, part in cells])
+    usable = np.flatnonzero(np.isfinite(weights))
+    if seed is None:
+        order = usable[np.argsort(-weights[usable], kind="stable")]
+    else:
+        order = np.random.default_rng(seed).permutation(usable)
+    hidden = np.zeros(len(weights), bool)
+    hidden[order[: math.ceil(CHECK_PART * len(usable))]] = True
+    parts = np.split(hidden, np.cumsum([len(part) for _, part in cells])[:-1])
+    return [boxes[part] for (boxes, _), part in zip(cells, parts)]
+
+
+def hide_cells(images: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> list[Image.Image]:
+    """The pictures with boxes in their pixels, (n, 4) a picture, painted over in the picture's mean colour."""
+    painted = []
+    for image, hidden in zip(images, boxes):
+        copy = image.copy()
+        colour = tuple(np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist())
+        for box in hidden:
+            copy.paste(colour, tuple(np.round(box).astype(int).tolist()))
+        painted.append(copy)
+    return painted
+
+
 def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
     """Lay the tint of each cell over the pictures.
 
-    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped). Returns an RGB image of the panel.
+    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint. Returns an RGB image
+    of the panel.
     """
-    levels = np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1)).astype(int)
+    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
     # Entry 0 is for pixels without a cell.
     tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
@@ -2812,8 +3216,10 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
 
 CHOICES = {  # options that are one of a few words
     "scale": ("video", "frame"), "text_style": ("tint", "glyph"), "format": ("mp4", "gif", "webm"),
-    "draw_points": ("auto", "thousandths", "pixels", "off"),
+    "draw_points": ("auto", "thousandths", "pixels", "off"), "baseline": tuple(BASELINES), "view": ("plain", "clear"),
 }  # fmt: skip
+# What a view sets where it is left at its default: first of recording, then of drawing.
+CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
 
 
 def check_fps(fps: float) -> None:
@@ -2846,9 +3252,20 @@ class DrawingOptions:
     """Steps whose frames are also written as PNG, from 0; negative: from the end."""
     summary: bool = False
     """Also write one PNG: the response, maps of single words, mean maps of the phases."""
+    baseline: str = "off"
+    """What every cell gets anyway is taken off: its "median" over the steps, its mean under a "neutral" prompt;
+    "relative" divides by the latter. Those two need a record with `neutral_prompt`."""
+    sinks: bool = False
+    """Hatch the cells that take far more than others at nearly all steps, and leave them out of the scale."""
+    smooth: float = 0
+    """Width, in cells, of a Gaussian over the map; 0: none."""
+    view: str = "plain"
+    """"plain": the model's weights; "clear": what points best on the demo, see `CLEAR_DRAWING`."""
 
     def __post_init__(self) -> None:
         check_fps(self.fps)
+        if not 0 <= self.smooth < math.inf:
+            raise ValueError(f"smooth is {self.smooth}; expected a width in cells, 0 or more")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 expected = " or ".join(map(repr, known))
@@ -2863,6 +3280,14 @@ class DrawingOptions:
                 f"and at most {LARGEST_SIDE_OF_FRAME}"
             )
         FontSet(FONT_TEXT, self.font_path)
+        for name, value in CLEAR_DRAWING.items():
+            if self.view == "clear" and getattr(self, name) == getattr(type(self), name):
+                object.__setattr__(self, name, value)
+
+    @property
+    def map(self) -> tuple[str, bool, float]:
+        """What is done to the weights before they are drawn: the last arguments of `shown_rows` and `view_names`."""
+        return self.baseline, self.sinks, self.smooth
 
 
 DRAWING_OPTIONS = {field.name for field in fields(DrawingOptions)}
@@ -2875,11 +3300,58 @@ def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
     return np.full(len(weights), weight_scale(weights, quantile))
 
 
+def _amount(weight: float, relative: bool) -> str:
+    """A weight in the unit of its map."""
+    return f"{weight:.3g}×" if relative else f"{weight:.2%}"
+
+
 def layer_title(record: AttentionRecord, layer: int) -> str:
     """Whose attention is shown."""
     layers = f" of 0-{record.num_layers - 1}" if record.num_layers else ""
     names = {"mean": "mean of the heads", "max": "maximum of the heads"}
-    return f"layer {layer}{layers}, {names.get(record.head, f'head {record.head}')}"
+    if record.head == "auto":
+        heads = f"head {record.auto_heads[record.layers.index(layer)]} (auto)"
+    elif isinstance(record.head, tuple):
+        heads = f"mean of heads {', '.join(map(str, record.head))}"
+    else:
+        heads = names.get(record.head, f"head {record.head}")
+    return f"layer {layer}{' (auto)' * record.auto_layer}{layers}, {heads}"
+
+
+def map_notes(record: AttentionRecord, layer: int, options: DrawingOptions, shown: ShownRows) -> list[str]:
+    """What a reader must know of a map that is not the plain one, and what its check said."""
+    view = view_names(*options.map)
+    notes = [f"map: {view}"] if view else []
+    if options.sinks:
+        cells = int(shown.sinks[record.image_positions].sum())
+        words = int(shown.sinks.sum()) - cells
+        found = [f"{cells} hatched with {shown.left_out:.1%} of the attention on the pictures"] if cells else []
+        found += [f"{words} in the prompt's text"] if words else []
+        notes[0] += f" ({' and '.join(found) or 'none found'})"
+    for check in (check for check in record.checks if check.layer == layer):
+        other = "" if check.view == view else f" of the map {check.view or 'as the model computed it'}"
+        notes.append(f"check{other}: {check}")
+    return notes
+
+
+def _wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
+    """Notes on lines of a width in pixels, broken between words."""
+    lines: list[str] = []
+    for note in notes:
+        lines.append("")
+        for word in note.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if fonts.width(longer) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+    return lines
+
+
+def _draw_lines(canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet) -> None:
+    """Draw lines of text below each other, the base line of the first at a point."""
+    for number, line in enumerate(lines):
+        _draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, INK)
 
 
 class FrameRenderer:
@@ -2898,12 +3370,14 @@ class FrameRenderer:
         self.record, self.layer, self.text_style = record, layer, options.text_style
         self.colormap = COLORMAPS.get(options.colormap, options.colormap)
         self.width, self.height = options.frame_size
-        rows_TS = record.layer_weights(layer)
         text_fonts, self.title_fonts, self.label_fonts = (
             FontSet(self.px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
         )
         margin, self.top = self.px(MARGIN), self.px(HEADER)
-        self.panel_height = self.height - self.top - self.px(FOOTER)
+        shown = shown_rows(record, layer, *options.map)
+        self.unit = BASELINES[options.baseline][1], options.baseline == "relative"
+        notes = _wrapped(map_notes(record, layer, options, shown), self.label_fonts, self.width - 2 * margin)
+        self.panel_height = self.height - self.top - self.px(FOOTER) - len(notes) * self.px(NOTES)
         self.sizes = [image.size for image in images]
         image_width = self._image_width(self.width - 3 * margin)
         self.panel_width = self.width - 3 * margin - image_width
@@ -2913,13 +3387,8 @@ class FrameRenderer:
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
         self.text = layout_text(pieces, text_fonts, self.panel_width)
-        self.image = layout_images(record, images, image_width, self.panel_height, self.label_fonts)
-        # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
-        self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], self.piece_starts - start, axis=1)
-        self.cell_weights = self.image.cell_weights(rows_TS[self.first_step :])
-        words = np.array([piece.kind == "text" for piece in pieces])
-        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, options.scale)
-        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, options.scale)
+        self.image = layout_images(record, images, image_width, self.panel_height, self.label_fonts, shown.sinks)
+        self._weigh(shown, start, pieces, options.scale)
         self.shares = attention_shares(record, layer)
         self.marks = response_marks(record, layer, self.sizes, options.draw_points)
         self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
@@ -2928,9 +3397,25 @@ class FrameRenderer:
         at = (self.x_image, round(self.top * 0.6))
         _draw_runs(ImageDraw.Draw(self.base), at, layer_title(record, layer), self.title_fonts, INK)
         self._draw_timeline()
+        last = self.height - self.px(FOOTER_END)
+        _draw_lines(
+            self.base, notes, (margin, last - self.px(NOTES) * (len(notes) - 1)), self.px(NOTES), self.label_fonts
+        )
         if options.scale == "video":
             self._draw_bars(self.base, 0)
         self.bars_change = options.scale == "frame"
+
+    def _weigh(self, shown: ShownRows, start: int, pieces: Sequence[TextPiece], scale: str) -> None:
+        """The weights of all pieces of text and of all cells, NaN where left out, and the ends of their scales."""
+        rows_TS, starts = self.record.layer_weights(self.layer), self.piece_starts - start
+        # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
+        self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], starts, axis=1)
+        left_out = shown.sinks[start:] & ~np.isin(np.arange(start, len(shown.sinks)), self.record.image_positions)
+        self.text_weights[:, np.logical_or.reduceat(left_out, starts)] = np.nan
+        self.cell_weights = self.image.cell_weights(shown.rows[self.first_step :], shown.sinks)
+        words = np.array([piece.kind == "text" for piece in pieces])
+        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
+        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
 
     def _image_width(self, width: int) -> int:
         """Pixels of the image panel, of those that both panels share: no wider than makes the pictures larger."""
@@ -3008,15 +3493,16 @@ class FrameRenderer:
     def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
         """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white."""
         px, fonts, draw, y, width = self.px, self.label_fonts, ImageDraw.Draw(canvas), self.footer, self.px(220)
-        text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA)
-        for x, name, ends, alpha in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA)):
-            left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   0%", fonts, INK)) + px(10)
+        text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA, (BASELINES["off"][1], False))
+        for x, name, ends, alpha, unit in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA, self.unit)):
+            low = "0×" if unit[1] else "0%"
+            left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   {low}", fonts, INK)) + px(10)
             weights = np.linspace(0, 1, width)
             shades = tinted(weights, self.colormap, alpha)
             if alpha == TEXT_ALPHA:
                 shades = text_colours(weights, self.colormap, self.text_style)[self.text_style == "glyph"]
             canvas.paste(_bar(shades, px(20)), (left, y))
-            end = f"{ends[frame_number]:.2%} or more of the attention"
+            end = f"{_amount(ends[frame_number], unit[1])} or more {unit[0]}"
             _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
@@ -3128,7 +3614,8 @@ def draw_summary(
     colormap, width = COLORMAPS.get(options.colormap, options.colormap), options.frame_size[0]
     px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
     text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
-    margin, rows_TS = px(MARGIN), record.layer_weights(layer)
+    margin = px(MARGIN)
+    shown, relative = shown_rows(record, layer, *options.map), options.baseline == "relative"
     shares_T = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
     pieces = text_pieces(record, record.prompt_length)
     text = layout_text(pieces, text_fonts, width - 2 * margin)
@@ -3140,9 +3627,13 @@ def draw_summary(
     words = words_that_looked(record, layer, 2 * SUMMARY_COLUMNS - len(phases))
     spans = phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
     tile = (width - margin) // SUMMARY_COLUMNS - margin
-    image = layout_images(record, images, tile, tile * 3 // 4, fonts)  # lets two pictures stand side by side
+    height = tile * 3 // 4  # lets two pictures stand side by side
+    image = layout_images(record, images, tile, height, fonts, shown.sinks)
+    cells_TN = image.cell_weights(shown.rows, shown.sinks)
+    notes = _wrapped(map_notes(record, layer, options, shown), fonts, width - 2 * margin)
     tile_height = max(top + high for _, top, _, high in image.places) + px(100)
-    y_text, y_maps = margin + px(100), margin + px(140) + written.height
+    y_text = margin + px(100) + len(notes) * px(NOTES)
+    y_maps = y_text + px(40) + written.height
     canvas = Image.new("RGB", (width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height), PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_runs(draw, (margin, margin + px(30)), layer_title(record, layer), title_fonts, INK)
@@ -3151,14 +3642,16 @@ def draw_summary(
     shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
     canvas.paste(_bar(shades, px(20)), (x, margin + px(58)))
     _draw_runs(draw, (x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts, INK)
+    _draw_lines(canvas, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
     canvas.paste(written, (margin, y_text))
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
-        cells = image.cell_weights(rows_TS[start:end]).mean(axis=0)
-        top = max(cells.max(initial=0), np.finfo(np.float32).tiny)
+        cells = cells_TN[start:end].mean(axis=0)
+        top = max(np.nan_to_num(cells).max(initial=0), np.finfo(np.float32).tiny)
         _draw_runs(draw, (x, y + px(22)), name, fonts, INK)
-        facts = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}, highest cell {top:.2%}"
+        looked = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}"
+        facts = f"{looked}, highest cell {_amount(top, relative)}"
         _draw_runs(draw, (x, y + px(48)), facts, fonts, MUTED)
         heat = draw_heat(image, cells / top, colormap)
         canvas.paste(heat.crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
@@ -3509,10 +4002,8 @@ class BackgroundDrawing:
     more than two records. A failure is written into the facts of its sample.
     """
 
-    def __init__(
-        self, layers: Sequence[int], start_phrase: str, options: DrawingOptions, save_record: str | None
-    ) -> None:
-        self.layers, self.start_phrase, self.options, self.save_record = layers, start_phrase, options, save_record
+    def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
+        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record
         self._current: tuple[Path, dict, Path, subprocess.Popen, Any] | None = None
         self._said: set[str] = set()
 
@@ -3533,10 +4024,10 @@ class BackgroundDrawing:
             write_facts(folder, facts)
             if not callable(self.options.colormap):
                 with undisturbed():
-                    self._current = folder, facts, source, *self._drawing_process(source, folder)
+                    self._current = folder, facts, source, *self._drawing_process(source, folder, record.layers)
             else:  # no other process has it
                 images = record.open_pictures()
-                write_layer_videos(record, images, self.layers, self.start_phrase, folder, self.options)
+                write_layer_videos(record, images, record.layers, self.start_phrase, folder, self.options)
         finally:
             if not self._current and not self.save_record:
                 source.unlink(missing_ok=True)
@@ -3545,11 +4036,11 @@ class BackgroundDrawing:
         """The names of a sample's files."""
         T, names = record.response_length, [self.save_record] * bool(self.save_record)
         stills = [f"step{step + T if step < 0 else step}" for step in self.options.frames]
-        return names + [name for layer in self.layers for name in file_names(layer, stills, self.options)]
+        return names + [name for layer in record.layers for name in file_names(layer, stills, self.options)]
 
-    def _drawing_process(self, source: Path, folder: Path) -> tuple[subprocess.Popen, Any]:
+    def _drawing_process(self, source: Path, folder: Path, layers: Sequence[int]) -> tuple[subprocess.Popen, Any]:
         """A process that draws a record into a folder, and the file that holds what it says."""
-        flags = [f"--start_phrase={self.start_phrase}", "--layer_idx", *map(str, self.layers)]
+        flags = [f"--start_phrase={self.start_phrase}", "--layer_idx", *map(str, layers)]
         for name in sorted(DRAWING_OPTIONS):
             value = getattr(self.options, name)
             if name == "frame_size":
@@ -3813,7 +4304,7 @@ class AttentionVisualizer:
         self,
         sample: dict,
         images: Sequence[Image.Image],
-        layers: Sequence[int],
+        layers: Sequence[int] | str,
         *,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
@@ -3823,29 +4314,33 @@ class AttentionVisualizer:
         seed: int = 0,
         response: str | None = None,
         response_key: str | None = None,
-        head: str | int = "mean",
+        head: str | int | Sequence[int] = "mean",
         attention: str = "auto",
         max_pixels: int | None = None,
         fast: bool = False,
+        neutral_prompt: str | None = None,
     ) -> AttentionRecord:
         """Let the model answer a sample, and record the attention of some layers on the way.
 
-        layers: 0-based, negative from the end; all of them cost one generation.
+        layers: 0-based, negative from the end; all of them cost one generation. "auto": one, see `choose_heads`.
         prompt_template: its {Question} is replaced by the sample's problem.
         max_new_tokens: the most tokens to generate. do_sample, temperature, top_p, seed: sampling, off by default.
         response, or response_key (a field of the sample): an answer already known; nothing is generated, one
             teacher-forced pass gives its rows.
-        head: "mean" or "max" over the heads, or the number of one.
+        head: "mean" or "max" over the heads, the number of one, the mean of several, or "auto": one a layer, see
+            `choose_heads`. What is "auto" costs two passes over the answer.
         attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
         fast: compiled generation, then one pass over the answer to record; for long answers on a GPU only.
         max_pixels: shrink pictures of more pixels before the processor sees them, for a smaller memory.
+        neutral_prompt: replay the answer after this text, too, such as NEUTRAL_PROMPT, for the baselines "neutral"
+            and "relative"; one more pass.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
-        layers = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
+        auto_layer, layers = isinstance(layers, str), self._resolve_layers(layers)
         problem = well_formed(_problem(sample, "the sample"))
         response = _given_response(sample, response, response_key)
         generation = self.check_options(
-            layers, prompt_template=prompt_template, max_new_tokens=max_new_tokens, do_sample=do_sample,
+            prompt_template=prompt_template, max_new_tokens=max_new_tokens, do_sample=do_sample,
             temperature=temperature, top_p=top_p, seed=seed, head=head, attention=attention, max_pixels=max_pixels,
         )  # fmt: skip
         head = check_head(head, self.config.get_text_config().num_attention_heads)
@@ -3854,21 +4349,33 @@ class AttentionVisualizer:
             inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
             given = self._response_ids(response) if response is not None else None
             steps = max_new_tokens if given is None else len(given)
-            check = partial(check_memory, self.model, inputs, steps, len(layers), replay=given is not None)
+            check = partial(check_memory, self.model, inputs, steps, len(layers) or 1, replay=given is not None)
             facts.append(check(eager=attention == "eager"))
             logger.info(facts[0])
             given = generate_fast(self.model, inputs, generation) if fast and given is None else given
-            rows = self._rows(inputs, layers, head, generation, given, attention)
-        self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
-        return self._as_record(inputs, located, layers, head, rows, originals, problem)
+            auto_heads: tuple[int, ...] = ()
+            if auto_layer or head == "auto":
+                given = given or generate_response(self.model, inputs, generation)[0]
+                layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
+            heads = auto_heads or (head,) * len(layers)
+            rows = self._rows_of_each(inputs, layers, heads, generation, given, attention)
+            self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
+            record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
+            record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
+            if neutral_prompt is not None:
+                inputs, located = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
+                rows = self._rows_of_each(inputs, layers, heads, generation, rows.response_ids, attention)
+                anyway = self._as_record(inputs, located, layers, heads, rows, [], neutral_prompt)
+                neutral_LN = anyway.weights[:, :, anyway.image_positions].mean(axis=0, dtype=np.float32)
+                record = replace(record, neutral=neutral_LN)
+        return record
 
     def check_options(
         self,
-        layers: Sequence[int],
         *,
         prompt_template: str,
         max_new_tokens: int,
-        head: str | int,
+        head: str | int | Sequence[int],
         attention: str,
         max_pixels: int | None,
         do_sample: bool,
@@ -3878,8 +4385,6 @@ class AttentionVisualizer:
         **_: Any,
     ) -> dict:
         """What `generate` is told. Raises ValueError for options of `record` that fit no sample; needs no weights."""
-        if not layers:
-            raise ValueError("no layer was given; expected one or more")
         check_prompt_template(prompt_template)
         check_head(head, self.config.get_text_config().num_attention_heads)
         if max_new_tokens < 1:
@@ -3889,6 +4394,46 @@ class AttentionVisualizer:
         if max_pixels is not None and max_pixels < 1:
             raise ValueError(f"max_pixels is {max_pixels}; expected 1 or more")
         return {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
+
+    def _resolve_layers(self, layers: Iterable[int] | str) -> tuple[int, ...]:
+        """The 0-based layers, each once; none for "auto". Raises ValueError."""
+        if isinstance(layers, str):
+            if layers != "auto":
+                raise ValueError(f"layer_idx is {layers!r}; expected a whole number or auto")
+            return ()
+        resolved = tuple(dict.fromkeys(self.resolve_layer(layer) for layer in layers))
+        if not resolved:
+            raise ValueError("no layer was given; expected one or more")
+        return resolved
+
+    def _choose(
+        self, inputs: Any, given: list[int], located: Any, originals: list, layers: tuple[int, ...], choose_head: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The layers, or the one chosen where there are none, and the heads chosen for them, if any; logged."""
+        regions = picture_regions(located, [image.size for image in originals])
+        layer, heads = choose_heads(survey_heads(self.model, inputs, given, located, regions))
+        if not layers:
+            logger.log(NOTE, "auto: layer %d, whose heads agree most on what moves with the token", layer)
+            layers = (layer,)
+        if not choose_head:
+            return layers, ()
+        for number in layers:
+            if number not in heads:
+                raise ValueError(
+                    f"no head of layer {number} sees pictures, for auto to choose; take one of {list(heads)}"
+                )
+            logger.log(NOTE, "auto: head %d of layer %d, which agrees most with the others", heads[number], number)
+        return layers, tuple(heads[number] for number in layers)
+
+    def _rows_of_each(
+        self, inputs: Any, layers: tuple, heads: tuple, generation: dict, given: list[int] | None, attention: str
+    ) -> RecordedRows:
+        """The rows of each layer with heads of its own: by one pass where those are the same, else by a pass each."""
+        if len(set(heads)) == 1:
+            return self._rows(inputs, layers, heads[0], generation, given, attention)
+        each = zip(layers, heads)
+        found = [self._rows(inputs, (layer,), head, generation, given, attention) for layer, head in each]
+        return replace(found[0], weights=np.concatenate([rows.weights for rows in found], axis=1))
 
     def _response_ids(self, response: str) -> list[int]:
         """The tokens of a given response, without an end-of-sequence token at its end."""
@@ -3916,6 +4461,11 @@ class AttentionVisualizer:
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
         return inputs.to(input_device(self.model), dtype=self.model.dtype), located
+
+    def _processed(self, problem: str, images: list[Image.Image], prompt_template: str, max_pixels: int | None) -> Any:
+        """The model's inputs on its device."""
+        inputs = build_inputs(self.processor, problem, [shrink(i, max_pixels) for i in images], prompt_template)
+        return inputs.to(input_device(self.model), dtype=self.model.dtype)
 
     def _as_record(
         self,
@@ -3946,6 +4496,47 @@ class AttentionVisualizer:
             special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
             pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip
+
+    def check(
+        self,
+        record: AttentionRecord,
+        sample: dict,
+        images: Sequence[Image.Image],
+        options: DrawingOptions | None = None,
+        *,
+        prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+        max_pixels: int | None = None,
+    ) -> AttentionRecord:
+        """The record of a sample with a `Check` of the map of each of its layers, as drawn with these options.
+
+        The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS
+        times, as many cells at random; each time the same response is forced, and the log-probability of its answer
+        compared. CHECK_DRAWS + 1 passes, and one a layer. prompt_template, max_pixels: as for `record`.
+        Raises ValueError where the pictures painted over do not give the same image tokens.
+        """
+        options, ids = options or DrawingOptions(), record.token_ids[record.prompt_length :].tolist()
+        originals, problem = [upright_rgb(image) for image in images], _problem(sample, "the sample")
+        whole = Phase("response", 0, record.response_length)
+        part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
+        prompt = self._processed(problem, originals, prompt_template, max_pixels)
+
+        def log_probability(inputs: Any) -> float:
+            return float(response_log_probabilities(self.model, inputs, ids, range(part.first, part.last)).mean())
+
+        def fall(boxes: Sequence[np.ndarray]) -> float:
+            inputs = self._processed(problem, hide_cells(originals, boxes), prompt_template, max_pixels)
+            if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
+                raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
+            return plain - log_probability(inputs)
+
+        plain = log_probability(prompt)
+        checks, random = [], None
+        for layer in record.layers:
+            cells = mean_cells(record, shown_rows(record, layer, *options.map))
+            random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
+            checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
+            logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
+        return replace(record, checks=tuple(checks))
 
     def _warn_of_blind_layers(self, layers: Sequence[int], located: Sequence[ImageTokens], positions: int) -> None:
         """Say which layers cannot see the pictures, or not all of them."""
@@ -3993,54 +4584,85 @@ class AttentionVisualizer:
         self,
         sample: dict,
         images: Sequence[Image.Image],
-        layer_idx: int | Sequence[int] = DEFAULT_LAYER,
+        layer_idx: int | Sequence[int] | str = DEFAULT_LAYER,
         start_phrase: str = DEFAULT_START_PHRASE,
         *,
         output_dir: str | Path = ".",
         save_record: str | Path | None = None,
+        check: bool = False,
         **options: Any,
     ) -> str | list[str]:
         """Answer a sample and write the video of one layer, or of several by one generation.
 
-        layer_idx: a layer, or a list of them. start_phrase: where the text panel begins. output_dir: gets
+        layer_idx: a layer, a list of them, or "auto". start_phrase: where the text panel begins. output_dir: gets
         `combined_attention_visualization_layer{layer}.mp4`. save_record: an .npz to keep the record in.
+        check: hide the hottest cells and see whether the answer suffers, see `check`.
         options: the keywords of `record` and the fields of `DrawingOptions`.
         Returns the path of the video; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
-        layers = self._layers(layer_idx)
-        drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
+        drawing, layers, options = self._planned(layer_idx, options)
+        several = isinstance(layers, tuple) and isinstance(layer_idx, Iterable) and not isinstance(layer_idx, str)
         check_output_dir(output_dir)
         if save_record:
             check_output_dir(Path(save_record).parent)
             if Path(save_record).is_dir():
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
+        writes = not process_number(self.tp_plan)  # of processes that share a model, the first one does
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", one_line(record.response))
-        if process_number(self.tp_plan):  # the first process writes
-            paths = [str(video_path(output_dir, layer, drawing)) for layer in layers]
-            return paths if isinstance(layer_idx, Iterable) else paths[0]
-        if save_record:
+        if save_record and writes:
             record.save(save_record)
-        paths = write_layer_videos(record, images, layers, start_phrase, output_dir, drawing)
-        return paths if isinstance(layer_idx, Iterable) else paths[0]
+        if check:
+            record = self.last_record = self._checked(record, sample, images, drawing, options)
+        if check and save_record and writes:
+            record.save(save_record)
+        if writes:
+            paths = write_layer_videos(record, images, record.layers, start_phrase, output_dir, drawing)
+        else:
+            paths = [str(video_path(output_dir, layer, drawing)) for layer in record.layers]
+        return paths if several else paths[0]
 
-    def _layers(self, layer_idx: int | Sequence[int]) -> list[int]:
-        """The layers of a number or of several, each once."""
+    def _planned(
+        self, layer_idx: int | Sequence[int] | str, options: dict
+    ) -> tuple[DrawingOptions, tuple[int, ...] | str, dict]:
+        """How to draw, which layers to record, or "auto", and how: what a view or a baseline asks for included."""
+        drawing = DrawingOptions(**{key: options[key] for key in DRAWING_OPTIONS & options.keys()})
+        options = {key: value for key, value in options.items() if key not in DRAWING_OPTIONS}
+        if drawing.view == "clear":
+            default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
+            layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
+            options["head"] = CLEAR_RECORDING["head"] if options.get("head", "mean") == "mean" else options["head"]
+        if drawing.baseline in ("neutral", "relative"):
+            options["neutral_prompt"] = options.get("neutral_prompt") or NEUTRAL_PROMPT
         given = layer_idx if isinstance(layer_idx, Iterable) else [layer_idx]
-        return list(dict.fromkeys(self.resolve_layer(layer) for layer in given))
+        return drawing, self._resolve_layers(given) or "auto", options
+
+    def _checked(
+        self,
+        record: AttentionRecord,
+        sample: dict,
+        images: Sequence[Image.Image],
+        drawing: DrawingOptions,
+        options: dict,
+    ) -> AttentionRecord:
+        """The record with a check of its maps, its prompt made as that of the record was."""
+        again = {key: options[key] for key in ("prompt_template", "max_pixels") if key in options}
+        with out_of_memory_told():
+            return self.check(record, sample, images, drawing, **again)
 
     def visualize_dataset(
         self,
         benchmark_json: str | Path,
         image_dir: str | Path,
         sample_idx: int | str | Iterable[int] = "all",
-        layer_idx: int | Sequence[int] = DEFAULT_LAYER,
+        layer_idx: int | Sequence[int] | str = DEFAULT_LAYER,
         start_phrase: str = DEFAULT_START_PHRASE,
         *,
         output_dir: str | Path = ".",
         overwrite: bool = False,
         save_record: str | None = None,
+        check: bool = False,
         allow_absolute_paths: bool = False,
         **options: Any,
     ) -> list[dict]:
@@ -4056,9 +4678,8 @@ class AttentionVisualizer:
         mean over the phase's steps), files, error. A sample that fails has a text in `error`, and the rest goes on.
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
-        drawing = DrawingOptions(**{key: options.pop(key) for key in DRAWING_OPTIONS & options.keys()})
-        layers = self._layers(layer_idx)
-        settings = self._settings(layers, start_phrase, drawing, save_record, options)
+        drawing, layers, options = self._planned(layer_idx, options)
+        settings = self._settings(layers, start_phrase, drawing, save_record, options) | {"check": check}
         samples = read_dataset(benchmark_json)
         numbers = select_samples(sample_idx, len(samples), benchmark_json)
         check_image_dir(image_dir)
@@ -4071,8 +4692,10 @@ class AttentionVisualizer:
             sample, where = samples[number], f"sample {number} of {benchmark_json}"
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
             facts |= {key: sample.get(key) for key in ("id", "answer")} | {"settings": settings_of(number)}
-            self.last_record = self.record(sample, images, layers, **options)
-            logger.info("sample %d: %s", number, one_line(self.last_record.response))
+            record = self.last_record = self.record(sample, images, layers, **options)
+            logger.info("sample %d: %s", number, one_line(record.response))
+            if check:
+                self.last_record = self._checked(record, sample, images, drawing, options)
             return self.last_record
 
         own, is_first, wait_for_everyone = self._part(numbers)
@@ -4080,7 +4703,7 @@ class AttentionVisualizer:
         if waiting:
             _ = self.model  # without it no sample could succeed
         try:
-            with BackgroundDrawing(layers, start_phrase, drawing, save_record) as beside:
+            with BackgroundDrawing(start_phrase, drawing, save_record) as beside:
                 run_samples(waiting, output_dir, answer, beside if is_first or not self.tp_plan else None)
             wait_for_everyone()
         finally:
@@ -4090,7 +4713,12 @@ class AttentionVisualizer:
         return [table_row(folder, read_facts(folder)) for folder in folders]
 
     def _settings(
-        self, layers: list[int], start_phrase: str, drawing: DrawingOptions, save_record: str | None, options: dict
+        self,
+        layers: tuple[int, ...] | str,
+        start_phrase: str,
+        drawing: DrawingOptions,
+        save_record: str | None,
+        options: dict,
     ) -> dict:
         """All that a sample's files depend on beside the sample, as JSON gives it back. Raises ValueError."""
         parameters = inspect.signature(self.record).parameters.values()
@@ -4102,7 +4730,7 @@ class AttentionVisualizer:
             raise ValueError("response is the answer to one sample; give response_key, the field that holds each one's")
         if save_record is not None and (Path(save_record).name != save_record or Path(save_record).suffix != ".npz"):
             raise ValueError(f"save_record {save_record} is no name for each sample's folder; give one such as run.npz")
-        self.check_options(layers, **recording)
+        self.check_options(**recording)
         find_encoder()
         path = Path(self.model_name_or_path)
         model = {
@@ -4164,12 +4792,18 @@ def _sample_idx(text: str) -> int | str:
 
 
 def _head(text: str) -> str | int:
-    if text in ("mean", "max"):
-        return text
+    return _word_or_number(text, "head", "mean", "max", "auto")
+
+
+def _layer(text: str) -> str | int:
+    return _word_or_number(text, "layer", "auto")
+
+
+def _word_or_number(text: str, what: str, *words: str) -> str | int:
     try:
-        return int(text)
+        return text if text in words else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no head; expected mean, max or a number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}; expected {', '.join(words)} or a number") from None
 
 
 def _json_object(text: str) -> dict:
@@ -4203,7 +4837,7 @@ def build_parser() -> argparse.ArgumentParser:
     required.add_argument("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}")
     required.add_argument("--image_dir", help="folder that the pictures' paths start in; --from_record needs neither")
     add("--sample_idx", type=_sample_idx, default=0, help="which sample, from 0; or several: 0-99, or 0,5,9, or all")
-    add("--layer_idx", type=int, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0; negative: from the end")
+    add("--layer_idx", type=_layer, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0, or auto; -1: the last")
     add("--start_phrase", default=DEFAULT_START_PHRASE, help="where the text panel begins")
     add("--max_image_num", type=int, default=2, help="the most pictures that a sample may have")
     add("--prompt_template", default=DEFAULT_PROMPT_TEMPLATE, help="{Question} is replaced by the problem")
@@ -4214,7 +4848,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of sampling")
     add("--response", help="an answer already known: its attention is shown, nothing is generated")
     add("--response_key", help="the same, from this field of the sample, such as solution")
-    add("--head", type=_head, default="mean", help="mean or max over the heads, or the number of one head")
+    add("--head", type=_head, nargs="+", default="mean", help="mean or max over the heads, one or several, or auto")
+    add("--neutral_prompt", metavar="TEXT", help="replay the answer after this text, too, for --baseline neutral")
+    add("--check", action="store_true", help="hide the hottest cells, then random ones: does the answer suffer?")
     add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
     add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
     add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
@@ -4231,6 +4867,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=CHOICES["format"], default="mp4", help="of the video")
     add("--frames", type=int, nargs="*", default=(), help="steps whose frames are also written as PNG, from 0")
     add("--summary", action="store_true", help="also write one PNG: the response, word maps, mean maps of the phases")
+    add("--view", choices=CHOICES["view"], default="plain", help="clear: layer and head auto, baseline median, sinks")
+    add("--baseline", choices=CHOICES["baseline"], default="off", help="take off what every cell gets anyway")
+    add("--sinks", action="store_true", help="hatch cells that glow at nearly all steps, and leave them out")
+    add("--smooth", type=float, default=0, help="width of a Gaussian over the map, in cells")
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
@@ -4266,6 +4906,10 @@ def _pictures_of(record: AttentionRecord, given: list[Image.Image] | None) -> li
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
     layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
+    if "auto" in layers and len(layers) > 1:
+        raise ValueError(f"layer_idx is {layers}; expected numbers, or auto alone")
+    if isinstance(arguments["head"], list) and len(arguments["head"]) == 1:
+        arguments["head"] = arguments["head"][0]
     drawing = {key: arguments[key] for key in DRAWING_OPTIONS & arguments.keys()}
     options = DrawingOptions(**drawing)
     check_output_dir(output_dir)
@@ -4280,7 +4924,7 @@ def run_command(arguments: dict) -> str | list[str]:
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
-        default = layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers
+        default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
         shown = record.layers if default else dict.fromkeys(map(record.layer_number, layers))
         return write_layer_videos(record, images, list(shown), start_phrase, output_dir, options)
     visualizer = AttentionVisualizer(
@@ -4321,7 +4965,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record", "tp_plan"]
+        recording = [
+            *inspect.signature(AttentionVisualizer.record).parameters,
+            "model_path",
+            "save_record",
+            "tp_plan",
+            "check",
+        ]
         if not isinstance(arguments["sample_idx"], int):
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
@@ -4329,7 +4979,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
-    level, number = logging.DEBUG if arguments.pop("verbose") else logging.WARNING, process_number(arguments["tp_plan"])
+    logging.addLevelName(NOTE, "NOTE")
+    level, number = logging.DEBUG if arguments.pop("verbose") else NOTE, process_number(arguments["tp_plan"])
     if number:  # the first process speaks for all
         level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")

@@ -313,3 +313,160 @@ def test_when_the_demo_names_a_landmark_the_hot_cells_lie_on_it(demo_visualizer)
                 left, top, right, bottom = tokens.boxes[record.weights[step, 0, tokens.positions].argmax()]
                 hits.append(left < box[2] and right > box[0] and top < box[3] and bottom > box[1])
     assert len(hits) >= 20 and np.mean(hits) >= 0.95
+
+
+def test_auto_is_the_layer_and_the_head_that_it_names(tiny, caplog):
+    with caplog.at_level(vhm.NOTE):
+        record = tiny.record(SAMPLE, [picture()], "auto", head="auto", response="a red circle, then a square")
+    (layer,), (head,) = record.layers, record.auto_heads
+    assert (
+        f"auto: layer {layer}, whose" in caplog.text
+        and f"auto: head {head} of layer {layer}," in caplog.text
+        and record.auto_layer
+    )
+    named = tiny.record(SAMPLE, [picture()], [layer], head=head, response=record.response)
+    np.testing.assert_array_equal(named.token_ids, record.token_ids)
+    np.testing.assert_array_equal(named.weights, record.weights)
+
+
+def test_auto_takes_a_head_for_each_layer_and_generates_once(tiny, monkeypatch):
+    calls, generate = [], tiny.model.generate
+    monkeypatch.setattr(tiny.model, "generate", lambda *a, **k: calls.append(1) or generate(*a, **k))
+    record = tiny.record(SAMPLE, [picture()], [0, 2], head="auto", max_new_tokens=12)
+    assert len(calls) == 1 and record.layers == (0, 2) and len(record.auto_heads) == 2
+    record = tiny.record(SAMPLE, [picture()], [0, 2], head="auto", response="a red circle, then a square")
+    for place, (layer, head) in enumerate(zip(record.layers, record.auto_heads)):
+        named = tiny.record(SAMPLE, [picture()], [layer], head=head, response=record.response)
+        np.testing.assert_array_equal(named.weights[:, 0], record.weights[:, place])
+
+
+def test_a_layer_chosen_by_auto_names_the_video(tiny, tmp_path):
+    path = tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], "auto", output_dir=tmp_path, **QUICK)
+    (layer,) = tiny.last_record.layers
+    assert path == str(tmp_path / f"combined_attention_visualization_layer{layer}.mp4")
+    assert tiny.last_record.head == "mean" and tiny.last_record.auto_heads == ()
+
+
+def test_the_clear_view_chooses_what_is_not_named(tiny, tmp_path):
+    create, quick = tiny.create_attention_visualization_for_sample, {**QUICK, "output_dir": tmp_path, "view": "clear"}
+    create(SAMPLE, [picture()], **quick)
+    assert tiny.last_record.auto_layer and tiny.last_record.head == "auto"
+    create(SAMPLE, [picture()], np.array([0, 1]), **quick)
+    assert tiny.last_record.layers == (0, 1) and not tiny.last_record.auto_layer and tiny.last_record.head == "auto"
+    create(SAMPLE, [picture()], 1, head=2, **quick)
+    assert tiny.last_record.layers == (1,) and not tiny.last_record.auto_layer and tiny.last_record.head == 2
+
+
+def test_the_neutral_replay_is_the_same_response_after_another_prompt(tiny):
+    record = tiny.record(SAMPLE, [picture()], [0, 1], response="a red circle", neutral_prompt="Describe.")
+    other = tiny.record({"problem": "Describe."}, [picture()], [0, 1], response=record.response,
+                        prompt_template="{Question}")  # fmt: skip
+    expected = other.weights[:, :, other.image_positions].mean(axis=0)
+    np.testing.assert_allclose(record.neutral, expected, atol=1e-6)
+    plain = tiny.record(SAMPLE, [picture()], [0, 1], response="a red circle")
+    assert plain.neutral is None
+    np.testing.assert_array_equal(plain.weights, record.weights)
+
+
+def test_a_baseline_that_needs_a_neutral_prompt_brings_it(tiny, tmp_path):
+    options = {**QUICK, "output_dir": tmp_path, "baseline": "relative"}
+    tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, **options)
+    assert tiny.last_record.neutral.shape == (1, len(tiny.last_record.image_positions))
+
+
+def test_a_check_is_in_the_record_and_told_for_each_layer(tiny, tmp_path, caplog):
+    options = {**QUICK, "output_dir": tmp_path, "check": True, "sinks": True, "max_pixels": 9000}
+    before = vhm.implementations(tiny.model.config)
+    with caplog.at_level(vhm.NOTE):
+        tiny.create_attention_visualization_for_sample(
+            SAMPLE, [picture()], [0, 2], save_record=tmp_path / "run.npz", **options
+        )
+    checks = vhm.AttentionRecord.load(tmp_path / "run.npz").checks
+    assert checks == tiny.last_record.checks and [check.layer for check in checks] == [0, 2]
+    assert all(len(check.random) == vhm.CHECK_DRAWS and check.view == "sinks left out" for check in checks)
+    assert f"check of layer 2: {checks[1]}" in caplog.text and checks[0].part == "response"
+    assert checks[0].random == checks[1].random and vhm.implementations(tiny.model.config) == before
+
+
+@pytest.mark.parametrize(
+    "response, part, tokens",
+    [("<think> a </think><answer> b </answer>", "answer", 20), ("<think> a", "response", 9), ("ab", "response", 2)],
+)
+def test_the_check_is_of_the_answer_or_else_of_the_whole_response(tiny, monkeypatch, response, part, tokens):
+    record, steps = tiny.record(SAMPLE, [picture()], [1], response=response), []
+    real = vhm.response_log_probabilities
+    monkeypatch.setattr(vhm, "response_log_probabilities", lambda *a: steps.append(a[3]) or real(*a))
+    monkeypatch.setattr(vhm, "CHECK_DRAWS", 1)
+    (check,) = tiny.check(record, SAMPLE, [picture()]).checks
+    T = record.response_length
+    assert check.part == part and set(steps) == {range(T - tokens, T)}
+
+
+def test_hiding_no_cell_changes_nothing(tiny, monkeypatch):
+    record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=6)
+    monkeypatch.setattr(vhm, "cells_to_hide", lambda cells, seed=None: [np.zeros((0, 4))])
+    (check,) = tiny.check(record, SAMPLE, [picture()]).checks
+    assert check.hottest == 0 and set(check.random) == {0.0} and check.points is None
+
+
+def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(tiny, monkeypatch):
+    record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=3)
+    real, calls = vhm.build_inputs, []
+
+    def other(*arguments):
+        calls.append(1)
+        inputs = real(*arguments)
+        inputs["input_ids"] = inputs["input_ids"] + (len(calls) > 1)
+        return inputs
+
+    monkeypatch.setattr(vhm, "build_inputs", other)
+    with pytest.raises(ValueError, match="the check cannot be made: the processor cuts the pictures"):
+        tiny.check(record, SAMPLE, [picture()])
+
+
+def test_a_check_that_fails_loses_no_record(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "check", lambda *a, **k: (_ for _ in ()).throw(ValueError("no")))
+    options = {**QUICK, "output_dir": tmp_path, "save_record": tmp_path / "run.npz", "check": True}
+    with pytest.raises(ValueError, match="no"):
+        tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, **options)
+    assert vhm.AttentionRecord.load(tmp_path / "run.npz").checks == ()
+
+
+def test_on_the_demo_the_clear_map_points_and_a_map_turned_round_does_not(demo_visualizer):
+    from dataclasses import replace
+
+    sample, images = demo_visualizer.load_sample_data(DEMO / "dataset.json", DEMO / "images", 0)
+    record = demo_visualizer.record(sample, images, "auto", head="auto", response_key="solution")
+    assert record.layers == (7,)
+    options = vhm.DrawingOptions(view="clear")
+    (check,) = demo_visualizer.check(record, sample, images, options).checks
+    assert check.points and check.part == "answer"
+    weights = record.weights.copy()
+    weights[:, :, record.image_positions] = (
+        weights[:, :, record.image_positions].max() - weights[:, :, record.image_positions]
+    )
+    (check,) = demo_visualizer.check(replace(record, weights=weights), sample, images).checks
+    assert not check.points
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"layer_idx": "all"}, "layer_idx is 'all'; expected a whole number or auto"),
+        ({"layer_idx": ["auto", 1]}, "expected a whole number"),
+        ({"head": [0, 9]}, "the layer has 4 heads"),
+        ({"head": ["auto", 1]}, "each must be a number"),
+    ],
+)
+def test_a_choice_that_is_none_is_found_before_any_generation(tiny, monkeypatch, options, message):
+    monkeypatch.setattr(tiny.model, "generate", lambda *a, **k: pytest.fail("generated"))
+    with pytest.raises(ValueError, match=message):
+        tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], **options)
+
+
+def test_auto_cannot_choose_in_a_model_that_bypasses_the_interface(tiny, monkeypatch):
+    monkeypatch.setattr(vhm, "RECORDING_ATTENTION", "sdpa")
+    monkeypatch.setattr("transformers.AttentionInterface.register", lambda *_: None)
+    monkeypatch.setattr("transformers.AttentionMaskInterface.register", lambda *_: None)
+    with pytest.raises(RuntimeError, match="no layer or head can be chosen by auto; name them"):
+        tiny.record(SAMPLE, [picture()], "auto", max_new_tokens=3)

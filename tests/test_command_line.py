@@ -158,7 +158,16 @@ def kept(run_files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--head", "max"), ("--response", "x"), ("--save_record", "z.npz"), ("--model_path", "m"), ("--fast",)]
+    "flags",
+    [
+        ("--head", "max"),
+        ("--response", "x"),
+        ("--save_record", "z.npz"),
+        ("--model_path", "m"),
+        ("--fast",),
+        ("--check",),
+        ("--neutral_prompt", "x"),
+    ],
 )
 def test_a_flag_that_a_kept_record_cannot_follow_is_refused(kept, flags, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -221,3 +230,41 @@ def test_the_script_itself_exits_with_2_and_one_line(run_files):
     script = [sys.executable, str(ROOT / "visualizeHeatMap.py"), *command(run_files, "--sample_idx", 99)]
     result = subprocess.run(script, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == "" and len(result.stderr.splitlines()) == 1
+
+
+def test_choices_and_maps_by_flags(run_files, capsys, caplog):
+    flags = ["--response_key", "pred", "--frame_size", "640x360", "--save_record", "run.npz"]
+    assert vhm.main(command(run_files, "--layer_idx", "auto", "--head", 0, 2, "--baseline", "neutral", *flags)) == 0
+    record = vhm.AttentionRecord.load("run.npz")
+    assert record.auto_layer and record.head == (0, 2) and record.neutral is not None
+    assert capsys.readouterr().out.strip() == f"combined_attention_visualization_layer{record.layers[0]}.mp4"
+    redrawn = ["--from_record", "run.npz", "--frame_size", "640x360", "--output_dir", "b"]
+    for more in (["--view", "clear"], ["--layer_idx", "auto"], ["--baseline", "relative", "--smooth", "1"]):
+        assert vhm.main([*redrawn, *more]) == 0
+    assert vhm.main(command(run_files, "--head", 1, *flags)) == 0
+    assert vhm.AttentionRecord.load("run.npz").head == 1
+    assert vhm.main([*redrawn, "--baseline", "neutral"]) == 2
+    assert "needs a record made with neutral_prompt" in capsys.readouterr().err
+    assert vhm.main(command(run_files, "--layer_idx", "auto", 1)) == 2
+    assert "expected numbers, or auto alone" in capsys.readouterr().err
+
+
+def test_a_checks_verdict_is_one_line_on_stderr_and_stays_in_the_record(run_files):
+    flags = [
+        "--layer_idx",
+        1,
+        "--response_key",
+        "pred",
+        "--frame_size",
+        "640x360",
+        "--save_record",
+        "run.npz",
+        "--check",
+    ]
+    script = [sys.executable, str(ROOT / "visualizeHeatMap.py"), *command(run_files, *flags)]
+    result = subprocess.run(script, capture_output=True, text=True)
+    lines = [
+        line for line in result.stderr.splitlines() if line.startswith("NOTE: check of layer 1: hiding the hottest")
+    ]
+    assert result.returncode == 0 and len(lines) == 1 and len(result.stdout.splitlines()) == 1
+    assert lines[0].endswith(str(vhm.AttentionRecord.load("run.npz").checks[0]))

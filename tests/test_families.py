@@ -612,3 +612,18 @@ def test_json_flags_are_objects(capsys):
     with pytest.raises(SystemExit):
         vhm.build_parser().parse_args(["--model_path", "m", "--model_kwargs", "[1]"])
     assert "no JSON object" in capsys.readouterr().err
+
+
+@every_family_and_more
+def test_auto_takes_rows_that_can_be_named_and_any_map_can_be_checked(visualizer, family, monkeypatch):
+    monkeypatch.setattr(vhm, "CHECK_DRAWS", 2)
+    viz = visualizer(family)
+    given = {"response": "It is on the left.", "neutral_prompt": vhm.NEUTRAL_PROMPT}
+    record = viz.record(SAMPLE, PICTURES, "auto", head="auto", **given)
+    (layer,), (head,) = record.layers, record.auto_heads
+    assert layer in (vhm.cross_layers(viz.config) or vhm.attention_layers(viz.config))
+    named = viz.record(SAMPLE, PICTURES, [layer], head=head, **given)
+    np.testing.assert_allclose(named.weights, record.weights, atol=1e-6)
+    assert record.neutral.shape == (1, len(record.image_positions)) and (record.neutral >= 0).all()
+    (check,) = viz.check(record, SAMPLE, PICTURES, vhm.DrawingOptions(view="clear")).checks
+    assert check.layer == layer and len(check.random) == 2 and np.isfinite([check.hottest, *check.random]).all()

@@ -618,3 +618,123 @@ def test_coloured_emoji_of_a_bitmap_font_are_drawn_as_glyphs(text):
     layout = vhm.layout_text([vhm.TextPiece(0, text, "text")], fonts, 200)
     assert layout.ink.max() >= vhm.INK_LEVELS // 2
     assert 20 < font.getlength(part) < 60  # one picture, about as wide as high
+
+
+# ---- maps that are not the plain one -----------------------------------------------------------------
+
+
+def sink_record(sink=5, steps=20, **kwargs):
+    """A record in which one cell takes most of every step, and another cell is looked at in turn."""
+    record = hot_record([t % 12 if t % 12 != sink else 0 for t in range(steps)], **kwargs)
+    weights = record.weights.copy()
+    image = record.images[0].positions
+    weights[:, :, image] = np.maximum(weights[:, :, image], 0.001)
+    weights[:, :, image[sink]] = 3.0
+    return vhm.AttentionRecord(**{**vars(record), "weights": weights})
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "khaki", "navy"])
+@pytest.mark.parametrize("colormap", vhm.COLORMAPS)
+def test_a_sink_is_hatched_visibly_on_any_picture_and_not_tinted(colour, colormap):
+    def lightness(step, **options):
+        """Of the pixels of the cell, but for the grid lines round it."""
+        renderer = renderer_of(sink_record(), [picture(colour=colour)], colormap=colormap, **options)
+        rows, columns = np.nonzero(renderer.image.cell_index == 6)
+        panel = renderer.draw(step)[renderer.top :, renderer.x_image :]
+        return panel[rows.min() + 2 : rows.max() - 1, columns.min() + 2 : columns.max() - 1].mean(axis=2)
+
+    light = lightness(0, sinks=True)
+    assert np.ptp(light) > 120 and 0.4 < (light > light.mean()).mean() < 0.6 and np.ptp(lightness(0)) == 0
+    np.testing.assert_array_equal(light, lightness(7, sinks=True))
+
+
+def test_a_sink_is_left_out_of_the_scale_of_the_other_cells():
+    with_sink, without = renderer_of(sink_record()), renderer_of(sink_record(), sinks=True)
+    assert with_sink.cell_ends[0] == pytest.approx(3.0) and without.cell_ends[0] == pytest.approx(0.5)
+    assert np.isnan(without.cell_weights[:, 5]).all() and np.isfinite(np.delete(without.cell_weights, 5, 1)).all()
+
+
+def test_a_sink_in_the_text_stands_on_white_in_grey():
+    record = make_record(["Based", *[f" p{n}" for n in range(30)]], [f" w{n}" for n in range(20)])
+    weights = record.weights.copy()
+    weights[:, :, record.prompt_length - 30] = 5.0
+    record = vhm.AttentionRecord(**{**vars(record), "weights": weights})
+    renderer = renderer_of(record, sinks=True)
+    panel = text_panel(renderer, 3)
+    assert (panel[token_pixels(renderer, 1)] == 255).all() and (panel[token_pixels(renderer, 2)] != 255).any()
+    assert renderer.text_ends[0] < 1
+    owned = renderer.text.piece_index[: len(panel)] == 2
+    assert np.abs(panel[owned].astype(int) - vhm.MUTED).sum(axis=1).min() < 60
+
+
+def test_notes_say_what_is_not_plain_and_what_the_check_said():
+    record, check = sink_record(), vhm.Check(1, "", "answer", 0.7, (0.1, 0.2))
+    record = vhm.AttentionRecord(**{**vars(record), "checks": (check,)})
+
+    def notes(**options):
+        options = vhm.DrawingOptions(**options)
+        return vhm.map_notes(record, 1, options, vhm.shown_rows(record, 1, *options.map))
+
+    assert notes() == [f"check: {check}"] and vhm.map_notes(record, 0, vhm.DrawingOptions(), None) == []
+    first, second = notes(view="clear")
+    assert first.startswith("map: cells minus their median over the steps, sinks left out (1 hatched with 8")
+    assert second == f"check of the map as the model computed it: {check}"
+    assert notes(smooth=1.5)[0] == "map: smoothed over 1.5 cells"
+
+
+@pytest.mark.parametrize("size", [SMALL, (1280, 720), (1920, 1080)])
+def test_notes_stand_below_the_time_line_within_the_frame(size):
+    record = sink_record()
+    checks = (vhm.Check(1, "", "answer", 0.7, (0.1, 0.2)),)
+    record = vhm.AttentionRecord(**{**vars(record), "checks": checks})
+    plain, noted = renderer_of(sink_record(), size=size), renderer_of(record, size=size, view="clear")
+    lines = (plain.panel_height - noted.panel_height) / noted.px(vhm.NOTES)
+    assert lines == round(lines) >= 2
+    bottom = noted.timeline_y + noted.timeline.height + noted.px(5)
+    written = (noted.draw(0)[bottom:] < 128).all(axis=2)
+    assert written.any(axis=1).sum() >= lines * 3 and not written[-2:].any() and not written[:, -noted.px(20) :].any()
+    assert not (plain.draw(0)[plain.timeline_y + plain.timeline.height + plain.px(8) :] < 128).all(axis=2).any()
+
+
+def test_words_of_a_note_are_all_there_and_fit():
+    lines = vhm._wrapped(["one two three four", "five"], FONTS, FONTS.width("one two"))
+    assert lines == ["one two", "three", "four", "five"]
+
+
+@pytest.mark.parametrize(
+    "weight, relative, text", [(0.1234, False, "12.34%"), (12.34, True, "12.3×"), (0.5, True, "0.5×")]
+)
+def test_a_weight_is_written_in_the_unit_of_its_map(weight, relative, text):
+    assert vhm._amount(weight, relative) == text
+
+
+def test_the_clear_view_sets_what_is_left_at_its_default():
+    assert vhm.DrawingOptions(view="clear").map == ("median", True, 0) and vhm.DrawingOptions().map == ("off", False, 0)
+    assert vhm.DrawingOptions(view="clear", baseline="neutral", smooth=1).map == ("neutral", True, 1)
+
+
+@pytest.mark.parametrize("options", [{"smooth": -1}, {"smooth": float("nan")}, {"baseline": "mean"}, {"view": "best"}])
+def test_an_option_of_the_map_that_is_none_is_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} is .*; expected"):
+        vhm.DrawingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "change, title",
+    [
+        ({}, "layer 1 of 0-7, mean of the heads"),
+        ({"head": (0, 3)}, "layer 1 of 0-7, mean of heads 0, 3"),
+        ({"head": "auto", "auto_heads": (2, 5)}, "layer 1 of 0-7, head 5 (auto)"),
+        ({"head": "max", "auto_layer": True}, "layer 1 (auto) of 0-7, maximum of the heads"),
+    ],
+)
+def test_the_title_says_whose_attention_it_is_and_what_was_chosen(change, title):
+    record = vhm.AttentionRecord(**{**vars(make_record(["a"], ["b"])), **change})
+    assert vhm.layer_title(record, 1) == title
+
+
+def test_a_summary_hatches_sinks_and_carries_the_notes():
+    record, images = sink_record(), [picture()]
+    plain, clear = (vhm.draw_summary(record, images, 1, vhm.DrawingOptions(**o)) for o in ({}, {"view": "clear"}))
+    assert clear.height == plain.height + vhm.NOTES

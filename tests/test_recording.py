@@ -263,3 +263,58 @@ def test_recording_on_the_gpu_takes_no_memory_beyond_plain_generation():
         run()
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] <= 1.05 * peaks[0]
+
+
+def test_several_heads_are_their_mean_and_equal_eager_too(tiny):
+    arguments = (tiny.model, inputs_of(tiny), (1,), (0, 2), {"max_new_tokens": 4, **GREEDY}, None)
+    rows, eager = vhm.record_rows(*arguments), vhm.record_rows_eager(*arguments)
+    np.testing.assert_allclose(rows.weights, eager.weights, atol=1e-5)
+    single = [vhm.record_rows(*arguments[:3], head, {}, rows.response_ids).weights for head in (0, 2)]
+    np.testing.assert_allclose(rows.weights, np.mean(single, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("heads, taken", [([1], (1,)), ((3, -1, 0), (3, 0)), ([2, 2], (2,)), ("auto", "auto")])
+def test_heads_are_numbers_each_once(heads, taken):
+    assert vhm.check_head(heads, 4) == taken
+
+
+@pytest.mark.parametrize("heads", [[], [0, 4], ["mean", 1], [1, "auto"], [[1], 2]])
+def test_several_heads_of_which_one_is_none_are_refused(heads):
+    with pytest.raises(ValueError, match="cannot be taken"):
+        vhm.check_head(heads, 4)
+
+
+def test_the_survey_sees_what_the_recorder_records_of_each_head(tiny):
+    """The agreement of the heads of every layer, from rows recorded head by head, on a coarse grid by hand."""
+    inputs, ids, sizes = inputs_of(tiny), list(range(40, 110)), [(150, 110), (90, 130)]
+    images = [picture(size) for size in sizes]
+    located = vhm.locate_image_tokens(tiny.model, tiny.processor, inputs, images)
+    regions = vhm.picture_regions(located, sizes)
+    survey = vhm.survey_heads(tiny.model, inputs, ids, located, regions)
+    heads = [vhm.record_rows(tiny.model, inputs, (0, 1, 2), head, {}, ids).weights for head in range(4)]
+    at, region = np.concatenate([image.positions for image in located]), np.concatenate(regions)
+    onto_NR = (region[:, None] == np.unique(region)).astype(np.float32)
+    for layer in range(3):
+        survey_THR = np.stack([weights[:, layer, at] @ onto_NR for weights in heads], axis=1)
+        np.testing.assert_allclose(survey[layer], vhm.head_agreement(survey_THR), rtol=1e-3, atol=1e-9)
+
+
+def test_a_cell_belongs_to_the_region_of_its_middle_and_each_picture_has_its_own():
+    boxes = np.concatenate([vhm.grid_boxes(2, 2, 80, 40), [[np.nan] * 4]]).astype(np.float32)
+    images = [vhm.ImageTokens(np.arange(5), boxes)] * 2
+    first, second = vhm.picture_regions(images, [(80, 40)] * 2)
+    side = vhm.SURVEY_REGIONS
+    assert first.tolist() == [2 * side + 2, 2 * side + 6, 6 * side + 2, 6 * side + 6, -1]
+    np.testing.assert_array_equal(second[:4], first[:4] + side**2)
+
+
+def test_log_probabilities_of_a_part_are_those_of_a_plain_pass(tiny, monkeypatch):
+    monkeypatch.setattr(vhm, "LOGITS_PER_BLOCK", 3)
+    inputs, ids = inputs_of(tiny), [65, 66, 67, 68, 69, 70, 71, 72]
+    P = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        logits = tiny.model(**vhm.append_response(inputs, ids)).logits[0].log_softmax(-1)
+    expected = [float(logits[P - 1 + t, ids[t]]) for t in range(8)]
+    for part in (range(0, 8), range(3, 8), range(7, 8), range(0, 1)):
+        found = vhm.response_log_probabilities(tiny.model, inputs, ids, part)
+        np.testing.assert_allclose(found, np.array(expected)[part], atol=1e-4)
