@@ -3142,6 +3142,7 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
     # Entry 0 is for pixels without a cell.
     tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
     cover = np.concatenate([[0], np.round(255 * opacity(scale, CELL_ALPHA))[levels]]).astype(np.uint8)
+    cover[1:][np.isnan(values)] = 0
     panel = Image.fromarray(layout.picture)
     mask = Image.fromarray(cover.take(layout.cell_index))
     panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
