@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import html
 import inspect
 import io
@@ -30,15 +31,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import unicodedata
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
 from itertools import chain, groupby
 from numbers import Integral
@@ -66,11 +67,17 @@ RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 KINDS_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
 SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-VALUES_PER_TRANSFER = 2**20  # weights that wait on the device, at most, before they leave for the host
-ROWS_PER_BLOCK = 64  # queries whose weights exist at once, over all heads, while a given response is replayed
+VALUES_AT_ONCE = 2**23  # scores of single heads, about, that stand on the device at once
+LARGEST_QUEUE = 32  # transfers to the host that have not been put in their place yet
+ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
 SMALLEST_VISIBLE_PART = 0.02  # of a cell's side; less of the picture in it is rounding
+MEMORY_MARGIN = 1.2  # times an estimate of memory: what is rounded up, and what stands for no large array
+# Words of a RuntimeError which means that no memory is left: on the host, on an Apple GPU, in cuBLAS.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely does not fit
+LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 NOTE = 25  # level of what the user asked to be told (a choice, a verdict), in the log between info and warning
 
@@ -209,6 +216,7 @@ class Check:
 
     def __str__(self) -> str:
         hottest, mean, low, high = np.exp([self.hottest, np.mean(self.random), min(self.random), max(self.random)])
+        part = f"{CHECK_PART:.0%}"
         meaning = {
             True: "the map points at what it needs",
             False: "no better than random: do not trust this map",
@@ -217,9 +225,8 @@ class Check:
         if not self.matters:
             meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest:.3g} times less likely "
-            f"per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws)"
-            f": {meaning}"
+            f"hiding the hottest {part} of the cells made the {self.part} {hottest:.3g} times less likely per token, "
+            f"a random {part} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws): {meaning}"
         )
 
 
@@ -573,6 +580,15 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     return inputs
 
 
+def input_device(model: Any) -> Any:
+    """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
+    import torch
+
+    if model.device.type != "meta":
+        return model.device
+    return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
+
+
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
     import torch
@@ -599,14 +615,29 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
 _active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_recorder", default=None)
 
 
+@dataclass(eq=False)
+class LateQueries:
+    """Queries of one layer, a step each, that wait to be scored together."""
+
+    start: int
+    """Position of the first."""
+    scaling: float | None
+    queries: list = field(default_factory=list)
+    """(1, H, 1, D) each."""
+    key: Any = None
+    """(1, G, K, D) of the last query, which reach back to position 0."""
+
+
 class AttentionRecorder:
     """Collects, in chosen layers, the attention rows of every query from `first_query` on.
 
-    No S×S matrix ever exists: a row is computed for the queries wanted, its heads are reduced on the device, and
-    it leaves for the host, the layers of a step together, without stopping the device. On the host there is one
-    array, for at most `steps` rows a layer: float32, or float16 where that would be large.
+    No S×S matrix ever exists: scores are computed for the queries wanted, a block at a time, go through the softmax
+    and the reduction of the heads on the device, and leave for the host without stopping it. While a response is
+    generated, a query waits for those of the next steps, since the keys only grow: a step then costs next to nothing.
+    On the host there is one array, for at most `steps` rows a layer: float32, or float16 where that would be large.
 
-    `crossing`: the layers whose keys belong to pictures, not to positions of the text.
+    `crossing`: the layers whose keys belong to pictures, not to positions of the text. `shared_heads`: the number of
+    heads of the model where the processes of a tensor-parallel run share them, else 0.
     """
 
     def __init__(
@@ -616,11 +647,14 @@ class AttentionRecorder:
         head: str | int = "mean",
         steps: int = 1,
         crossing: Iterable[int] = (),
+        shared_heads: int = 0,
     ) -> None:
         self.layers = tuple(layers)
         self.first_query = first_query
         self.head = head
         self.crossing = frozenset(crossing)
+        self.shared_heads = shared_heads
+        self._places = {layer: place for place, layer in enumerate(self.layers)}
         self._last_layer = max(self.layers)
         self.cross_keys = 0  # keys that a layer has which sees the pictures only
         shape = steps, len(self.layers), first_query + 1 + steps
@@ -628,40 +662,76 @@ class AttentionRecorder:
         self._weights_TLK = np.zeros(shape, dtype)  # memory is taken only where something is written
         self._found_TL = np.zeros(shape[:2], bool)
         self._seen: dict[int, int] = {}  # the position after the last query that each layer has met
-        self._waiting: list[tuple[int, int, int, Any]] = []  # step, place, first column, rows on the device
+        self._late: dict[int, LateQueries] = {}  # of each layer
+        # What can be reduced together: (first step, first column, ...) to the layers' places and their scores.
+        self._waiting: dict[tuple, tuple[list[int], list[Any]]] = {}
         self._values_waiting = 0
-        self._sent: deque[tuple[Any, list, Any]] = deque()  # event, where the rows belong, rows on their way
+        self._pool = ThreadPoolExecutor(max_workers=1)  # so that generation never waits for the host's memory
+        self._storing: list[Future] = []
+        self._end = 0  # the position after the last query that any layer has met
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._waiting or self._sent or self._found_TL.any())
+        return bool(self._late or self._waiting or self._storing)
 
     def advance(self, layer: int, count: int) -> int:
         """Note that a layer meets `count` queries; returns the position of the first."""
         # A layer that sees fewer queries than those before it (gemma4's shared keys) sees the last ones.
-        self._seen[layer] = max(self._seen.get(layer, 0) + count, *self._seen.values(), 0)
-        return self._seen[layer] - count
+        self._end = self._seen[layer] = max(self._seen.get(layer, 0) + count, self._end)
+        return self._end - count
 
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K)."""
-        start, count = self.advance(layer, query.shape[2]), query.shape[2]
-        if layer not in self.layers:
+        (batch, heads, count, _), keys = query.shape, key.shape[2]
+        start = self.advance(layer, count)
+        if layer not in self._places:
             return
-        first_column = self._first_column(layer, key.shape[2], start + count)
-        for block in range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK):
-            queries = slice(block, min(block + ROWS_PER_BLOCK, count))
-            weights_HQK = attention_weights(query, key, mask, scaling, queries, start - first_column)
-            self.keep(layer, start + block, first_column, weights_HQK)
+        if batch != 1:
+            raise ValueError(f"the batch has {batch} sequences; attention is recorded for one at a time")
+        first_column = self._first_column(layer, keys, start + count)
+        late = self._late.get(layer)
+        if count == 1 and mask is None and not first_column and start >= self.first_query:
+            late = late or self._late.setdefault(layer, LateQueries(start, scaling))
+            late.queries.append(query)
+            late.key = key  # no other memory: the cache holds it, too
+            if len(late.queries) >= self.block_length(heads, keys):
+                self._take_late(layer)
+            return
+        if late:  # a sliding window has begun to move
+            self._take_late(layer)
+        self._observe_block(layer, query, key, mask, scaling, start, first_column)
+
+    def _observe_block(
+        self, layer: int, query: Any, key: Any, mask: Any, scaling: Any, start: int, column: int
+    ) -> None:
+        """Score the queries wanted, a block at a time: the first query stands at `start`, key 0 at `column`."""
+        count, block = query.shape[2], self.block_length(query.shape[1], key.shape[2])
+        for first in range(max(self.first_query - start, 0), count, block):
+            queries = slice(first, min(first + block, count))
+            scores_HQK = attention_scores(query, key, mask, scaling, queries, start - column)
+            self._keep(layer, start + first, column, scores_HQK)
+
+    def _take_late(self, layer: int) -> None:
+        """Score the queries of a layer that wait, with the keys of the last one, which hold those of the others."""
+        import torch
+
+        late = self._late.pop(layer)
+        self._observe_block(layer, torch.cat(late.queries, dim=2), late.key, None, late.scaling, late.start, 0)
+
+    @staticmethod
+    def block_length(heads: int, keys: int) -> int:
+        """The number of queries whose weights may exist at once."""
+        return min(max(VALUES_AT_ONCE // (heads * keys), 1), ROWS_PER_BLOCK)
 
     def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
         _, _, count, K = weights_1HQK.shape
         start = self.advance(layer, count) if start is None else start
         first = max(self.first_query - start, 0)
-        if layer in self.layers and first < count:
+        if layer in self._places and first < count:
             first_column = self._first_column(layer, K, start + count)
-            self.keep(layer, start + first, first_column, weights_1HQK[0, :, first:].float())
+            self._keep(layer, start + first, first_column, weights_1HQK[0, :, first:], are_weights=True)
 
     def _first_column(self, layer: int, keys: int, end: int) -> int:
         """The position of key 0: a sliding window keeps the last keys only."""
@@ -670,54 +740,62 @@ class AttentionRecorder:
         self.cross_keys = keys
         return 0
 
-    def keep(self, layer: int, position: int, first_column: int, weights_HQK: Any) -> None:
-        """Take the rows of the queries from a position on; send them off with those of the step's other layers."""
-        rows_QK = reduce_heads(weights_HQK, self.head)
-        self._waiting.append((position - self.first_query, self.layers.index(layer), first_column, rows_QK))
-        self._values_waiting += rows_QK.numel()
-        if layer == self._last_layer or self._values_waiting > VALUES_PER_TRANSFER:
+    def _keep(self, layer: int, position: int, first_column: int, part_HQK: Any, are_weights: bool = False) -> None:
+        """Let the scores, or weights, of the queries from a position on wait for those of the step's other layers."""
+        alike = position - self.first_query, first_column, are_weights, part_HQK.shape, part_HQK.device
+        places, parts = self._waiting.setdefault(alike, ([], []))
+        places.append(self._places[layer])
+        parts.append(part_HQK)
+        self._values_waiting += part_HQK.numel()
+        if layer == self._last_layer or self._values_waiting >= VALUES_AT_ONCE // 2:
             self._send()
 
     def _send(self) -> None:
+        """Reduce what waits to rows, and let them leave for the host."""
         import torch
 
-        device = self._waiting[0][3].device
-        places = [(step, place, column, tuple(rows.shape)) for step, place, column, rows in self._waiting]
-        values = torch.cat([part[3].flatten().to(device) for part in self._waiting])
-        if self._weights_TLK.dtype == np.float16:
-            values = values.half()  # here, since NumPy takes its time over small numbers
-        on_host, event = values.to("cpu", non_blocking=True), None
-        if values.is_cuda:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(device))
+        for (step, column, are_weights, _, device), (places, parts) in self._waiting.items():
+            parts_LHQK = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+            weights_LHQK = parts_LHQK.float() if are_weights else torch.softmax(parts_LHQK, -1, dtype=torch.float32)
+            if self.shared_heads:
+                rows_LQK = reduce_shared_heads(weights_LHQK, self.head, self.shared_heads)
+            else:
+                rows_LQK = reduce_heads(weights_LHQK, self.head)
+            if self._weights_TLK.dtype == np.float16:
+                rows_LQK = rows_LQK.half()  # here, since NumPy takes its time over small numbers
+            on_host, event = rows_LQK.to("cpu", non_blocking=True), None
+            if rows_LQK.is_cuda:
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(device))
+            self._storing.append(self._pool.submit(self._store, event, step, column, places, on_host))
+            if len(self._storing) > LARGEST_QUEUE:
+                self._storing.pop(0).result()
         self._waiting.clear()
         self._values_waiting = 0
-        self._sent.append((event, places, on_host))
-        self._receive(wait=False)
 
-    def _receive(self, wait: bool) -> None:
-        """Store the rows that have arrived, or all of them."""
-        while self._sent and (wait or self._sent[0][0] is None or self._sent[0][0].query()):
-            event, places, on_host = self._sent.popleft()
-            if event is not None:
-                event.synchronize()
-            parts = np.split(on_host.numpy(), np.cumsum([Q * K for *_, (Q, K) in places])[:-1])
-            for (step, place, column, shape), values in zip(places, parts):
-                missing = column + shape[1] - self._weights_TLK.shape[2]
-                if missing > 0:  # more keys of pictures than there are positions
-                    self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
-                into_QK = self._weights_TLK[step : step + shape[0], place, column : column + shape[1]]
-                into_QK[:] = values.reshape(shape)[: len(into_QK)]
-                self._found_TL[step : step + shape[0], place] = True
+    def _store(self, event: Any, step: int, column: int, places: list[int], rows_LQK: Any) -> None:
+        """Put rows where they belong, once they have arrived."""
+        if event is not None:
+            event.synchronize()
+        end, steps = column + rows_LQK.shape[2], slice(step, step + rows_LQK.shape[1])
+        missing = end - self._weights_TLK.shape[2]
+        if missing > 0:  # more keys of pictures than there are positions
+            self._weights_TLK = np.pad(self._weights_TLK, ((0, 0), (0, 0), (0, missing)))
+        for place, rows_QK in zip(places, rows_LQK.numpy()):
+            into_QK = self._weights_TLK[steps, place, column:end]
+            into_QK[:] = rows_QK[: len(into_QK)]
+        self._found_TL[steps, places] = True
 
     def weights(self, steps: int, positions: int) -> np.ndarray:
         """(steps, L, columns) of everything recorded. Raises RuntimeError when rows are missing.
 
         columns: the positions, or the keys of pictures that only cross-attention sees, where those are more.
         """
-        if self._waiting:
-            self._send()
-        self._receive(wait=True)
+        for layer in list(self._late):
+            self._take_late(layer)
+        self._send()
+        for stored in self._storing:
+            stored.result()
         for layer, found_T in zip(self.layers, self._found_TL[:steps].T):
             if not found_T.all():
                 raise RuntimeError(
@@ -727,32 +805,29 @@ class AttentionRecorder:
         return self._weights_TLK[:steps, :, : max(positions, self.cross_keys)]
 
 
-def attention_weights(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
-    """softmax(q·kᵀ) for a slice of the queries: (H, Q, K) float32, as the model's own eager function.
+def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, queries: slice, start: int) -> Any:
+    """q·kᵀ, scaled and masked, for a slice of the queries: (H, Q, K) in the dtype of the query.
 
     `start` is the column of query 0's own key. Without a mask attention is causal. Query heads are grouped by
     reshape, so that no key is repeated.
     """
     import torch
 
-    B, H, _, D = query.shape
+    _, H, _, D = query.shape
     _, G, K, _ = key.shape
-    if B != 1:
-        raise ValueError(f"the batch has {B} sequences; attention is recorded for one at a time")
     Q = queries.stop - queries.start
     query_GQD = query[0, :, queries].reshape(G, H // G * Q, D)
     scale = D**-0.5 if scaling is None else scaling
-    scores_HQK = (torch.matmul(query_GQD, key[0].transpose(1, 2)) * scale).reshape(H, Q, K)
+    nothing = query.new_empty(1, 1, 1)  # beta=0: it is not read; one call multiplies and scales
+    scores_HQK = torch.baddbmm(nothing, query_GQD, key[0].transpose(1, 2), beta=0, alpha=scale).view(H, Q, K)
     if mask is None and Q == 1 and start + queries.start >= K - 1:
-        return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)  # a step of generation sees all there is
+        return scores_HQK  # a step of generation sees all there is
     if mask is None:  # also hides the empty end of a static cache
         positions_Q1 = torch.arange(start + queries.start, start + queries.stop, device=query.device)[:, None]
         mask_1QK = torch.arange(K, device=query.device) <= positions_Q1
     else:
         mask_1QK = mask[0, :, queries, :K]
-    is_bool = mask_1QK.dtype == torch.bool
-    scores_HQK = scores_HQK.masked_fill(~mask_1QK, -math.inf) if is_bool else scores_HQK + mask_1QK
-    return torch.softmax(scores_HQK, dim=-1, dtype=torch.float32)
+    return scores_HQK.masked_fill(~mask_1QK, -math.inf) if mask_1QK.dtype == torch.bool else scores_HQK + mask_1QK
 
 
 def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple[int, ...]:
@@ -769,13 +844,35 @@ def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple
     return int(head)
 
 
-def reduce_heads(weights_HQK: Any, head: str | int | tuple[int, ...]) -> Any:
-    """(Q, K) weights from (H, Q, K): the mean or the maximum over the heads, one head, or the mean of several."""
+def reduce_heads(weights_LHQK: Any, head: str | int | tuple[int, ...]) -> Any:
+    """(L, Q, K) weights from (L, H, Q, K): the mean or maximum over the heads, one head, or the mean of several."""
     if head == "mean":
-        return weights_HQK.mean(0)
+        return weights_LHQK.mean(1)
     if head == "max":
-        return weights_HQK.amax(0)
-    return weights_HQK[list(head)].mean(0) if isinstance(head, tuple) else weights_HQK[head]
+        return weights_LHQK.amax(1)
+    return weights_LHQK[:, list(head)].mean(1) if isinstance(head, tuple) else weights_LHQK[:, head]
+
+
+def reduce_shared_heads(weights_LHQK: Any, head: str | int | tuple[int, ...], heads: int) -> Any:
+    """(L, Q, K) weights of all `heads`, of which each process holds an equal part in order, or every one holds all."""
+    import torch.distributed as dist
+
+    H, maximum = weights_LHQK.shape[1], head == "max"
+    if head in ("mean", "max"):
+        rows_LQK = reduce_heads(weights_LHQK, head) / (1 if maximum else dist.get_world_size())
+    else:  # the first process that has a head gives its rows, the others zeros
+        wanted = head if isinstance(head, tuple) else (head,)
+        places = [one % heads - dist.get_rank() * H for one in wanted]
+        rows_LQK = weights_LHQK[:, [place for place in places if 0 <= place < H]].sum(1) / len(wanted)
+    rows_LQK = rows_LQK.contiguous()
+    dist.all_reduce(rows_LQK, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
+    return rows_LQK
+
+
+def shared_heads(model: Any) -> int:
+    """The number of heads that the processes of a tensor-parallel run share; 0 where there is one process."""
+    ranks = getattr(model, "tp_size", None) or 1
+    return model.config.get_text_config().num_attention_heads if ranks > 1 else 0
 
 
 def cross_layers(config: Any) -> list[int]:
@@ -798,7 +895,7 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     recorder, layer = _active_recorder.get(), module.layer_idx
-    if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
+    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None and kwargs.get("position_bias") is None:
         if recorder is not None:
             recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"))
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
@@ -886,24 +983,16 @@ def vision_attention_off(model: Any) -> Iterator[None]:
         yield
 
 
-def _progress_streamer(total: int) -> Any:
-    """A streamer that moves a progress bar on by one for each token generated."""
-    from tqdm import tqdm
-    from transformers.generation.streamers import BaseStreamer
+def _progress_in(bar: Any) -> Any:
+    """A logits processor that changes nothing and moves a progress bar on; a streamer would wait for each token."""
+    from transformers import LogitsProcessor, LogitsProcessorList
 
-    class ProgressStreamer(BaseStreamer):
-        def __init__(self) -> None:
-            self.bar = tqdm(total=total, desc="generating", unit="token")
-            self.prompt_seen = False
+    class Progress(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            bar.update()
+            return scores
 
-        def put(self, value: Any) -> None:  # the first call brings the prompt
-            self.bar.update(int(self.prompt_seen))
-            self.prompt_seen = True
-
-        def end(self) -> None:
-            self.bar.close()
-
-    return ProgressStreamer()
+    return LogitsProcessorList([Progress()])
 
 
 def _end_ids(model: Any) -> set[int]:
@@ -916,15 +1005,14 @@ def _end_ids(model: Any) -> set[int]:
 def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) -> tuple[list[int], Any]:
     """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
     import torch
+    from tqdm import tqdm
 
     limit = generation["max_new_tokens"]
     started = time.perf_counter()
-    streamer = _progress_streamer(limit)
-    try:
-        with torch.inference_mode():
-            output = model.generate(**inputs, **generation, streamer=streamer, return_dict_in_generate=True, **kwargs)
-    finally:
-        streamer.end()
+    with tqdm(total=limit, desc="generating", unit="token") as bar, torch.inference_mode():
+        output = model.generate(
+            **inputs, **generation, logits_processor=_progress_in(bar), return_dict_in_generate=True, **kwargs
+        )
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
     if response_ids and response_ids[-1] in _end_ids(model):
@@ -958,7 +1046,7 @@ def record_rows(
 
     P = inputs["input_ids"].shape[1]
     steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
-    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config))
+    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config), shared_heads(model))
     with recording(model, recorder):
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
@@ -973,11 +1061,13 @@ def record_rows(
 
 
 def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
-    """The response's ids by a static cache and a compiled step; None where that does not pay: CPU, short answers.
+    """The response's ids by a static cache and a compiled step; None where that does not pay.
 
+    It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    if model.device.type != "cuda" or generation["max_new_tokens"] < SHORTEST_FAST_ANSWER:
+    short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
+    if input_device(model).type != "cuda" or shared_heads(model) or short:
         logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
         return None
     return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
@@ -999,7 +1089,9 @@ def record_rows_eager(
             attentions = model(**forced, use_cache=False, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(layers, P - 1, head, len(response_ids), cross_layers(model.config))
+    recorder = AttentionRecorder(
+        layers, P - 1, head, len(response_ids), cross_layers(model.config), shared_heads(model)
+    )
     for t in range(len(response_ids)):
         for layer, weights_H1K in zip(layers, steps[t]):
             weights_H1K = weights_H1K if layer in recorder.crossing else weights_H1K[..., : P + t]
@@ -1027,12 +1119,14 @@ class HeadSurvey:
 
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
         """Look at one attention call, as `AttentionRecorder.observe`."""
+        import torch
+
         count, keys = query.shape[2], key.shape[2]
-        start = self.end - count
-        blocks = range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK)
-        parts = (slice(block, min(block + ROWS_PER_BLOCK, count)) for block in blocks)
-        rows = (attention_weights(query, key, mask, scaling, q, start - self._first_column(keys)) for q in parts)
-        self._keep(layer, keys, rows)
+        start, block = self.end - count, AttentionRecorder.block_length(query.shape[1], keys)
+        own_column, starts = start - self._first_column(keys), range(max(self.first_query - start, 0), count, block)
+        parts = (slice(first, min(first + block, count)) for first in starts)
+        scores = (attention_scores(query, key, mask, scaling, part, own_column) for part in parts)
+        self._keep(layer, keys, (torch.softmax(part_HQK, -1, dtype=torch.float32) for part_HQK in scores))
 
     def observe_weights(self, layer: int, weights_1HQK: Any) -> None:
         """The same from the weights that the model computed itself."""
@@ -1143,6 +1237,193 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
             "it cannot be recorded"
         )
     return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def layer_values(text: Any, name: str, default: int) -> np.ndarray:
+    """(layers,) a number of a text model's configuration, which may differ from layer to layer."""
+    layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
+    found = [getattr(layer, name, None) for layer in layers]
+    return np.array([np.max(number) if number else default for number in found])  # gemma3n has a list in each
+
+
+def cache_size(config: Any, positions: int) -> int:
+    """Numbers that the cache holds after so many positions; a sliding window keeps the last ones only."""
+    text = config.get_text_config()
+    heads, window = text.num_attention_heads, getattr(text, "sliding_window", None) or positions
+    key_heads = layer_values(text, "num_key_value_heads", heads)
+    sizes = layer_values(text, "head_dim", text.hidden_size // heads)
+    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+    kept = [min(positions, window) if kind == "sliding_attention" else positions for kind in kinds]
+    layers = attention_layers(config)
+    return int((2 * key_heads * sizes * kept)[layers].sum())
+
+
+def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> int:
+    """Numbers that exist at once, at the most, in a pass over so many positions, or over the patches of the pictures.
+
+    That is inside an MLP, which has its inner values three times; `ranks` processes share these.
+    """
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    inner = layer_values(
+        text, "intermediate_size", 0 if hasattr(text, "moe_intermediate_size") else 4 * text.hidden_size
+    )
+    experts = layer_values(text, "moe_intermediate_size", 0) * layer_values(text, "num_experts_per_tok", 1)
+    in_text = positions * (3 * max(*inner, *experts) / ranks + 4 * text.hidden_size)
+    wide = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", None) or text.hidden_size
+    return int(max(in_text, patches * (3 * (getattr(vision, "intermediate_size", None) or 4 * wide) + 8 * wide)))
+
+
+def device_memory(
+    config: Any, prompt: int, steps: int, value_bytes: int, patches: int = 0, *, replay: bool = False,
+    eager: bool = False, ranks: int = 1, share: float = 1.0,
+) -> tuple[int, int]:  # fmt: skip
+    """Bytes that a run takes on a device beside the weights, estimated: for the prompt alone, and for all `steps`.
+
+    replay: one pass over prompt and response, without a cache. eager: every layer's weights are kept.
+    patches: of the vision tower. ranks: processes that share each layer. share: part of the layers on this device.
+    """
+    heads, kept = config.get_text_config().num_attention_heads / ranks, share * len(attention_layers(config))
+    passed = prompt + steps if replay else prompt
+    cached = [0 if replay else share / ranks * cache_size(config, S) for S in (prompt, prompt + steps)]
+    least = cached[0] + pass_size(config, passed, patches, ranks)
+    most = max(least, cached[1])
+    if eager:  # beside the weights that are kept a layer has scores, masked scores, weights, and two in float32
+        least += heads * passed**2 * (kept + 3 + 8 / value_bytes)
+        most = least + (not replay) * heads * kept * steps * (prompt + steps)
+    return int(least * value_bytes), int(most * value_bytes)
+
+
+def record_memory(prompt: int, steps: int, layers: int) -> int:
+    """Bytes of the record's weights on the host, at most."""
+    values = steps * layers * (prompt + steps)
+    return values * (4 if 4 * values <= LARGEST_FLOAT32_RECORD else 2)
+
+
+def free_memory(device: Any) -> int | None:
+    """Bytes that can be taken on a device, torch's own reserve included; None where that is not known."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found and device.type == "cpu" else None
+
+
+def layer_shares(model: Any) -> dict[Any, float]:
+    """The devices that run the layers of the language model, and the part of the layers that each runs."""
+    import torch
+
+    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None) or [model]
+    hooks = [getattr(getattr(layer, "_hf_hook", None), "execution_device", None) for layer in layers]  # of accelerate
+    places = [next(layer.parameters()).device if at is None else at for layer, at in zip(layers, hooks)]
+    devices = [torch.device(place) for place in places]
+    return {device: devices.count(device) / len(devices) for device in dict.fromkeys(devices)}
+
+
+def gib(count: float | None) -> str:
+    """Bytes in words."""
+    if count is None:
+        return "unknown GiB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+
+
+def weights_memory(folder: str, config: Any, dtype: Any) -> int:
+    """Bytes of a checkpoint's weights once they are loaded; 0 where that is not known: on the hub, or quantised."""
+    import torch
+
+    found = (list(Path(folder).glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin"))
+    files = next((files for files in found if files), [])
+    if getattr(config, "quantization_config", None):
+        return 0
+    size, wanted = sum(file.stat().st_size for file in files), getattr(torch, str(dtype).removeprefix("torch."), None)
+    return size if wanted is None or config.dtype is None else size * wanted.itemsize // config.dtype.itemsize
+
+
+def check_weights(needed: int, device_map: Any, ranks: int = 1) -> None:
+    """Raises ValueError where weights surely do not fit on the device named; warns where they outgrow all cards."""
+    import torch
+
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    device = str(device_map.get("") if isinstance(device_map, dict) else device_map or "cpu")
+    if ranks > 1:
+        device, needed = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cards else "cpu", needed // ranks
+    elif not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
+        free = [free_memory(card) for card in cards or ["cpu"]]
+        if None not in free and needed > sum(free):
+            logger.warning(
+                "the weights take %s, and %s are free on %s: the rest stays on the host or on disk, which is slow",
+                gib(needed), gib(sum(free)), ", ".join(cards) or "the host",
+            )  # fmt: skip
+        return
+    free = free_memory(device)
+    if free is not None and needed * SURE_PART > free:
+        raise ValueError(
+            f"the weights take {gib(needed)} on {device}, where {gib(free)} are free: take a smaller dtype, a "
+            "quantised checkpoint, device_map 'auto' or, by torchrun, tp_plan 'auto'"
+        )
+
+
+def check_memory(model: Any, inputs: Any, steps: int, layers: int, *, replay: bool, eager: bool) -> str:
+    """What a run will take, in words. Warns where that may not fit; raises ValueError where it surely does not.
+
+    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit.
+    """
+    prompt, config, vision = inputs["input_ids"].shape[1], model.config, getattr(model.config, "vision_config", None)
+    pixels, side, patches = inputs.get("pixel_values"), getattr(vision, "patch_size", None), 0
+    if hasattr(pixels, "numel") and isinstance(side, int):
+        patches = pixels.numel() // (3 * side**2 * getattr(vision, "temporal_patch_size", 1))
+    asked = f"{prompt} prompt tokens and up to {steps} of the response"
+    half = ", take dtype bfloat16" * (model.dtype.itemsize > 2)
+    lower = "take attention='auto'" if eager else f"lower max_pixels{half} or take more devices"
+    how = {"replay": replay, "eager": eager, "ranks": getattr(model, "tp_size", None) or 1}
+    told = []
+    for device, share in layer_shares(model).items():
+        least, most = device_memory(config, prompt, steps, model.dtype.itemsize, patches, share=share, **how)
+        free = free_memory(device)
+        told.append(f"{gib(most * MEMORY_MARGIN)} on {device} beside the weights, where {gib(free)} are free")
+        if free is not None and least * SURE_PART > free:
+            raise ValueError(f"{asked} take about {told[-1]}: {lower}")
+        if free is not None and most * MEMORY_MARGIN > free:
+            logger.warning("%s take about %s: that may not fit; lower max_new_tokens, or %s", asked, told[-1], lower)
+    record, free = record_memory(prompt, steps, layers), free_memory("cpu")
+    told.append(f"up to {gib(record)} on the host for the record, where {gib(free)} are free")
+    if free is not None and record > free:
+        logger.warning("%s take %s: record fewer layers, or lower max_new_tokens", asked, told[-1])
+    return f"{asked} take about {', '.join(told)}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the host has no more memory."""
+    import torch
+
+    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> Iterator[list[str]]:
+    """Within this block running out of memory is a RuntimeError of one line, with the facts put into the list."""
+    import torch
+
+    facts: list[str] = []
+    try:
+        yield facts
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or str(error).startswith("out of memory: "):  # told already, while loading
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the cache
+        gc.collect()
+        torch.cuda.empty_cache()
+        what = ". ".join(one_line(error).split(". ")[:2])
+        raise RuntimeError("; ".join([f"out of memory: {what or 'on the host'}", *facts, advice])) from error
 
 
 # ----------------------------------------------------------------------------------------- image boxes
@@ -1448,7 +1729,8 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
     hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     inputs = {**made.inputs, made.pixels_name: pixels}
-    inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+    device = input_device(model)
+    inputs = {key: value.to(device) if torch.is_tensor(value) else value for key, value in inputs.items()}
     inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
     try:
         with vision_attention_off(model), torch.inference_mode():
@@ -1457,7 +1739,7 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         pass
     finally:
         hook.remove()
-    return found[0][0, inputs["input_ids"][0] == image_token_id(model.config)].float().cpu()
+    return found[0][0].cpu()[inputs["input_ids"][0].cpu() == image_token_id(model.config)].float()
 
 
 class _EmbeddingsFound(Exception):
@@ -1948,12 +2230,16 @@ def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return under + (over - under) * cover
 
 
-def coloured(entries: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """An RGB image from (Y, X) indices into a palette of (n, 3) RGB colours 0..255."""
-    words = np.zeros((len(palette), 4), np.uint8)  # a pixel looked up as one word of four bytes
-    words[:, :3] = np.round(palette)
-    pixels = words.view(np.uint32)[:, 0].take(entries)
-    return Image.frombuffer("RGB", entries.shape[::-1], pixels, "raw", "RGBX", 0, 1)
+def pixel_words(colours: np.ndarray) -> np.ndarray:
+    """(n,) uint32 words, a pixel each, of (n, 3) RGB colours 0..255."""
+    words = np.zeros((len(colours), 4), np.uint8)
+    words[:, :3] = np.round(colours)
+    return words.view(np.uint32)[:, 0]
+
+
+def coloured(entries: np.ndarray, words: np.ndarray) -> Image.Image:
+    """An RGB image from (Y, X) intp indices into a palette of words."""
+    return Image.frombuffer("RGB", entries.shape[::-1], words.take(entries), "raw", "RGBX", 0, 1)
 
 
 def _bar(shades: np.ndarray, height: int) -> Image.Image:
@@ -2164,6 +2450,11 @@ class TextLayout:
     line_height: int
     """Pixels."""
 
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """(Y, X) intp, piece and ink of a pixel as one index: what a frame looks its colours up by."""
+        return self.piece_index.astype(np.intp) * INK_LEVELS + self.ink
+
 
 def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> list[Fragment]:
     """The pieces cut where a line may have to end."""
@@ -2363,14 +2654,14 @@ def visualize_attention_step(
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
     levels = np.concatenate([[paper], levels, levels + len(glyphs)])
+    words = pixel_words(colours.reshape(-1, 3)).reshape(-1, INK_LEVELS)[levels]
 
     visible_lines = max(height // layout.line_height, 1)
     last_line = int(layout.last_line[last])
     first_line = max(last_line + 1 - visible_lines, 0)
     rows = slice(first_line * layout.line_height, (last_line + 1) * layout.line_height)
-    entries = (levels * INK_LEVELS).astype(np.uint16).take(layout.piece_index[rows]) + layout.ink[rows]
-    panel = Image.new("RGB", (entries.shape[1], height), PAPER)
-    panel.paste(coloured(entries, colours.reshape(-1, 3)))
+    panel = Image.new("RGB", (layout.ink.shape[1], height), PAPER)
+    panel.paste(coloured(layout.entries[rows], words))
     return panel
 
 
@@ -2556,14 +2847,15 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint. Returns an RGB image
     of the panel.
     """
-    tints = 1 + np.round(np.clip(values, 0, 1) * (CELL_LEVELS - 1))
-    levels = np.concatenate([[0], np.nan_to_num(tints)])  # level 0: no cell
-    entries = levels.astype(np.uint8).take(layout.cell_index)
+    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    alpha = [0, *np.round(255 * opacity(scale, CELL_ALPHA)).astype(int).tolist()]
+    # Entry 0 is for pixels without a cell.
+    tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
+    alphas = np.where(np.isnan(values), 0, np.round(255 * opacity(scale, CELL_ALPHA))[levels])
+    cover = np.concatenate([[0], alphas]).astype(np.uint8)
     panel = Image.fromarray(layout.picture)
-    tints = coloured(entries, np.concatenate([[PAPER], colormap(scale)]))
-    panel.paste(tints, mask=Image.fromarray(entries).point(alpha))
+    mask = Image.fromarray(cover.take(layout.cell_index))
+    panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
     return panel
 
 
@@ -2571,8 +2863,10 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
     """An RGBA overlay of the panel: marks numbered, the points of a picture joined in order; the last one is blue."""
     Y, X = layout.cell_index.shape
     radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
-    overlay = Image.new("RGBA", (X * SMOOTH, Y * SMOOTH), (*PAPER, 0))
-    draw, font = ImageDraw.Draw(overlay), fonts.main.font_variant(size=round(radius * 1.15))
+    # All outlines are white, as the ground is: colour and cover may be reduced by themselves, which is much faster.
+    overlay, cover = Image.new("RGB", (X * SMOOTH, Y * SMOOTH), PAPER), Image.new("L", (X * SMOOTH, Y * SMOOTH))
+    draw, mask = ImageDraw.Draw(overlay), ImageDraw.Draw(cover)
+    font = fonts.main.font_variant(size=round(radius * 1.15))
     paths: list[list] = [[] for _ in layout.places]
     corners = []  # x, y of each mark's first corner
     for mark in marks:
@@ -2584,15 +2878,17 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
             paths[mark.image].append((x[0], y[0]))
         else:
             paths.append([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])])
-    for colour, thickness in ((PAPER, 3 * width), (INK, width)):  # light round dark: seen on any picture
-        for path in paths:
-            if len(path) > 1:
-                draw.line(path, colour, thickness, joint="curve")
+    for on, colour, thickness in ((draw, PAPER, 3 * width), (mask, 255, 3 * width), (draw, INK, width)):
+        for path in (path for path in paths if len(path) > 1):  # light round dark: seen on any picture
+            on.line(path, colour, thickness, joint="curve")
     for number, at in enumerate(corners, start=1):
         disc = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
         draw.ellipse(disc, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
         draw.text(at, str(number), PAPER, font, anchor="mm")
-    return overlay.reduce(SMOOTH)
+        mask.ellipse(disc, 255)
+    overlay = overlay.reduce(SMOOTH)
+    overlay.putalpha(cover.reduce(SMOOTH))
+    return overlay
 
 
 # ------------------------------------------------------------------------------------------- frames
@@ -3166,6 +3462,11 @@ def check_output_dir(output_dir: str | Path) -> None:
         ) from error
 
 
+def video_path(output_dir: str | Path, layer: int, options: DrawingOptions) -> Path:
+    """Where the video of a layer goes."""
+    return Path(output_dir) / f"combined_attention_visualization_layer{layer}.{options.format}"
+
+
 def write_layer_videos(
     record: AttentionRecord,
     images: Sequence[Image.Image],
@@ -3180,24 +3481,50 @@ def write_layer_videos(
     """
     from tqdm import tqdm
 
-    folder, paths = Path(output_dir), []
+    paths = []
     for layer in layers:
+        path = video_path(output_dir, layer, options)
         renderer = FrameRenderer(record, images, layer, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
         stills = [renderer.check_step(step) for step in options.frames]
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"combined_attention_visualization_layer{layer}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         pictures = ((f"step{step}", Image.fromarray(renderer.draw(step))) for step in stills)
         summary = ((name, draw_summary(record, images, layer, options)) for name in ["summary"] * options.summary)
         for name, picture in chain(pictures, summary):
-            with moved_into_place(folder / f"{stem}_{name}.png") as temporary:
+            with moved_into_place(path.with_name(f"{path.stem}_{name}.png")) as temporary:
                 picture.save(temporary)
         with tqdm(steps, desc=f"writing layer {layer}", unit="frame") as bar:
-            paths.append(write_video(map(renderer.draw, bar), folder / f"{stem}.{options.format}", options.fps))
+            paths.append(write_video(map(renderer.draw, bar), path, options.fps))
     return paths
 
 
 # -------------------------------------------------------------------------------------------- class
+
+
+def process_number(tp_plan: Any) -> int:
+    """Which process of a tensor-parallel run this is, by torchrun's word; 0 where the model is not shared."""
+    return int(os.environ.get("RANK", 0)) if tp_plan else 0
+
+
+def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
+    """Raises ValueError where a model cannot be shared by the processes that were started."""
+    if not tp_plan:
+        return
+    ranks, text = int(os.environ.get("WORLD_SIZE", 1)), config.get_text_config()
+    if ranks < 2:
+        raise ValueError(
+            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
+            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        )
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        uneven = [count for count in layer_values(text, name, 0) if count % ranks]
+        if uneven:
+            raise ValueError(
+                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
+                "processes that divides them"
+            )
 
 
 class AttentionVisualizer:
@@ -3206,6 +3533,8 @@ class AttentionVisualizer:
     model_name_or_path: a Hugging Face checkpoint, a directory or a name on the hub.
     max_image_num: the most pictures that a sample may have.
     device_map, dtype, trust_remote_code: as in `from_pretrained`; dtype "auto" is float32 on a CPU.
+    tp_plan: "auto", in processes started by torchrun, lets them share every layer (tensor parallelism); it takes the
+        place of device_map. Every process makes the record, the first one alone writes files.
     model_kwargs, processor_kwargs: whatever else the `from_pretrained` of the model and of the processor takes, such
         as {"quantization_config": ...} or {"do_pan_and_scan": True}. A LoRA adapter's directory (peft) will do, too.
 
@@ -3220,6 +3549,7 @@ class AttentionVisualizer:
         *,
         device_map: str | dict | None = "auto",
         dtype: Any = "auto",
+        tp_plan: str | dict | None = None,
         trust_remote_code: bool = False,
         model_kwargs: dict | None = None,
         processor_kwargs: dict | None = None,
@@ -3234,10 +3564,12 @@ class AttentionVisualizer:
         self.model_name_or_path = str(model_name_or_path)
         self.max_image_num = max_image_num
         self.device_map, self.dtype, self.trust_remote_code = device_map, dtype, trust_remote_code
+        self.tp_plan = tp_plan
         self.model_kwargs = dict(model_kwargs or {})
         self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
         self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
         image_token_id(self.config)  # a model without pictures is told here
+        check_tp_plan(tp_plan, device_map, self.config)
         processor_name = self._base_of("processor_config.json", "preprocessor_config.json")
         self.processor = self._from_pretrained(AutoProcessor, processor_name, **(processor_kwargs or {}))
         if getattr(self.processor, "tokenizer", None) is None:
@@ -3262,6 +3594,8 @@ class AttentionVisualizer:
                 name or self.model_name_or_path, **{"trust_remote_code": self.trust_remote_code, **kwargs}
             )
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            if is_out_of_memory(error):
+                raise
             kinds = (OSError, ImportError, RuntimeError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
             raise kind(
@@ -3288,10 +3622,21 @@ class AttentionVisualizer:
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
         started = time.perf_counter()
-        model = self._from_pretrained(
-            (fits or classes)[0], **{"dtype": dtype, "device_map": self.device_map, **self.model_kwargs}
-        )
-        facts = type(model).__name__, model.device, model.dtype, time.perf_counter() - started
+        places = {"distributed_config": {"tp_plan": self.tp_plan}} if self.tp_plan else {"device_map": self.device_map}
+        options = {"dtype": dtype, **places, **self.model_kwargs}
+        needed = 0 if "quantization_config" in options else weights_memory(self.model_name_or_path, self.config, dtype)
+        ranks = int(os.environ.get("WORLD_SIZE", 1)) if self.tp_plan else 1
+        check_weights(needed, options.get("device_map"), ranks)
+        with out_of_memory_told(f"the weights take {gib(needed or None)}; take a smaller dtype or more devices"):
+            model = self._from_pretrained((fits or classes)[0], **options)
+        if self.tp_plan and not shared_heads(model):
+            raise RuntimeError(
+                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
+                "version 5.17 or newer"
+            )
+        parts = getattr(model, "hf_device_map", {"": model.device}).values()
+        places = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
+        facts = type(model).__name__, ", ".join(places), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
@@ -3369,6 +3714,10 @@ class AttentionVisualizer:
         layers = self._resolve_layers(layers)
         problem = _problem(sample, "the sample")
         head = check_head(head, self.config.get_text_config().num_attention_heads)
+        if self.tp_plan and (auto_layer or head == "auto"):
+            raise ValueError(
+                "auto compares the heads of a layer, which tp_plan shares out; name the layer and the head"
+            )
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
         if attention not in ("auto", "eager"):
@@ -3376,24 +3725,29 @@ class AttentionVisualizer:
         response = _given_response(sample, response, response_key)
         generation = {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
         originals = [upright_rgb(image) for image in images]
-        inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
-        given = self._response_ids(response) if response is not None else None
-        given = generate_fast(self.model, inputs, generation) if fast and given is None else given
-        auto_heads: tuple[int, ...] = ()
-        if auto_layer or head == "auto":
-            given = given or generate_response(self.model, inputs, generation)[0]
-            layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
-        heads = auto_heads or (head,) * len(layers)
-        rows = self._rows_of_each(inputs, layers, heads, generation, given, attention)
+        with out_of_memory_told() as facts:
+            inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
+            given = self._response_ids(response) if response is not None else None
+            steps, replay = max_new_tokens if given is None else len(given), given is not None
+            eager = attention == "eager"
+            facts.append(check_memory(self.model, inputs, steps, max(len(layers), 1), replay=replay, eager=eager))
+            logger.info(facts[0])
+            given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+            auto_heads: tuple[int, ...] = ()
+            if auto_layer or head == "auto":
+                given = given or generate_response(self.model, inputs, generation)[0]
+                layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
+            heads = auto_heads or (head,) * len(layers)
+            rows = self._rows_of_each(inputs, layers, heads, generation, given, attention)
+            record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
+            record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
+            if neutral_prompt is not None:
+                again, places = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
+                anyway = self._rows_of_each(again, layers, heads, generation, rows.response_ids, attention)
+                neutral = self._as_record(again, places, layers, heads, anyway, [], neutral_prompt)
+                neutral_LN = neutral.weights[:, :, neutral.image_positions].mean(axis=0, dtype=np.float32)
+                record = replace(record, neutral=neutral_LN)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
-        record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
-        record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
-        if neutral_prompt is not None:
-            inputs, located = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
-            rows = self._rows_of_each(inputs, layers, heads, generation, rows.response_ids, attention)
-            anyway = self._as_record(inputs, located, layers, heads, rows, [], neutral_prompt)
-            neutral_LN = anyway.weights[:, :, anyway.image_positions].mean(axis=0, dtype=np.float32)
-            record = replace(record, neutral=neutral_LN)
         return record
 
     def _resolve_layers(self, layers: Sequence[int] | str) -> tuple[int, ...]:
@@ -3461,7 +3815,7 @@ class AttentionVisualizer:
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
-        return inputs.to(self.model.device, dtype=self.model.dtype), located
+        return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
     def _processed(self, problem: str, images: list[Image.Image], prompt_template: str, max_pixels: int | None) -> Any:
         """The model's inputs on its device."""
@@ -3530,13 +3884,14 @@ class AttentionVisualizer:
                 raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
             return plain - log_probability(inputs)
 
-        plain = log_probability(prompt)
         checks, random = [], None
-        for layer in record.layers:
-            cells = mean_cells(record, shown_rows(record, layer, *options.map))
-            random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
-            checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
-            logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
+        with out_of_memory_told("lower max_pixels"):
+            plain = log_probability(prompt)
+            for layer in record.layers:
+                cells = mean_cells(record, shown_rows(record, layer, *options.map))
+                random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
+                checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
+                logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
         return replace(record, checks=tuple(checks))
 
     def _warn_of_blind_layers(self, layers: Sequence[int], located: Sequence[ImageTokens], positions: int) -> None:
@@ -3577,6 +3932,8 @@ class AttentionVisualizer:
                 "output_attentions, which holds every layer's S×S weights and may run out of memory",
                 type(self.model).__name__,
             )
+            steps = generation["max_new_tokens"] if given is None else len(given)
+            check_memory(self.model, inputs, steps, len(layers), replay=given is not None, eager=True)
         return record_rows_eager(*arguments, given)
 
     def create_attention_visualization_for_sample(
@@ -3616,11 +3973,15 @@ class AttentionVisualizer:
                 raise ValueError(f"save_record {save_record} is a folder; give the name of a file, such as run.npz")
         record = self.last_record = self.record(sample, images, layers, **options)
         logger.info("response: %s", record.response)
-        if save_record:
+        first = not process_number(self.tp_plan)  # the process that writes
+        if save_record and first:
             record.save(save_record)
         if check:
             again = {key: options[key] for key in ("prompt_template", "max_pixels") if key in options}
             record = self.last_record = self.check(record, sample, images, drawing, **again)
+        if not first:
+            paths = [str(video_path(output_dir, layer, drawing)) for layer in layers]
+            return paths if several else paths[0]
         if check and save_record:
             record.save(save_record)
         paths = write_layer_videos(record, images, record.layers, start_phrase, output_dir, drawing)
@@ -3734,6 +4095,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
+    add("--tp_plan", choices=("auto",), help="under torchrun: its processes share every layer, in place of device_map")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the checkpoint")
     add("--model_kwargs", type=_json_object, metavar="JSON", help="more for the model's from_pretrained, as an object")
     add("--processor_kwargs", type=_json_object, metavar="JSON", help="more for the processor's from_pretrained")
@@ -3796,20 +4158,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [*inspect.signature(AttentionVisualizer.record).parameters, "model_path", "save_record", "check"]
+        signature = inspect.signature(AttentionVisualizer.record)
+        recording = [*signature.parameters, "model_path", "save_record", "tp_plan", "check"]
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
             parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
     logging.addLevelName(NOTE, "NOTE")
-    logging.basicConfig(level=logging.DEBUG if arguments.pop("verbose") else NOTE, format="%(levelname)s: %(message)s")
+    level, number = logging.DEBUG if arguments.pop("verbose") else NOTE, process_number(arguments["tp_plan"])
+    if number:  # the first process speaks for all
+        level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
         paths = run_command(arguments)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if number:  # where the first process met the same error, its launcher ends this one before it speaks
+            time.sleep(LATER_PROCESS_WAITS)
+        print(f"error: {f'process {number}: ' if number else ''}{one_line(error)}", file=sys.stderr)
         return 2
-    print("\n".join([paths] if isinstance(paths, str) else paths))
+    if not number:
+        print("\n".join([paths] if isinstance(paths, str) else paths))
+    if arguments["tp_plan"]:
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()
     return 0
 
 

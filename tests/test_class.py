@@ -232,6 +232,33 @@ def test_a_broken_file_beside_the_weights_is_one_clear_line(tiny, tmp_path, name
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "processes, options, message",
+    [
+        (1, {}, "and there is one; start several"),
+        (3, {}, "3 processes cannot share 4 num_attention_heads evenly"),
+        (4, {}, "4 processes cannot share 2 num_key_value_heads evenly"),
+        (2, {"device_map": "cpu"}, "were both given"),
+    ],
+)
+def test_processes_that_cannot_share_a_model_are_told_at_once(tiny, monkeypatch, processes, options, message):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(ValueError, match=message):
+        vhm.AttentionVisualizer(tiny.model_name_or_path, tp_plan="auto", **options)
+
+
+def test_of_the_processes_that_share_a_model_the_first_alone_writes(tiny, tmp_path, monkeypatch):
+    assert tiny.model  # loaded, by one process
+    monkeypatch.setattr(tiny, "tp_plan", "auto")
+    for process, files in (("1", []), ("0", ["combined_attention_visualization_layer1.webm", "run.npz"])):
+        monkeypatch.setenv("RANK", process)
+        path = tiny.create_attention_visualization_for_sample(
+            SAMPLE, [picture()], 1, output_dir=tmp_path, save_record=tmp_path / "run.npz", format="webm", **QUICK
+        )
+        assert path == str(tmp_path / "combined_attention_visualization_layer1.webm")
+        assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
 def test_too_many_pictures_are_refused(tiny):
     with pytest.raises(ValueError, match=r"3 pictures were given; expected 1\.\.2"):
         tiny.record(SAMPLE, [picture()] * 3, [1])
@@ -443,3 +470,10 @@ def test_auto_cannot_choose_in_a_model_that_bypasses_the_interface(tiny, monkeyp
     monkeypatch.setattr("transformers.AttentionMaskInterface.register", lambda *_: None)
     with pytest.raises(RuntimeError, match="no layer or head can be chosen by auto; name them"):
         tiny.record(SAMPLE, [picture()], "auto", max_new_tokens=3)
+
+
+def test_auto_is_refused_where_processes_share_the_heads(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "tp_plan", "auto")
+    for layers, head in (("auto", "mean"), ([1], "auto")):
+        with pytest.raises(ValueError, match="auto compares the heads of a layer, which tp_plan shares out"):
+            tiny.record(SAMPLE, [picture()], layers, head=head)

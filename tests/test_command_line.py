@@ -193,6 +193,16 @@ def test_a_model_or_a_record_is_required(run_files, capsys):
     assert exit_.value.code == 2 and "--model_path is required" in capsys.readouterr().err
 
 
+def test_a_process_that_shares_the_model_tells_its_own_error_after_the_first_ones(run_files, monkeypatch, capsys):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "TQDM_DISABLE": "", "TRANSFORMERS_VERBOSITY": ""}.items():
+        monkeypatch.setenv(name, value)
+    waits = []
+    monkeypatch.setattr(vhm.time, "sleep", waits.append)
+    assert vhm.main(command(run_files, "--tp_plan", "auto", "--layer_idx", 9)) == 2
+    assert waits == [vhm.LATER_PROCESS_WAITS]
+    assert capsys.readouterr().err.startswith("error: process 1: layer_idx 9 is out of range")
+
+
 @pytest.mark.parametrize("flags", [("--frame_size", "big"), ("--head", "some"), ("--layer_idx", "x"), ("--no_flag",)])
 def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, picture
+from conftest import DEMO, ROOT, picture
 from tiny_models import qwen_checkpoint
 
 import visualizeHeatMap as vhm
@@ -126,6 +130,39 @@ def test_a_layer_without_rows_is_named():
         recorder.weights(1, 2)
 
 
+@pytest.mark.parametrize("window", [200, 60, 3])
+@pytest.mark.parametrize("values_at_once", [1, 2**23])
+def test_queries_that_wait_for_each_other_get_the_rows_of_their_own_step(monkeypatch, window, values_at_once):
+    """Also where a sliding window begins to move while some wait: keys then leave the cache."""
+    monkeypatch.setattr(vhm, "VALUES_AT_ONCE", values_at_once)
+    P, T, H, G, D = 50, 70, 4, 2, 8
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(1, n, P + T, D, generator=generator) for n in (H, G))
+    recorder = vhm.AttentionRecorder((0, 1), P - 1, steps=T)
+    for t in range(T):
+        end, first = P + t, max(P + t - window, 0)
+        for layer in (0, 1):
+            mask = torch.zeros(1, 1, P, P).masked_fill(torch.ones(P, P).triu(1) > 0, -torch.inf) if t == 0 else None
+            seen = slice(0 if t == 0 else first, end)
+            recorder.observe(layer, queries[:, :, end - 1 if t else 0 : end], keys[:, :, seen], mask, None)
+    rows = recorder.weights(T, P + T)
+    for t in range(T):
+        seen = slice(max(P + t - window, 0) if t else 0, P + t)
+        scores = queries[0, :, P + t - 1, None] @ keys[0].repeat_interleave(H // G, 0)[:, seen].transpose(1, 2)
+        expected = torch.zeros(P + T)
+        expected[seen] = torch.softmax(scores[:, 0] / D**0.5, -1).mean(0)
+        for layer in (0, 1):
+            np.testing.assert_allclose(rows[t, layer], expected, atol=1e-6)
+
+
+def test_a_step_of_generation_waits_with_no_key_but_the_last_one():
+    recorder = vhm.AttentionRecorder((0,), 0, steps=5)
+    for keys in range(1, 4):
+        observe(recorder, 0, keys=keys)
+    late = recorder._late[0]
+    assert len(late.queries) == 3 and late.key.shape[2] == 3 and recorder.reached
+
+
 @pytest.mark.parametrize("limit, dtype", [(2**28, np.float32), (0, np.float16)])
 def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
     monkeypatch.setattr(vhm, "LARGEST_FLOAT32_RECORD", limit)
@@ -136,12 +173,13 @@ def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
     np.testing.assert_allclose(weights.astype(np.float32).sum(-1), 1, atol=1e-3)
 
 
-def test_rows_wait_for_their_step_and_leave_together(monkeypatch):
-    recorder, sizes = vhm.AttentionRecorder((0, 1, 2), 0, steps=2), []
-    monkeypatch.setattr(recorder, "_receive", lambda wait: sizes.append(len(recorder._sent[-1][1])))
+def test_rows_of_a_step_leave_together(monkeypatch):
+    recorder, sizes = vhm.AttentionRecorder((0, 1, 2), 0, steps=4), []
+    monkeypatch.setattr(recorder, "_store", lambda event, step, column, places, rows: sizes.append(len(places)))
     for _ in range(2):
         for layer in range(3):
-            observe(recorder, layer, keys=4)
+            observe(recorder, layer, queries=2, keys=4)
+    recorder._pool.shutdown()
     assert sizes == [3, 3]
 
 
@@ -155,6 +193,58 @@ def test_recording_equals_eager_on_the_demo_on_every_step_and_layer(demo_visuali
     replay = demo_visualizer.record(sample, images, layers, response=record.response)
     np.testing.assert_array_equal(record.token_ids, replay.token_ids)
     np.testing.assert_allclose(record.weights, replay.weights, rtol=0, atol=1e-5)
+
+
+SHARED_RUNS = (
+    {}, {"head": "max"}, {"head": 1}, {"head": -1}, {"attention": "eager"}, {"response": "<think> so"},
+    {"do_sample": True, "temperature": 5.0, "seed": 3},
+)  # fmt: skip
+OF_TWO_PROCESSES = """
+import sys
+import numpy as np, visualizeHeatMap as vhm
+from test_recording import shared_runs
+for checkpoint in sys.argv[1:]:
+    rows = shared_runs(vhm.AttentionVisualizer(checkpoint, tp_plan="auto"))
+    np.savez(f"{checkpoint}/{vhm.process_number('auto')}.npz", *rows)
+"""
+
+
+def shared_runs(visualizer, runs=SHARED_RUNS):
+    """Weights and ids of each run in turn."""
+    sample, images = {"problem": "Go."}, [picture((90, 60))]
+    records = [visualizer.record(sample, images, [0, 2], max_new_tokens=6, **options) for options in runs]
+    return [part for record in records for part in (record.weights, record.token_ids)]
+
+
+def test_processes_that_share_the_heads_record_what_one_process_does(tmp_path):
+    """qwen3_vl's text is one that transformers 5.23 does not cut into parts: each process has all heads."""
+    checkpoints = [str(qwen_checkpoint(family, tmp_path / family)) for family in ("qwen2_vl", "qwen3_vl")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", sys.executable]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, "-c", OF_TWO_PROCESSES, *checkpoints], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    for checkpoint in checkpoints:
+        alone = shared_runs(vhm.AttentionVisualizer(checkpoint))
+        for process in (0, 1):
+            with np.load(f"{checkpoint}/{process}.npz") as found:
+                for name, expected in zip(found.files, alone, strict=True):
+                    np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_of_which_parts_are_kept_on_disk_has_the_same_rows(tiny, tmp_path):
+    """Also where the first part, whose device the model calls its own, is one of them."""
+    parts = {"model.visual": "disk", "model.language_model": "cpu", "model.language_model.layers.1": "disk"}
+    places = parts | {f"model.language_model.layers.{n}": "cpu" for n in (0, 2)} | {"lm_head": "disk"}
+    places |= {f"model.language_model.{name}": "disk" for name in ("embed_tokens", "norm", "rotary_emb")}
+    del places["model.language_model"]
+    spread = vhm.AttentionVisualizer(
+        tiny.model_name_or_path, device_map=places, model_kwargs={"offload_folder": str(tmp_path)}
+    )
+    assert spread.model.device.type == "meta"
+    for found, expected in zip(shared_runs(spread, [{}]), shared_runs(tiny, [{}])):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.gpu

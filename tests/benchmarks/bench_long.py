@@ -50,6 +50,7 @@ def main() -> None:
     response_ids = vhm.generate_fast(model, inputs, generation) if arguments.fast else None
     rows = vhm.record_rows(model, inputs, (layer,), "mean", generation, response_ids)
     recorded = time.perf_counter()
+    print(f"recorded {len(rows.response_ids)} tokens", flush=True)
     record = as_record(inputs, rows, layer)
     height, width = (14 * side for side in IMAGE_GRID)
     image = vhm.Image.new("RGB", (width, height), "khaki")

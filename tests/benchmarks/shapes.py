@@ -10,6 +10,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+import visualizeHeatMap as vhm
+
 IMAGE_GRID = (44, 60)  # patches, rows and columns: 660 image tokens, a picture of 616 x 840 pixels
 IDS = {"vision_start_token_id": 1, "vision_end_token_id": 2, "image_token_id": 3, "video_token_id": 4}
 ROPE = {"rope_type": "default", "rope_theta": 1e6}
@@ -22,6 +24,15 @@ SHAPES = {
             "rope_parameters": {**ROPE, "mrope_section": [16, 24, 24]}, "tie_word_embeddings": False,
         },
         {"depth": 32, "hidden_size": 1280, "out_hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16},
+    ),
+    # Qwen2.5-VL-32B-Instruct's.
+    "32b": (
+        {
+            "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
+            "num_attention_heads": 40, "num_key_value_heads": 8, "max_position_embeddings": 128000,
+            "rope_parameters": {**ROPE, "mrope_section": [16, 24, 24]}, "tie_word_embeddings": False,
+        },
+        {"depth": 32, "hidden_size": 1280, "out_hidden_size": 5120, "intermediate_size": 3456, "num_heads": 16},
     ),
     "small": (
         {
@@ -39,15 +50,47 @@ SHAPES = {
 
 def build(shape: str, device: str) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL of a shape with random weights: bfloat16 on a GPU, float32 on a CPU."""
+    with torch.device(device):
+        return new_model(shape, torch.bfloat16 if device == "cuda" else torch.float32)
+
+
+def new_model(shape: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
     text, vision = SHAPES[shape]
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-    with torch.device(device):
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS))
+    torch.set_default_dtype(dtype)
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS))
     torch.set_default_dtype(torch.float32)
+    vhm.logger.setLevel("ERROR")  # every answer is cut here
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.eval()
+
+
+def build_spread(shape: str, devices: list[str]) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of a shape whose layers lie on several devices by accelerate, as device_map="auto" puts them.
+
+    The random weights are made where they belong: no device ever holds them all.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
+
+    dtype = torch.bfloat16 if "cuda" in devices[0] else torch.float32
+    with init_empty_weights():
+        model = new_model(shape, dtype)
+    whole = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+    # The last device takes what is left, as under "auto", where it is the largest part that is not to be split.
+    limits = {device: int(1.03 * whole / len(devices)) for device in devices[:-1]} | {devices[-1]: 2 * whole}
+    keys = [torch.device(device).index if "cuda" in device else device for device in limits]
+    places = infer_auto_device_map(
+        model, max_memory=dict(zip(keys, limits.values())), no_split_module_classes=model._no_split_modules, dtype=dtype
+    )
+    for name, module in model.named_modules():
+        for part, weight in module.named_parameters(recurse=False):
+            full = f"{name}.{part}"
+            place = next(at for prefix, at in places.items() if not prefix or f"{full}.".startswith(f"{prefix}."))
+            value = torch.empty(weight.shape, dtype=dtype, device=place)
+            value = value.fill_(float(part == "weight")) if weight.ndim == 1 else value.normal_(0, 0.02)
+            module._parameters[part] = torch.nn.Parameter(value, requires_grad=False)
+    return dispatch_model(model, places, force_hooks=True)
 
 
 def prompt(model: Qwen2_5_VLForConditionalGeneration, length: int) -> dict[str, torch.Tensor]:

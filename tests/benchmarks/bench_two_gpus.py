@@ -1,0 +1,221 @@
+"""Beyond one GPU: layers on two cards, two processes that share every layer, a sweep by two processes.
+
+python tests/benchmarks/bench_two_gpus.py [--parts spread tensor sweep] [--shape 32b|small] [--length 240000]
+
+Random weights, the real configurations. Without a GPU the same runs with the small shape on the CPU.
+
+spread   the 32B shape and a prompt that one card cannot hold beside the weights: the estimate refuses it on one card,
+         then two cards record it, in layers on both; before that, a short prompt's rows against eager attention.
+tensor   the 7B shape, written as a checkpoint: one process, then two by torchrun with tp_plan "auto"; generation with
+         and without recording, and the rows of one response in both.
+sweep    all samples of the demo by the command line in one process, then by accelerate in two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_recording import alternate
+from shapes import build, build_spread, device_name, greedy, prompt
+
+import visualizeHeatMap as vhm
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = torch.cuda.is_available()
+DEVICES = [f"cuda:{number}" for number in range(min(torch.cuda.device_count(), 2))] or ["cpu"]
+
+
+def timed(run):
+    """What a run returns, its seconds, and the peak GiB on each card, weights included."""
+    for card in DEVICES if GPU else ():
+        torch.cuda.synchronize(card)
+        torch.cuda.reset_peak_memory_stats(card)
+    start = time.perf_counter()
+    result = run()
+    for card in DEVICES if GPU else ():
+        torch.cuda.synchronize(card)
+    peaks = [torch.cuda.max_memory_allocated(card) / 2**30 for card in DEVICES] if GPU else []
+    return result, time.perf_counter() - start, peaks
+
+
+def say(name: str, *values: object) -> None:
+    print(f"{name:<44}", *(f"{value:.4g}" if isinstance(value, float) else value for value in values), flush=True)
+
+
+def apart(rows: np.ndarray, others: np.ndarray) -> dict:
+    """How far rows lie apart: the largest difference of a weight, and of a row, as the part of it that has moved."""
+    rows, others = rows.astype(np.float32), others.astype(np.float32)
+    moved = np.abs(rows - others).sum(-1).max() / 2
+    return {"largest_difference": float(np.abs(rows - others).max()), "largest_part_moved": float(moved)}
+
+
+def refusal_on_one_card(arguments: argparse.Namespace) -> str:
+    """What the estimate says of the long prompt where one card holds all the weights."""
+    model = build_spread(arguments.shape, DEVICES[:1])
+    inputs = prompt(model, arguments.length)
+    try:
+        return f"not refused: {vhm.check_memory(model, inputs, arguments.tokens, 1, replay=False, eager=False)}"
+    except ValueError as error:
+        return str(error)
+
+
+def spread(arguments: argparse.Namespace) -> dict:
+    say(f"one card, {arguments.length} prompt tokens:", refused := refusal_on_one_card(arguments))
+    gc.collect()
+    torch.cuda.empty_cache()
+    model, seconds, _ = timed(lambda: build_spread(arguments.shape, DEVICES))
+    count = model.config.text_config.num_hidden_layers
+    layers = (0, count // 4, 3 * count // 4, count - 1)
+    where = [str(next(model.get_decoder().layers[layer].parameters()).device) for layer in layers]
+    weights = [torch.cuda.memory_allocated(card) / 2**30 for card in DEVICES] if GPU else []
+    say("built in s; weights GiB a card", seconds, *weights)
+    say("recorded layers and their devices", dict(zip(layers, where)))
+    response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
+    short = prompt(model, 1024)
+    given = (model, short, layers, "mean", {}, response)
+    close = apart(vhm.record_rows(*given).weights, vhm.record_rows_eager(*given).weights)
+    say("1024 prompt tokens, against eager", close)
+    inputs, generation = prompt(model, arguments.length), greedy(arguments.tokens)
+    estimate = vhm.check_memory(model, inputs, arguments.tokens, len(layers), replay=False, eager=False)
+    say("estimate:", estimate)
+    rows, seconds, peaks = timed(lambda: vhm.record_rows(model, inputs, layers, "mean", generation, None))
+    sums = rows.weights.astype(np.float64).sum(-1)
+    say(f"{arguments.length} + {arguments.tokens} tokens recorded in s", seconds)
+    say("peak GiB a card, weights included", *peaks)
+    say("rows sum to", float(sums.min()), float(sums.max()))
+    assert np.abs(sums - 1).max() < 0.01
+    return {
+        "shape": arguments.shape, "length": arguments.length, "tokens": arguments.tokens, "one_card": refused,
+        "layers_on": dict(zip(layers, where)), "weights_GiB": weights, "against_eager": close, "estimate": estimate,
+        "seconds": seconds, "peak_GiB": peaks, "sums": [float(sums.min()), float(sums.max())],
+    }  # fmt: skip
+
+
+def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, np.ndarray]:
+    """Times of generation with and without recording, and the rows of a fixed response."""
+    inputs, generation = prompt(model, arguments.tensor_length), greedy(arguments.tensor_tokens)
+    count = model.config.text_config.num_hidden_layers
+    layers = (count // 2, count - 1)
+
+    def plain():
+        with torch.inference_mode():
+            model.generate(**inputs, **generation)
+
+    results = alternate(
+        {
+            "plain generate": plain,
+            "one layer": lambda: vhm.record_rows(model, inputs, layers[:1], "mean", generation, None),
+            "all layers": lambda: vhm.record_rows(model, inputs, range(count), "mean", generation, None),
+        },
+        rounds=2,
+    )
+    response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
+    rows = [vhm.record_rows(model, inputs, layers, head, {}, response).weights for head in ("mean", "max", 3)]
+    return {name: list(values) for name, values in results.items()}, np.stack(rows)
+
+
+def tensor_of_each_process(arguments: argparse.Namespace) -> None:
+    """In torchrun's processes: the same runs on the shared model, compared with those of one process."""
+    from transformers import AutoModelForImageTextToText
+
+    dtype = torch.bfloat16 if GPU else torch.float32
+    plan = {"distributed_config": {"tp_plan": "auto"}}
+    model = AutoModelForImageTextToText.from_pretrained(arguments.checkpoint, dtype=dtype, **plan).eval()
+    weights = torch.cuda.memory_allocated() / 2**30 if GPU else 0.0
+    results, rows = tensor_runs(model, arguments)
+    if torch.distributed.get_rank() == 0:
+        alone = np.load(Path(arguments.checkpoint) / "rows.npy")
+        print(json.dumps({"runs": results, "weights_GiB": weights, "against_one_process": apart(rows, alone)}))
+    torch.distributed.destroy_process_group()
+
+
+def tensor(arguments: argparse.Namespace) -> dict:
+    shape = arguments.tensor_shape
+    model = build(shape, "cuda" if GPU else "cpu")
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    folders = [folder for folder in ("/dev/shm", tempfile.gettempdir()) if Path(folder).is_dir()]
+    scratch = next(folder for folder in folders if shutil.disk_usage(folder).free > 1.2 * size)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        model.generation_config.temperature = None
+        model.save_pretrained(folder)
+        alone, rows = tensor_runs(model, arguments)
+        np.save(Path(folder) / "rows.npy", rows)
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", __file__]
+        command += ["--parts", "tensor", "--checkpoint", folder, "--tensor_length", str(arguments.tensor_length)]
+        result = subprocess.run(
+            [*command, "--tensor_tokens", str(arguments.tensor_tokens)], capture_output=True, text=True
+        )
+    if result.returncode:
+        raise SystemExit(f"two processes failed:\n{result.stderr}")
+    two = json.loads(result.stdout.splitlines()[-1])
+    tokens = f"{arguments.tensor_length} + {arguments.tensor_tokens} tokens"
+    for name, (seconds, peak) in alone.items():
+        other, other_peak = two["runs"][name]
+        say(f"{shape}, {tokens}, {name}", f"one {seconds:.2f} s {peak:.2f} GiB, two {other:.2f} s {other_peak:.2f} GiB")
+    say("rows of two processes against one", two["against_one_process"])
+    return {"shape": shape, "tokens": tokens, "one_process": alone, "two_processes": two}
+
+
+def sweep(arguments: argparse.Namespace) -> dict:
+    """Seconds of the command line over all samples, by one process and by two, loading included."""
+    found = {}
+    for name, start in (
+        ("one", [sys.executable]),
+        ("two", [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            flags = [*shlex.split(arguments.sweep_flags), "--output_dir", folder]
+            command = [*start, str(ROOT / "visualizeHeatMap.py"), *flags]
+            began = time.perf_counter()
+            result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
+            found[name] = time.perf_counter() - began
+            if result.returncode:
+                raise SystemExit(f"the sweep by {name} process(es) failed:\n{result.stderr}")
+            found[f"{name}_files"] = sum(path.is_file() for path in Path(folder).rglob("*"))
+    say("sweep, s by one and two processes, speed-up", found["one"], found["two"], found["one"] / found["two"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, parts = parser.add_argument, {"spread": spread, "tensor": tensor, "sweep": sweep}
+    add("--parts", nargs="+", choices=tuple(parts), default=["spread", "tensor"])
+    add("--shape", default="32b" if GPU else "small", help="of spread")
+    add("--length", type=int, default=240000 if GPU else 1024)
+    add("--tokens", type=int, default=16)
+    add("--tensor_shape", default="7b" if GPU else "small")
+    add("--tensor_length", type=int, default=4096 if GPU else 1024)
+    add("--tensor_tokens", type=int, default=128 if GPU else 16)
+    add("--checkpoint", help=argparse.SUPPRESS)  # given to the processes that torchrun starts
+    add(
+        "--sweep_flags",
+        default="--model_path demo/model --benchmark_json demo/dataset.json --image_dir demo/images --layer_idx 7 "
+        "--sample_idx all",
+    )
+    arguments = parser.parse_args()
+    if arguments.checkpoint:
+        tensor_of_each_process(arguments)
+        return
+    device = f"{len(DEVICES)} x {device_name('cuda')}" if GPU else device_name("cpu")
+    say(device, f"torch {torch.__version__}")
+    results = {part: parts[part](arguments) for part in arguments.parts}
+    print(json.dumps({"bench": "two_gpus", "device": device, **results}))
+
+
+if __name__ == "__main__":
+    main()
