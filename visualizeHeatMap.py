@@ -297,6 +297,7 @@ class Check:
 
     def __str__(self) -> str:
         hottest, mean, low, high = np.exp([self.hottest, np.mean(self.random), min(self.random), max(self.random)])
+        part = f"{CHECK_PART:.0%}"
         meaning = {
             True: "the map points at what it needs",
             False: "no better than random: do not trust this map",
@@ -305,9 +306,8 @@ class Check:
         if not self.matters:
             meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest:.3g} times less likely "
-            f"per token, a random {CHECK_PART:.0%} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} "
-            f"draws): {meaning}"
+            f"hiding the hottest {part} of the cells made the {self.part} {hottest:.3g} times less likely per token, "
+            f"a random {part} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws): {meaning}"
         )
 
 
@@ -962,7 +962,7 @@ class AttentionRecorder:
             late = late or self._late.setdefault(layer, LateQueries(start, scaling))
             late.queries.append(query)
             late.key = key  # no other memory: the cache holds it, too
-            if len(late.queries) >= self._block_length(heads, keys):
+            if len(late.queries) >= self.block_length(heads, keys):
                 self._take_late(layer)
             return
         if late:  # a sliding window has begun to move
@@ -973,7 +973,7 @@ class AttentionRecorder:
         self, layer: int, query: Any, key: Any, mask: Any, scaling: Any, start: int, column: int
     ) -> None:
         """Score the queries wanted, a block at a time: the first query stands at `start`, key 0 at `column`."""
-        count, block = query.shape[2], self._block_length(query.shape[1], key.shape[2])
+        count, block = query.shape[2], self.block_length(query.shape[1], key.shape[2])
         for first in range(max(self.first_query - start, 0), count, block):
             queries = slice(first, min(first + block, count))
             scores_HQK = attention_scores(query, key, mask, scaling, queries, start - column)
@@ -987,7 +987,8 @@ class AttentionRecorder:
         self._observe_block(layer, torch.cat(late.queries, dim=2), late.key, None, late.scaling, late.start, 0)
 
     @staticmethod
-    def _block_length(heads: int, keys: int) -> int:
+    def block_length(heads: int, keys: int) -> int:
+        """The number of queries whose weights may exist at once."""
         return min(max(VALUES_AT_ONCE // (heads * keys), 1), ROWS_PER_BLOCK)
 
     def observe_weights(self, layer: int, weights_1HQK: Any, start: int | None = None) -> None:
@@ -1118,7 +1119,7 @@ def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple
 
 
 def reduce_heads(weights_LHQK: Any, head: str | int | tuple[int, ...]) -> Any:
-    """(L, Q, K) weights from (L, H, Q, K): the mean or the maximum over the heads, one head, or the mean of several."""
+    """(L, Q, K) weights from (L, H, Q, K): the mean or maximum over the heads, one head, or the mean of several."""
     if head == "mean":
         return weights_LHQK.mean(1)
     if head == "max":
@@ -1134,8 +1135,9 @@ def reduce_shared_heads(weights_LHQK: Any, head: str | int | tuple[int, ...], he
     if head in ("mean", "max"):
         rows_LQK = reduce_heads(weights_LHQK, head) / (1 if maximum else dist.get_world_size())
     else:  # the first process that has a head gives its rows, the others zeros
-        wanted = [one % heads - dist.get_rank() * H for one in (head if isinstance(head, tuple) else (head,))]
-        rows_LQK = weights_LHQK[:, [own for own in wanted if 0 <= own < H]].sum(1) / len(wanted)
+        wanted = head if isinstance(head, tuple) else (head,)
+        places = [one % heads - dist.get_rank() * H for one in wanted]
+        rows_LQK = weights_LHQK[:, [place for place in places if 0 <= place < H]].sum(1) / len(wanted)
     rows_LQK = rows_LQK.contiguous()
     dist.all_reduce(rows_LQK, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM)
     return rows_LQK
@@ -1394,11 +1396,11 @@ class HeadSurvey:
         import torch
 
         count, keys = query.shape[2], key.shape[2]
-        start = self.end - count
-        blocks = range(max(self.first_query - start, 0), count, ROWS_PER_BLOCK)
-        parts = (slice(block, min(block + ROWS_PER_BLOCK, count)) for block in blocks)
-        scores = (attention_scores(query, key, mask, scaling, q, start - self._first_column(keys)) for q in parts)
-        self._keep(layer, keys, (part.softmax(-1, dtype=torch.float32) for part in scores))
+        start, block = self.end - count, AttentionRecorder.block_length(query.shape[1], keys)
+        own_column, starts = start - self._first_column(keys), range(max(self.first_query - start, 0), count, block)
+        parts = (slice(first, min(first + block, count)) for first in starts)
+        scores = (attention_scores(query, key, mask, scaling, part, own_column) for part in parts)
+        self._keep(layer, keys, (torch.softmax(part_HQK, -1, dtype=torch.float32) for part_HQK in scores))
 
     def observe_weights(self, layer: int, weights_1HQK: Any) -> None:
         """The same from the weights that the model computed itself."""
@@ -1451,8 +1453,6 @@ def survey_heads(
     """
     import torch
 
-    if shared_heads(model):
-        raise ValueError("processes that share the heads (tp_plan) cannot compare them: name the layer and the head")
     P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
     layers = crossing or attention_layers(model.config)
     survey = HeadSurvey(layers, P - 1, P - 1 + T, located, regions, bool(crossing))
@@ -3141,8 +3141,8 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
     scale = np.linspace(0, 1, CELL_LEVELS)
     # Entry 0 is for pixels without a cell.
     tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
-    cover = np.concatenate([[0], np.round(255 * opacity(scale, CELL_ALPHA))[levels]]).astype(np.uint8)
-    cover[1:][np.isnan(values)] = 0
+    alphas = np.where(np.isnan(values), 0, np.round(255 * opacity(scale, CELL_ALPHA))[levels])
+    cover = np.concatenate([[0], alphas]).astype(np.uint8)
     panel = Image.fromarray(layout.picture)
     mask = Image.fromarray(cover.take(layout.cell_index))
     panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
@@ -4339,6 +4339,10 @@ class AttentionVisualizer:
         """
         auto_layer, layers = isinstance(layers, str), self._resolve_layers(layers)
         problem = well_formed(_problem(sample, "the sample"))
+        if self.tp_plan and (auto_layer or head == "auto"):
+            raise ValueError(
+                "auto compares the heads of a layer, which tp_plan shares out; name the layer and the head"
+            )
         response = _given_response(sample, response, response_key)
         generation = self.check_options(
             prompt_template=prompt_template, max_new_tokens=max_new_tokens, do_sample=do_sample,
@@ -4349,9 +4353,9 @@ class AttentionVisualizer:
         with out_of_memory_told() as facts:
             inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
             given = self._response_ids(response) if response is not None else None
-            steps = max_new_tokens if given is None else len(given)
-            check = partial(check_memory, self.model, inputs, steps, len(layers) or 1, replay=given is not None)
-            facts.append(check(eager=attention == "eager"))
+            steps, replay = max_new_tokens if given is None else len(given), given is not None
+            eager = attention == "eager"
+            facts.append(check_memory(self.model, inputs, steps, max(len(layers), 1), replay=replay, eager=eager))
             logger.info(facts[0])
             given = generate_fast(self.model, inputs, generation) if fast and given is None else given
             auto_heads: tuple[int, ...] = ()
@@ -4360,15 +4364,15 @@ class AttentionVisualizer:
                 layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
             heads = auto_heads or (head,) * len(layers)
             rows = self._rows_of_each(inputs, layers, heads, generation, given, attention)
-            self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
             record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
             record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
             if neutral_prompt is not None:
-                inputs, located = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
-                rows = self._rows_of_each(inputs, layers, heads, generation, rows.response_ids, attention)
-                anyway = self._as_record(inputs, located, layers, heads, rows, [], neutral_prompt)
-                neutral_LN = anyway.weights[:, :, anyway.image_positions].mean(axis=0, dtype=np.float32)
+                again, places = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
+                anyway = self._rows_of_each(again, layers, heads, generation, rows.response_ids, attention)
+                neutral = self._as_record(again, places, layers, heads, anyway, [], neutral_prompt)
+                neutral_LN = neutral.weights[:, :, neutral.image_positions].mean(axis=0, dtype=np.float32)
                 record = replace(record, neutral=neutral_LN)
+        self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return record
 
     def check_options(
@@ -4530,13 +4534,14 @@ class AttentionVisualizer:
                 raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
             return plain - log_probability(inputs)
 
-        plain = log_probability(prompt)
         checks, random = [], None
-        for layer in record.layers:
-            cells = mean_cells(record, shown_rows(record, layer, *options.map))
-            random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
-            checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
-            logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
+        with out_of_memory_told("lower max_pixels"):
+            plain = log_probability(prompt)
+            for layer in record.layers:
+                cells = mean_cells(record, shown_rows(record, layer, *options.map))
+                random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
+                checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
+                logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
         return replace(record, checks=tuple(checks))
 
     def _warn_of_blind_layers(self, layers: Sequence[int], located: Sequence[ImageTokens], positions: int) -> None:
@@ -4649,8 +4654,7 @@ class AttentionVisualizer:
     ) -> AttentionRecord:
         """The record with a check of its maps, its prompt made as that of the record was."""
         again = {key: options[key] for key in ("prompt_template", "max_pixels") if key in options}
-        with out_of_memory_told():
-            return self.check(record, sample, images, drawing, **again)
+        return self.check(record, sample, images, drawing, **again)
 
     def visualize_dataset(
         self,
@@ -4966,13 +4970,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [
-            *inspect.signature(AttentionVisualizer.record).parameters,
-            "model_path",
-            "save_record",
-            "tp_plan",
-            "check",
-        ]
+        signature = inspect.signature(AttentionVisualizer.record)
+        recording = [*signature.parameters, "model_path", "save_record", "tp_plan", "check"]
         if not isinstance(arguments["sample_idx"], int):
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):

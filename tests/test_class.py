@@ -470,3 +470,10 @@ def test_auto_cannot_choose_in_a_model_that_bypasses_the_interface(tiny, monkeyp
     monkeypatch.setattr("transformers.AttentionMaskInterface.register", lambda *_: None)
     with pytest.raises(RuntimeError, match="no layer or head can be chosen by auto; name them"):
         tiny.record(SAMPLE, [picture()], "auto", max_new_tokens=3)
+
+
+def test_auto_is_refused_where_processes_share_the_heads(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "tp_plan", "auto")
+    for layers, head in (("auto", "mean"), ([1], "auto")):
+        with pytest.raises(ValueError, match="auto compares the heads of a layer, which tp_plan shares out"):
+            tiny.record(SAMPLE, [picture()], layers, head=head)
