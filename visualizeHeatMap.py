@@ -4367,11 +4367,9 @@ class AttentionVisualizer:
             record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
             record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
             if neutral_prompt is not None:
-                again, places = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
-                anyway = self._rows_of_each(again, layers, heads, generation, rows.response_ids, attention)
-                neutral = self._as_record(again, places, layers, heads, anyway, [], neutral_prompt)
-                neutral_LN = neutral.weights[:, :, neutral.image_positions].mean(axis=0, dtype=np.float32)
-                record = replace(record, neutral=neutral_LN)
+                anyway = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
+                neutral = self._mean_weights(*anyway, layers, heads, rows.response_ids, attention)
+                record = replace(record, neutral=neutral)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return record
 
@@ -4439,6 +4437,14 @@ class AttentionVisualizer:
         each = zip(layers, heads)
         found = [self._rows(inputs, (layer,), head, generation, given, attention) for layer, head in each]
         return replace(found[0], weights=np.concatenate([rows.weights for rows in found], axis=1))
+
+    def _mean_weights(
+        self, inputs: Any, located: list[ImageTokens], layers: tuple, heads: tuple, given: list[int], attention: str
+    ) -> np.ndarray:
+        """(L, N) float32, the mean weight of every image token while a given response is replayed."""
+        rows = self._rows_of_each(inputs, layers, heads, {}, given, attention)
+        record = self._as_record(inputs, located, layers, heads, rows, [], "")
+        return record.weights[:, :, record.image_positions].mean(axis=0, dtype=np.float32)
 
     def _response_ids(self, response: str) -> list[int]:
         """The tokens of a given response, without an end-of-sequence token at its end."""
