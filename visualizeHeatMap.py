@@ -296,7 +296,8 @@ class Check:
         return max(self.hottest, *self.random) >= math.log(CHECK_MATTERS)
 
     def __str__(self) -> str:
-        hottest, mean, low, high = np.exp([self.hottest, np.mean(self.random), min(self.random), max(self.random)])
+        falls = self.hottest, np.mean(self.random), min(self.random), max(self.random)
+        hottest, mean, low, high = (f"{times:.2f}" if times < 10 else f"{times:.3g}" for times in np.exp(falls))
         part = f"{CHECK_PART:.0%}"
         meaning = {
             True: "the map points at what it needs",
@@ -306,8 +307,8 @@ class Check:
         if not self.matters:
             meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {part} of the cells made the {self.part} {hottest:.3g} times less likely per token, "
-            f"a random {part} {mean:.3g} times ({low:.3g} to {high:.3g} in {len(self.random)} draws): {meaning}"
+            f"hiding the hottest {part} of the cells made the {self.part} {hottest} times less likely per token, "
+            f"a random {part} {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
         )
 
 
@@ -447,7 +448,12 @@ class AttentionRecord:
         facts_bytes = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with moved_into_place(Path(path)) as temporary, temporary.open("wb") as file:
-            (np.savez_compressed if compress else np.savez)(file, facts=facts_bytes, **arrays)
+            kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+            # As np.savez_compressed, but at zlib's level 1: a quarter of the time for 3% more.
+            with zipfile.ZipFile(file, "w", kind, compresslevel=1) as archive:
+                for name, array in {"facts": facts_bytes, **arrays}.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionRecord:
