@@ -242,7 +242,7 @@ def test_overlapping_views_hide_their_finest_cells():
 def test_a_verdict_is_one_of_four(hottest, random, points, words):
     check = vhm.Check(7, "", "answer", hottest, tuple(random))
     assert check.points is points and words in str(check) and "in 19 draws" in str(check)
-    assert f"made the answer {np.exp(hottest):.3g} times less likely per token" in str(check)
+    assert f"made the answer {np.exp(hottest):.2f} times less likely per token" in str(check)
 
 
 def test_what_is_new_in_a_record_is_saved_and_loaded(tmp_path):
