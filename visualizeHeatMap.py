@@ -49,7 +49,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from fractions import Fraction
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import chain, groupby
 from numbers import Integral
 from pathlib import Path
@@ -694,6 +694,16 @@ def read_dataset(benchmark_json: str | Path) -> list:
     if not samples:
         raise ValueError(f"benchmark_json {path} is an empty list; expected at least one sample")
     return samples
+
+
+def select_from_dataset(
+    benchmark_json: str | Path, image_dir: str | Path, selection: int | str | Iterable[int]
+) -> tuple[list, list[int]]:
+    """The samples of a dataset and the numbers of those selected; the folder of their pictures is there."""
+    samples = read_dataset(benchmark_json)
+    numbers = select_samples(selection, len(samples), benchmark_json)
+    check_image_dir(image_dir)
+    return samples, numbers
 
 
 def check_sample(sample: object, where: str) -> list[str]:
@@ -2062,10 +2072,8 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
     if not layers:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
     hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
-    inputs = {**made.inputs, made.pixels_name: pixels}
-    device = input_device(model)
+    inputs, device = {**made.inputs, made.pixels_name: pixels.to(model.dtype)}, input_device(model)
     inputs = {key: value.to(device) if torch.is_tensor(value) else value for key, value in inputs.items()}
-    inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
     try:
         with vision_attention_off(model), torch.inference_mode():
             model(**inputs)
@@ -2615,7 +2623,7 @@ def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
 class BitmapFont:
     """A font of coloured bitmaps, which has one size only, as grey glyphs of another size."""
 
-    def __init__(self, file: str, face: int, size: int) -> None:
+    def __init__(self, file: str, size: int, face: int) -> None:
         self._font = ImageFont.truetype(file, BITMAP_FONT_SIZE, index=face)
         self._scale = size / BITMAP_FONT_SIZE
 
@@ -2651,8 +2659,10 @@ class FontSet:
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
 
+        sizes = self.size, max(round(self.size * CODE_POINT_SIZE), 6)
+
         def opened(name: str) -> list[ImageFont.FreeTypeFont]:
-            fonts = [ImageFont.truetype(name, size) for size in (self.size, self._small_size())]
+            fonts = [ImageFont.truetype(name, size) for size in sizes]
             for font in fonts:
                 font.getmask(ASCII)
             return fonts
@@ -2669,10 +2679,7 @@ class FontSet:
                 return opened(name)
             except OSError:
                 continue
-        return [ImageFont.load_default(size) for size in (self.size, self._small_size())]  # Pillow's own; Latin only
-
-    def _small_size(self) -> int:
-        return max(round(self.size * CODE_POINT_SIZE), 6)
+        return [ImageFont.load_default(size) for size in sizes]  # Pillow's own; Latin only
 
     @staticmethod
     def has_glyph(font: ImageFont.FreeTypeFont, char: str) -> bool:
@@ -2698,12 +2705,9 @@ class FontSet:
             if self.has_glyph(font, char):
                 return font
         for file, face in _fonts_with(char):
-            for kind in (
-                partial(ImageFont.truetype, file, self.size, face),
-                partial(BitmapFont, file, face, self.size),
-            ):
+            for kind in (ImageFont.truetype, BitmapFont):
                 try:
-                    font = kind()
+                    font = kind(file, self.size, face)
                     if self.has_glyph(font, char):
                         self._fallbacks.append(font)
                         return font
@@ -3018,21 +3022,17 @@ def visualize_attention_step(
 
 
 @dataclass(frozen=True, eq=False)
-class ImageLayout:
-    """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
+class Cells:
+    """The cells of one picture's map."""
 
-    picture: np.ndarray
-    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
-    cell_index: np.ndarray
-    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
+    boxes: np.ndarray
+    """(cells, 4) float32, in pixels of the picture."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
-    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
+    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...]
     """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
-    places: tuple[tuple[int, int, int, int], ...] = ()
-    """Left, top, width, height of each picture on the panel, in pixels."""
 
-    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+    def weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
         alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
         weights = rows_TS[:, self.positions] * alone
@@ -3069,14 +3069,41 @@ def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndar
     return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
 
 
+def map_cells(tokens: ImageTokens) -> Cells:
+    """The cells of a picture, of those of its tokens that have a place."""
+    placed = np.isfinite(tokens.boxes).all(axis=1)
+    boxes, at = tokens.boxes[placed], tokens.positions[placed]
+    cells, covered = finest_cells(boxes)
+    return Cells(boxes[cells], at[cells], tuple((int(at[box]), on, fractions) for box, on, fractions in covered))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLayout:
+    """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
+
+    picture: np.ndarray
+    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
+    cell_index: np.ndarray
+    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
+    cells: tuple[Cells, ...]
+    """Of each picture."""
+    places: tuple[tuple[int, int, int, int], ...] = ()
+    """Left, top, width, height of each picture on the panel, in pixels."""
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(cells,) int64, the position in the prompt of each cell's image token."""
+        return np.concatenate([np.zeros(0, np.int64), *(cells.positions for cells in self.cells)])
+
+    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
+        return np.concatenate([rows_TS[:, :0], *(cells.weights(rows_TS, sinks) for cells in self.cells)], axis=1)
+
+
 def layout_images(
-    record: AttentionRecord,
-    images: Sequence[Image.Image],
-    width: int,
-    height: int,
-    fonts: FontSet,
+    record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
     sinks: np.ndarray | None = None,
-) -> ImageLayout:
+) -> ImageLayout:  # fmt: skip
     """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells.
 
     sinks: (S,) bool, positions whose cells are hatched.
@@ -3084,38 +3111,33 @@ def layout_images(
     panel = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(panel)
     index = np.zeros((height, width), np.int64)
-    positions: list[int] = []
-    spread, sides = [], []
+    found, sides = tuple(map(map_cells, record.images)), []
     label = round(fonts.size * 1.5) if len(images) > 1 else 0
     slots = _picture_slots([image.size for image in images], width, height, label)
-    for number, (image, tokens, (x, y, scale)) in enumerate(zip(images, record.images, slots), start=1):
+    for number, (image, cells, (x, y, scale)) in enumerate(zip(images, found, slots), start=1):
         size = round(image.width * scale), round(image.height * scale)
         panel.paste(upright_rgb(image).resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
             _draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
-        placed = np.isfinite(tokens.boxes).all(axis=1)
-        boxes, at = tokens.boxes[placed], tokens.positions[placed]
-        cells, covered = finest_cells(boxes)
-        spread += [(int(at[box]), len(positions) + on, fractions) for box, on, fractions in covered]
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges = np.round(boxes[cells] * stretch).astype(int) + np.array([x, y, x, y])
-        for position, (left, top, right, bottom) in zip(at[cells], edges):
-            positions.append(int(position))
-            index[top:bottom, left:right] = len(positions)
+        edges = np.round(cells.boxes * stretch).astype(int) + np.array([x, y, x, y])
+        for left, top, right, bottom in edges:
             sides.append(min(right - left, bottom - top))
+            index[top:bottom, left:right] = len(sides)
     if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    if sinks is not None and sinks[positions].any():
-        _hatch(
-            panel, np.concatenate([[False], sinks[positions]])[index], max(round(fonts.size * HATCH / FONT_LABEL), 2)
-        )
     places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
-    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), tuple(spread), places)
+    layout = ImageLayout(np.asarray(panel), index, found, places)
+    if sinks is None or not sinks[layout.positions].any():
+        return layout
+    hatched = np.concatenate([[False], sinks[layout.positions]])[index]
+    _hatch(panel, hatched, max(round(fonts.size * HATCH / FONT_LABEL), 2))
+    return replace(layout, picture=np.asarray(panel))
 
 
 def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
@@ -3151,17 +3173,8 @@ def _picture_slots(
 
 def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarray, np.ndarray]]:
     """((cells, 4), (cells,)) a picture: boxes, and weights as drawn, mean over the steps; NaN for a sink."""
-    mean_S, found = shown.rows.mean(axis=0), []
-    for tokens in record.images:
-        placed = np.isfinite(tokens.boxes).all(axis=1)
-        boxes, at = tokens.boxes[placed], tokens.positions[placed]
-        cells, covered = finest_cells(boxes)
-        weights = mean_S[at[cells]] * ~np.isin(cells, [box for box, _, _ in covered])
-        for box, on, fractions in covered:
-            weights[on] += mean_S[at[box]] * fractions
-        weights[shown.sinks[at[cells]]] = np.nan
-        found.append((boxes[cells], weights))
-    return found
+    mean_1S = shown.rows.mean(axis=0, keepdims=True)
+    return [(cells.boxes, cells.weights(mean_1S, shown.sinks)[0]) for cells in map(map_cells, record.images)]
 
 
 def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | None = None) -> list[np.ndarray]:
@@ -3423,13 +3436,9 @@ class FrameRenderer:
     """Lays out once what no step changes, for one layer of one record, and then draws any step."""
 
     def __init__(
-        self,
-        record: AttentionRecord,
-        images: Sequence[Image.Image],
-        layer: int,
-        start_phrase: str,
+        self, record: AttentionRecord, images: Sequence[Image.Image], layer: int, start_phrase: str,
         options: DrawingOptions,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
         self.record, self.layer, self.text_style = record, layer, options.text_style
@@ -3667,6 +3676,13 @@ def words_that_looked(record: AttentionRecord, layer: int, count: int) -> list[t
     return [(step, word) for word, step in words.items()]
 
 
+def summary_spans(record: AttentionRecord, layer: int) -> list[tuple[str, int, int]]:
+    """(title, first step, the one after the last) of each map of the summary: the phases, then single words."""
+    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
+    words = words_that_looked(record, layer, 2 * SUMMARY_COLUMNS - len(phases))
+    return phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+
+
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], layer: int, options: DrawingOptions | None = None
 ) -> Image.Image:
@@ -3687,9 +3703,7 @@ def draw_summary(
     values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), TINY)
     written = visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
 
-    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
-    words = words_that_looked(record, layer, 2 * SUMMARY_COLUMNS - len(phases))
-    spans = phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+    spans = summary_spans(record, layer)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     height = tile * 3 // 4  # lets two pictures stand side by side
     image = layout_images(record, images, tile, height, fonts, shown.sinks)
@@ -3717,8 +3731,7 @@ def draw_summary(
         looked = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}"
         facts = f"{looked}, highest cell {_amount(top, relative)}"
         _draw_runs(draw, (x, y + px(48)), facts, fonts, MUTED)
-        heat = draw_heat(image, cells / top, colormap)
-        canvas.paste(heat.crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
+        canvas.paste(draw_heat(image, cells / top, colormap).crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
     return canvas
 
 
@@ -3869,13 +3882,9 @@ def file_names(layer: int, stills: Sequence[str], options: DrawingOptions) -> li
 
 
 def write_layer_videos(
-    record: AttentionRecord,
-    images: Sequence[Image.Image],
-    layers: Sequence[int],
-    start_phrase: str,
-    output_dir: str | Path,
-    options: DrawingOptions,
-) -> list[str]:
+    record: AttentionRecord, images: Sequence[Image.Image], layers: Sequence[int], start_phrase: str,
+    output_dir: str | Path, options: DrawingOptions,
+) -> list[str]:  # fmt: skip
     """Write `combined_attention_visualization_layer{layer}.mp4` for each layer, with a progress bar; the paths.
 
     What `frames` and `summary` ask for stands beside it: `..._layer7_step51.png`, `..._layer7_summary.png`.
@@ -3943,8 +3952,7 @@ def is_finished(folder: Path, facts: dict) -> bool:
 
 def forget_sample(folder: Path) -> None:
     """Remove what an earlier run made of a sample, the facts first: without them nothing counts as finished."""
-    files = own_files(folder, read_facts(folder))
-    for path in (folder / FACTS_NAME, *files):
+    for path in (folder / FACTS_NAME, *own_files(folder, read_facts(folder))):
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
@@ -4006,8 +4014,9 @@ def record_facts(record: AttentionRecord, answer: object) -> dict:
     }
 
 
-def table_row(folder: Path, facts: dict) -> dict:
+def table_row(folder: Path) -> dict:
     """A sample's row of the table."""
+    facts = read_facts(folder)
     shares, correct = facts.get("image_share"), facts.get("correct")
     columns = {
         f"image_share_{phase}_layer{layer}": share
@@ -4036,7 +4045,7 @@ def _cell(value: object) -> object:
 def write_table(output_dir: str | Path) -> None:
     """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
     folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
-    rows = sorted((table_row(folder, read_facts(folder)) for folder in folders), key=lambda row: row["sample"])
+    rows = sorted(map(table_row, folders), key=lambda row: row["sample"])
     shares = {name for row in rows for name in row if name.startswith("image_share_")}
     with (
         moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
@@ -4395,7 +4404,7 @@ class AttentionVisualizer:
                 layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
             heads = auto_heads or (head,) * len(layers)
             rows = self._rows_of_each(inputs, layers, heads, generation, given, how.attention)
-            record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
+            record = self._as_record(inputs, located, layers, rows, originals, problem)
             record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
             if how.neutral_prompt is not None:
                 anyway = self._inputs(how.neutral_prompt, originals, "{Question}", how.max_pixels)
@@ -4452,7 +4461,7 @@ class AttentionVisualizer:
     ) -> np.ndarray:
         """(L, N) float32, the mean weight of every image token while a given response is replayed."""
         rows = self._rows_of_each(inputs, layers, heads, {}, given, attention)
-        record = self._as_record(inputs, located, layers, heads, rows, [], "")
+        record = self._as_record(inputs, located, layers, rows, [], "")
         return record.weights[:, :, record.image_positions].mean(axis=0, dtype=np.float32)
 
     def _response_ids(self, response: str) -> list[int]:
@@ -4482,20 +4491,14 @@ class AttentionVisualizer:
         ]
         return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
-    def _processed(self, problem: str, images: list[Image.Image], prompt_template: str, max_pixels: int | None) -> Any:
+    def _processed(self, problem: str, images: list[Image.Image], how: RecordingOptions) -> Any:
         """The model's inputs on its device."""
-        inputs = build_inputs(self.processor, problem, [shrink(i, max_pixels) for i in images], prompt_template)
+        images = [shrink(image, how.max_pixels) for image in images]
+        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
         return inputs.to(input_device(self.model), dtype=self.model.dtype)
 
     def _as_record(
-        self,
-        inputs: Any,
-        located: list[ImageTokens],
-        layers: tuple[int, ...],
-        head: str | int,
-        rows: RecordedRows,
-        originals: list[Image.Image],
-        problem: str,
+        self, inputs: Any, located: list[ImageTokens], layers: tuple, rows: RecordedRows, originals: list, problem: str
     ) -> AttentionRecord:
         """Join what was recorded with the text and the pictures."""
         tokenizer, weights_TLS = self.processor.tokenizer, rows.weights
@@ -4513,7 +4516,7 @@ class AttentionVisualizer:
         return AttentionRecord(
             tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
             layers=layers, weights=weights_TLS, images=tuple(located),
-            special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
+            special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers,
             pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip
 
@@ -4523,28 +4526,27 @@ class AttentionVisualizer:
         sample: dict,
         images: Sequence[Image.Image],
         options: DrawingOptions | None = None,
-        *,
-        prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
-        max_pixels: int | None = None,
+        **recording: Any,
     ) -> AttentionRecord:
         """The record of a sample with a `Check` of the map of each of its layers, as drawn with these options.
 
         The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS
         times, as many cells at random; each time the same response is forced, and the log-probability of its answer
-        compared. CHECK_DRAWS + 1 passes, and one a layer. prompt_template, max_pixels: as for `record`.
+        compared. CHECK_DRAWS + 1 passes, and one a layer. recording: as for `record`, so that the prompt is the same.
         Raises ValueError where the pictures painted over do not give the same image tokens.
         """
+        how = RecordingOptions(**recording)
         options, ids = options or DrawingOptions(), record.token_ids[record.prompt_length :].tolist()
         originals, problem = [upright_rgb(image) for image in images], _problem(sample, "the sample")
         whole = Phase("response", 0, record.response_length)
         part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
-        prompt = self._processed(problem, originals, prompt_template, max_pixels)
+        prompt = self._processed(problem, originals, how)
 
         def log_probability(inputs: Any) -> float:
             return float(response_log_probabilities(self.model, inputs, ids, range(part.first, part.last)).mean())
 
         def fall(boxes: Sequence[np.ndarray]) -> float:
-            inputs = self._processed(problem, hide_cells(originals, boxes), prompt_template, max_pixels)
+            inputs = self._processed(problem, hide_cells(originals, boxes), how)
             if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
                 raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
             return plain - log_probability(inputs)
@@ -4623,7 +4625,7 @@ class AttentionVisualizer:
         if save_record and writes:
             record.save(save_record)
         if check:
-            record = self.last_record = self._checked(record, sample, images, drawing, options)
+            record = self.last_record = self.check(record, sample, images, drawing, **options)
         if check and save_record and writes:
             record.save(save_record)
         if writes:
@@ -4646,50 +4648,26 @@ class AttentionVisualizer:
         given = layer_idx if isinstance(layer_idx, Iterable) else [layer_idx]
         return drawing, self._resolve_layers(given) or "auto", options
 
-    def _checked(
-        self,
-        record: AttentionRecord,
-        sample: dict,
-        images: Sequence[Image.Image],
-        drawing: DrawingOptions,
-        options: dict,
-    ) -> AttentionRecord:
-        """The record with a check of its maps, its prompt made as that of the record was."""
-        again = {key: options[key] for key in ("prompt_template", "max_pixels") if key in options}
-        return self.check(record, sample, images, drawing, **again)
-
     def visualize_dataset(
-        self,
-        benchmark_json: str | Path,
-        image_dir: str | Path,
-        sample_idx: int | str | Iterable[int] = "all",
-        layer_idx: int | Sequence[int] | str = DEFAULT_LAYER,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        output_dir: str | Path = ".",
-        overwrite: bool = False,
-        save_record: str | None = None,
-        check: bool = False,
-        allow_absolute_paths: bool = False,
-        **options: Any,
-    ) -> list[dict]:
+        self, benchmark_json: str | Path, image_dir: str | Path, sample_idx: int | str | Iterable[int] = "all",
+        layer_idx: int | Sequence[int] | str = DEFAULT_LAYER, start_phrase: str = DEFAULT_START_PHRASE, *,
+        output_dir: str | Path = ".", overwrite: bool = False, save_record: str | None = None, check: bool = False,
+        allow_absolute_paths: bool = False, **options: Any,
+    ) -> list[dict]:  # fmt: skip
         """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
 
-        sample_idx: the samples, as in `select_samples`. overwrite: do samples again that an earlier run has finished;
-        without it they stay as they are, and a run that was stopped goes on. save_record: a name, under which the
-        record of each sample is kept in its folder. The rest is as in `create_attention_visualization_for_sample`.
+        sample_idx: as in `select_samples`. overwrite: do samples again that an earlier run has finished; without it a
+        run that was stopped goes on. save_record: a name, under which the record of each sample is kept in its folder.
+        The rest is as in `create_attention_visualization_for_sample`.
         Under `accelerate launch` each process takes a part of the samples, and a card of its own.
-
         Returns the rows of the table, `output_dir/samples.csv`, of these samples: sample, id, response, answer,
-        correct (1 or 0: the answer letter by letter, white space squeezed), image_share_{phase}_layer{layer} (0..1,
-        mean over the phase's steps), files, error. A sample that fails has a text in `error`, and the rest goes on.
+        correct (1 or 0), image_share_{phase}_layer{layer} (0..1, mean over the phase's steps), files, error: why a
+        sample failed; the rest goes on.
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
         drawing, layers, options = self._planned(layer_idx, options)
         settings = self._settings(layers, start_phrase, drawing, save_record, options) | {"check": check}
-        samples = read_dataset(benchmark_json)
-        numbers = select_samples(sample_idx, len(samples), benchmark_json)
-        check_image_dir(image_dir)
+        samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
         check_output_dir(output_dir)
 
         def settings_of(number: int) -> dict:
@@ -4702,7 +4680,7 @@ class AttentionVisualizer:
             record = self.last_record = self.record(sample, images, layers, **options)
             logger.info("sample %d: %s", number, one_line(record.response))
             if check:
-                self.last_record = self._checked(record, sample, images, drawing, options)
+                self.last_record = self.check(record, sample, images, drawing, **options)
             return self.last_record
 
         own, is_first, wait_for_everyone = self._part(numbers)
@@ -4716,16 +4694,10 @@ class AttentionVisualizer:
         finally:
             if is_first:
                 write_table(output_dir)
-        folders = [sample_folder(output_dir, number) for number in numbers]
-        return [table_row(folder, read_facts(folder)) for folder in folders]
+        return [table_row(sample_folder(output_dir, number)) for number in numbers]
 
     def _settings(
-        self,
-        layers: tuple[int, ...] | str,
-        start_phrase: str,
-        drawing: DrawingOptions,
-        save_record: str | None,
-        options: dict,
+        self, layers: tuple | str, start_phrase: str, drawing: DrawingOptions, save_record: str | None, options: dict
     ) -> dict:
         """All that a sample's files depend on beside the sample, as JSON gives it back. Raises ValueError."""
         how = RecordingOptions(**options)
@@ -4910,9 +4882,7 @@ def run_command(arguments: dict) -> str | list[str]:
         dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
         sample, images = load_sample(*(arguments[key] for key in dataset), **_keywords(load_sample, arguments))
     elif arguments["benchmark_json"]:
-        samples = read_dataset(arguments["benchmark_json"])
-        select_samples(arguments["sample_idx"], len(samples), arguments["benchmark_json"])
-        check_image_dir(arguments["image_dir"])
+        select_from_dataset(arguments["benchmark_json"], arguments["image_dir"], arguments["sample_idx"])
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
