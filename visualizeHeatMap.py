@@ -49,7 +49,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from fractions import Fraction
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import chain, groupby
 from numbers import Integral
 from pathlib import Path
@@ -106,6 +106,7 @@ CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
 CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
 
+TINY = np.finfo(np.float32).tiny  # what is divided by is no smaller
 # The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
 IMAGE_SCALE_QUANTILE = 0.999
@@ -433,11 +434,8 @@ class AttentionRecord:
 
     def save(self, path: str | Path, *, compress: bool = True) -> None:
         """Write the record as one .npz, whole or not at all. Raises OSError."""
-        facts = {
-            "format": RECORD_FORMAT, "tokens": self.tokens, "prompt_length": self.prompt_length,
-            "layers": self.layers, "special_ids": self.special_ids, "num_layers": self.num_layers,
-            "head": self.head, "images": len(self.images), "pictures": len(self.pictures),
-            "problem": self.problem, "auto_layer": self.auto_layer, "auto_heads": self.auto_heads,
+        facts = {name: getattr(self, name) for name in PLAIN_FIELDS} | {
+            "format": RECORD_FORMAT, "images": len(self.images), "pictures": len(self.pictures),
             "checks": [asdict(check) for check in self.checks],
         }  # fmt: skip
         arrays = {"token_ids": self.token_ids, "weights": self.weights}
@@ -466,17 +464,12 @@ class AttentionRecord:
                     raise ValueError(f"its format is {facts['format']}, this version reads {RECORD_FORMAT}")
                 images = tuple(ImageTokens(data[f"positions_{n}"], data[f"boxes_{n}"]) for n in range(facts["images"]))
                 pictures = tuple(data[f"picture_{n}"].tobytes() for n in range(facts.get("pictures", 0)))
-                head, checks = facts["head"], facts.get("checks", [])
+                plain = {name: facts[name] for name in PLAIN_FIELDS if name in facts}
+                plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+                checks = (Check(**{**check, "random": tuple(check["random"])}) for check in facts.get("checks", ()))
                 record = cls(
-                    tokens=tuple(facts["tokens"]), token_ids=data["token_ids"],
-                    prompt_length=facts["prompt_length"], layers=tuple(facts["layers"]),
-                    weights=data["weights"], images=images, special_ids=tuple(facts["special_ids"]),
-                    num_layers=facts["num_layers"], pictures=pictures,
-                    head=tuple(head) if isinstance(head, list) else head,
-                    problem=tuple(facts["problem"]) if facts.get("problem") else None,
-                    auto_layer=facts.get("auto_layer", False), auto_heads=tuple(facts.get("auto_heads", ())),
-                    neutral=data.get("neutral"),
-                    checks=tuple(Check(**{**check, "random": tuple(check["random"])}) for check in checks),
+                    token_ids=data["token_ids"], weights=data["weights"], images=images, pictures=pictures,
+                    neutral=data.get("neutral"), checks=tuple(checks), **plain,
                 )  # fmt: skip
                 check_values(record)
                 if pictures:
@@ -486,6 +479,10 @@ class AttentionRecord:
             raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
 
 
+# The fields of a record that are texts and numbers: they stand in its file as JSON.
+PLAIN_FIELDS = (
+    "tokens", "prompt_length", "layers", "special_ids", "num_layers", "head", "problem", "auto_layer", "auto_heads",
+)  # fmt: skip
 # What reading an archive that is none, or a broken or hostile one, raises.
 DAMAGED_ARCHIVE = (
     ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
@@ -521,7 +518,7 @@ def check_values(record: AttentionRecord) -> None:
     low, high = record.weights.min(initial=0), record.weights.max(initial=0)
     arrays = [record.token_ids, *(image.positions for image in record.images)]
     rules = {
-        "tokens must be texts": all(isinstance(token, str) for token in record.tokens),
+        "tokens must be texts": type(record.tokens) is tuple and all(isinstance(token, str) for token in record.tokens),
         "lengths, layers and ids must be whole numbers": all(type(number) is int for number in numbers),
         "layers must be different ones of the model": len(set(record.layers)) == len(record.layers) > 0
         and type(record.num_layers or 0) is int
@@ -705,6 +702,16 @@ def read_dataset(benchmark_json: str | Path) -> list:
     return samples
 
 
+def select_from_dataset(
+    benchmark_json: str | Path, image_dir: str | Path, selection: int | str | Iterable[int]
+) -> tuple[list, list[int]]:
+    """The samples of a dataset and the numbers of those selected; the folder of their pictures is there."""
+    samples = read_dataset(benchmark_json)
+    numbers = select_samples(selection, len(samples), benchmark_json)
+    check_image_dir(image_dir)
+    return samples, numbers
+
+
 def check_sample(sample: object, where: str) -> list[str]:
     """The picture paths of a sample whose fields are as they should be."""
     if not isinstance(sample, dict):
@@ -881,6 +888,17 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
             tail = torch.full((1, T), int(key == "attention_mask"))
         extended[key] = torch.cat([value, tail.to(value)], dim=1)
     return extended
+
+
+def forced_pass(model: Any, inputs: Any, response_ids: Sequence[int], **options: Any) -> Any:
+    """The model's output for prompt and response, by one pass without a cache and without gradients.
+
+    The response's last token is left out: it produces nothing that is shown.
+    """
+    import torch
+
+    with torch.inference_mode():
+        return model(**append_response(inputs, response_ids[:-1]), use_cache=False, **options)
 
 
 # ---------------------------------------------------------------------------------------- recording
@@ -1124,6 +1142,79 @@ def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple
     return int(head)
 
 
+@dataclass(frozen=True)
+class RecordingOptions:
+    """How an answer is made and its attention recorded. Raises ValueError for what fits no sample and no model."""
+
+    prompt_template: str = DEFAULT_PROMPT_TEMPLATE
+    """Its {Question} is replaced by the sample's problem."""
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    """The most tokens to generate."""
+    do_sample: bool = False
+    """Sample, by temperature, top_p and seed, instead of taking the likeliest token."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    response: str | None = None
+    """An answer already known: nothing is generated, one teacher-forced pass gives its rows."""
+    response_key: str | None = None
+    """The same, from a field of the sample."""
+    head: str | int | Sequence[int] = "mean"
+    """"mean" or "max" over the heads, the number of one, the mean of several, or "auto": one a layer, see
+    `choose_heads`. What is "auto" costs two passes over the answer."""
+    attention: str = "auto"
+    """"eager": transformers' own `output_attentions`, slow and hungry for memory."""
+    max_pixels: int | None = None
+    """Shrink pictures of more pixels before the processor sees them, for a smaller memory."""
+    fast: bool = False
+    """Compiled generation, then one pass over the answer to record; for long answers on a GPU only."""
+    neutral_prompt: str | None = None
+    """Replay the answer after this text, too, such as NEUTRAL_PROMPT, for the baselines "neutral" and "relative";
+    one more pass."""
+
+    def __post_init__(self) -> None:
+        check_prompt_template(self.prompt_template)
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
+        if self.attention not in ("auto", "eager"):
+            raise ValueError(f"attention is {self.attention!r}; expected 'auto' or 'eager'")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 or more")
+        usable = self.temperature > 0 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32
+        if self.do_sample and not usable:
+            raise ValueError(
+                f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}; expected above 0, 0..1, and "
+                f"0..{2**32 - 1}"
+            )
+
+    def generation(self) -> dict:
+        """What `generate` is told; sampling starts at its seed."""
+        if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
+            unused = dict.fromkeys(("temperature", "top_p", "top_k"))
+            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **unused}
+        from transformers import set_seed
+
+        set_seed(self.seed)
+        names = ("max_new_tokens", "do_sample", "temperature", "top_p")
+        return {name: getattr(self, name) for name in names}
+
+    def given_response(self, sample: dict) -> str | None:
+        """The answer that is already known, if one was named."""
+        response, key = self.response, self.response_key
+        if response is not None and key is not None:
+            raise ValueError("response and response_key were both given; give one of them")
+        if key is not None:
+            if key not in sample:
+                raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
+            response = sample[key]
+        if response is not None and (not isinstance(response, str) or not response):
+            raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
+        return response if response is None else well_formed(response)
+
+
+RECORDING_OPTIONS = [field.name for field in fields(RecordingOptions)]
+
+
 def reduce_heads(weights_LHQK: Any, head: str | int | tuple[int, ...]) -> Any:
     """(L, Q, K) weights from (L, H, Q, K): the mean or maximum over the heads, one head, or the mean of several."""
     if head == "mean":
@@ -1160,11 +1251,15 @@ def cross_layers(config: Any) -> list[int]:
     return list(getattr(config.get_text_config(), "cross_attention_layers", None) or [])
 
 
+def layer_kinds(config: Any) -> list[str]:
+    """What transformers calls each layer, such as "sliding_attention"; "" where all are of one kind."""
+    text = config.get_text_config()
+    return list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+
+
 def attention_layers(config: Any) -> list[int]:
     """The layers that have softmax attention; hybrid models have others in between."""
-    text = config.get_text_config()
-    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
-    return [layer for layer, kind in enumerate(kinds) if kind not in KINDS_WITHOUT_ROWS]
+    return [layer for layer, kind in enumerate(layer_kinds(config)) if kind not in KINDS_WITHOUT_ROWS]
 
 
 def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
@@ -1263,18 +1358,6 @@ def vision_attention_off(model: Any) -> Iterator[None]:
         yield
 
 
-def _progress_in(bar: Any) -> Any:
-    """A logits processor that changes nothing and moves a progress bar on; a streamer would wait for each token."""
-    from transformers import LogitsProcessor, LogitsProcessorList
-
-    class Progress(LogitsProcessor):
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
-            bar.update()
-            return scores
-
-    return LogitsProcessorList([Progress()])
-
-
 def _end_ids(model: Any) -> set[int]:
     """The ids that end a response."""
     ids = model.generation_config.eos_token_id
@@ -1286,12 +1369,17 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
     """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
     import torch
     from tqdm import tqdm
+    from transformers import LogitsProcessorList
 
-    limit = generation["max_new_tokens"]
+    def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token
+        bar.update()
+        return scores
+
+    limit, progress = generation["max_new_tokens"], LogitsProcessorList([move_on])
     started = time.perf_counter()
     with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
         output = model.generate(
-            **inputs, **generation, logits_processor=_progress_in(bar), return_dict_in_generate=True, **kwargs
+            **inputs, **generation, logits_processor=progress, return_dict_in_generate=True, **kwargs
         )
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
@@ -1331,9 +1419,7 @@ def record_rows(
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
         else:
-            with torch.inference_mode():  # the last token produces nothing that is shown
-                last = torch.tensor([-1])  # as a number it would make gemma4 cut its queries
-                model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=last)
+            forced_pass(model, inputs, response_ids, logits_to_keep=torch.tensor([-1]))  # a number: gemma4 cuts queries
     if not recorder.reached:
         return None
     weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
@@ -1357,16 +1443,13 @@ def record_rows_eager(
     model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
 ) -> RecordedRows:
     """The same by transformers' own `output_attentions` with eager attention: every layer's S×S matrix is held."""
-    import torch
-
     P = inputs["input_ids"].shape[1]
-    with text_attention(model, "eager"), torch.inference_mode():
+    with text_attention(model, "eager"):
         if response_ids is None:
             response_ids, output = generate_response(model, inputs, generation, output_attentions=True)
             steps = [[step[n][0, :, -1:] for n in _attention_places(model, layers, step)] for step in output.attentions]
         else:
-            forced = append_response(inputs, response_ids[:-1])
-            attentions = model(**forced, use_cache=False, output_attentions=True).attentions
+            attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions
             places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
             steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
     recorder = AttentionRecorder(
@@ -1380,63 +1463,49 @@ def record_rows_eager(
     return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
 
 
-class HeadSurvey:
-    """How the heads of every layer agree on where a given response looks; stands in an `AttentionRecorder`'s place.
+def picture_columns(located: Sequence[ImageTokens], keys: int) -> np.ndarray:
+    """(N,) the key of each image token in a layer that crosses, which has as many keys a picture, padded."""
+    each = keys // len(located)
+    return np.concatenate([number * each + np.arange(len(i.positions)) for number, i in enumerate(located)])
+
+
+class HeadSurvey(AttentionRecorder):
+    """How the heads of every layer agree on where a given response looks, instead of rows.
 
     Of each head the weights of the image tokens are summed over a coarse grid on the device; of each layer only the
     agreement of its heads is kept.
     """
 
     def __init__(
-        self, layers: Iterable[int], first_query: int, end: int, located: Sequence[ImageTokens],
-        regions: Sequence[np.ndarray], crossing: bool = False,
+        self, layers: Sequence[int], first_query: int, end: int, located: Sequence[ImageTokens],
+        regions: Sequence[np.ndarray], crosses: bool = False,
     ) -> None:  # fmt: skip
-        """end: the position after the pass's last; crossing: the keys are those of pictures, not positions."""
-        self.layers, self.first_query, self.end, self.crossing = frozenset(layers), first_query, end, crossing
-        self.located, self.regions = located, np.concatenate(regions)
-        self.count = int(self.regions.max(initial=0)) + 1
+        """end: the position after the pass's last; crosses: the keys are those of pictures, not positions."""
+        super().__init__(layers, first_query, crossing=layers if crosses else ())
+        self.end, self.located = end, located
+        regions_N = np.concatenate(regions)
+        self.count = int(regions_N.max(initial=0)) + 1
+        self.regions_N = np.where(regions_N < 0, self.count, regions_N)  # the last region: no place
         self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
+        self._sums: list[Any] = []  # of the layer that is met, a block of queries each
 
-    def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None) -> None:
-        """Look at one attention call, as `AttentionRecorder.observe`."""
+    def _keep(self, layer: int, position: int, first_column: int, part_HQK: Any, are_weights: bool = False) -> None:
+        """Sum the weights of the queries from a position on over the regions."""
         import torch
 
-        count, keys = query.shape[2], key.shape[2]
-        start, block = self.end - count, AttentionRecorder.block_length(query.shape[1], keys)
-        own_column, starts = start - self._first_column(keys), range(max(self.first_query - start, 0), count, block)
-        parts = (slice(first, min(first + block, count)) for first in starts)
-        scores = (attention_scores(query, key, mask, scaling, part, own_column) for part in parts)
-        self._keep(layer, keys, (torch.softmax(part_HQK, -1, dtype=torch.float32) for part_HQK in scores))
-
-    def observe_weights(self, layer: int, weights_1HQK: Any) -> None:
-        """The same from the weights that the model computed itself."""
-        first = max(self.first_query - self.end + weights_1HQK.shape[2], 0)
-        self._keep(layer, weights_1HQK.shape[3], [weights_1HQK[0, :, first:].float()])
-
-    def _keep(self, layer: int, keys: int, rows: Iterable[Any]) -> None:
-        import torch
-
-        if layer not in self.layers:
-            return
-        columns, parts = self._columns(keys), []
-        seen = (columns >= 0) & (columns < keys)
-        regions = np.where(self.regions < 0, self.count, self.regions)  # the last region: no place
-        for weights_HQK in rows:
-            columns_N, regions_N = (torch.as_tensor(a[seen], device=weights_HQK.device) for a in (columns, regions))
-            sums_HQR = weights_HQK.new_zeros(*weights_HQK.shape[:2], self.count + 1)
-            parts.append(sums_HQR.index_add_(2, regions_N, weights_HQK[..., columns_N])[..., : self.count].cpu())
-        self.found[layer] = head_agreement(torch.cat(parts, dim=1).transpose(0, 1).numpy())
-
-    def _first_column(self, keys: int) -> int:
-        """The position of key 0: a sliding window keeps the last keys only."""
-        return 0 if self.crossing else max(self.end - keys, 0)
-
-    def _columns(self, keys: int) -> np.ndarray:
-        """(N,) the key of each image token."""
-        if not self.crossing:
-            return np.concatenate([image.positions for image in self.located]) - self._first_column(keys)
-        each = keys // len(self.located)
-        return np.concatenate([number * each + np.arange(len(i.positions)) for number, i in enumerate(self.located)])
+        weights_HQK = part_HQK.float() if are_weights else torch.softmax(part_HQK, -1, dtype=torch.float32)
+        H, Q, keys = weights_HQK.shape
+        if layer in self.crossing:
+            columns_N = picture_columns(self.located, keys)
+        else:
+            columns_N = np.concatenate([image.positions for image in self.located]) - first_column
+        seen = (columns_N >= 0) & (columns_N < keys)
+        columns, regions = (torch.as_tensor(a[seen], device=part_HQK.device) for a in (columns_N, self.regions_N))
+        sums_HQR = weights_HQK.new_zeros(H, Q, self.count + 1).index_add_(2, regions, weights_HQK[..., columns])
+        self._sums.append(sums_HQR[..., : self.count].cpu())
+        if position + Q == self.end:
+            self.found[layer] = head_agreement(torch.cat(self._sums, dim=1).transpose(0, 1).numpy())
+            self._sums.clear()
 
 
 def picture_regions(located: Sequence[ImageTokens], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
@@ -1462,8 +1531,8 @@ def survey_heads(
     P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
     layers = crossing or attention_layers(model.config)
     survey = HeadSurvey(layers, P - 1, P - 1 + T, located, regions, bool(crossing))
-    with recording(model, survey), torch.inference_mode():
-        model(**append_response(inputs, response_ids[:-1]), use_cache=False, logits_to_keep=torch.tensor([-1]))
+    with recording(model, survey):
+        forced_pass(model, inputs, response_ids, logits_to_keep=torch.tensor([-1]))
     if not survey.found:
         raise RuntimeError(
             f"{type(model).__name__} does not go through transformers' AttentionInterface, so that no layer or head "
@@ -1499,13 +1568,11 @@ def response_log_probabilities(model: Any, inputs: Any, response_ids: list[int],
 
     P = inputs["input_ids"].shape[1]
     keep = torch.arange(P - 1 + steps.start, P - 1 + steps.stop)
-    with torch.inference_mode():
-        forced = append_response(inputs, response_ids[: steps.stop - 1])
-        logits_TV = model(**forced, use_cache=False, logits_to_keep=keep).logits[0]
-        wanted = torch.tensor(response_ids[steps.start : steps.stop], device=logits_TV.device)
-        parts = zip(logits_TV.split(LOGITS_PER_BLOCK), wanted.split(LOGITS_PER_BLOCK))
-        losses = [torch.nn.functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts]
-        return -torch.cat(losses).cpu().numpy()
+    logits_TV = forced_pass(model, inputs, response_ids[: steps.stop], logits_to_keep=keep).logits[0]
+    wanted = torch.tensor(response_ids[steps.start : steps.stop], device=logits_TV.device)
+    parts = zip(logits_TV.split(LOGITS_PER_BLOCK), wanted.split(LOGITS_PER_BLOCK))
+    losses = [torch.nn.functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts]
+    return -torch.cat(losses).cpu().numpy()
 
 
 def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> list[int]:
@@ -1535,10 +1602,8 @@ def cache_size(config: Any, positions: int) -> int:
     heads, window = text.num_attention_heads, getattr(text, "sliding_window", None) or positions
     key_heads = layer_values(text, "num_key_value_heads", heads)
     sizes = layer_values(text, "head_dim", text.hidden_size // heads)
-    kinds = list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
-    kept = [min(positions, window) if kind == "sliding_attention" else positions for kind in kinds]
-    layers = attention_layers(config)
-    return int((2 * key_heads * sizes * kept)[layers].sum())
+    kept = [min(positions, window) if kind == "sliding_attention" else positions for kind in layer_kinds(config)]
+    return int((2 * key_heads * sizes * kept)[attention_layers(config)].sum())
 
 
 def pass_size(config: Any, positions: int, patches: int = 0, ranks: int = 1) -> int:
@@ -1597,11 +1662,16 @@ def free_memory(device: Any) -> int | None:
     return int(found[1]) * 1024 if found and device.type == "cpu" else None
 
 
+def decoder_layers(model: Any) -> Any:
+    """The layers of the language model; None where they cannot be found."""
+    return getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None)
+
+
 def layer_shares(model: Any) -> dict[Any, float]:
     """The devices that run the layers of the language model, and the part of the layers that each runs."""
     import torch
 
-    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None) or [model]
+    layers = decoder_layers(model) or [model]
     hooks = [getattr(getattr(layer, "_hf_hook", None), "execution_device", None) for layer in layers]  # of accelerate
     places = [next(layer.parameters()).device if at is None else at for layer, at in zip(layers, hooks)]
     devices = [torch.device(place) for place in places]
@@ -2004,14 +2074,12 @@ def image_embeddings(made: ProcessedImages, pixels: Any) -> Any:
         found.append(args[0] if args else kwargs["hidden_states"])
         raise _EmbeddingsFound
 
-    layers = getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None)
+    layers = decoder_layers(model)
     if not layers:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found to check it")
     hook = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
-    inputs = {**made.inputs, made.pixels_name: pixels}
-    device = input_device(model)
+    inputs, device = {**made.inputs, made.pixels_name: pixels.to(model.dtype)}, input_device(model)
     inputs = {key: value.to(device) if torch.is_tensor(value) else value for key, value in inputs.items()}
-    inputs[made.pixels_name] = inputs[made.pixels_name].to(model.dtype)
     try:
         with vision_attention_off(model), torch.inference_mode():
             model(**inputs)
@@ -2139,8 +2207,6 @@ def insert_image_positions(
 
     Layers that cross hold weights of `keys` columns, as many a picture, padded; all other layers of the text alone.
     """
-    each = keys // len(located)
-    columns = np.concatenate([number * each + np.arange(len(image.positions)) for number, image in enumerate(located)])
     image_positions = np.concatenate([image.positions for image in located])
     is_text = np.ones(len(token_ids) + len(image_positions), bool)
     is_text[image_positions] = False
@@ -2148,6 +2214,7 @@ def insert_image_positions(
     wide_ids[is_text] = token_ids
     for image in located:  # their ids: that of the token before them, which stands for the picture
         wide_ids[image.positions] = wide_ids[image.positions[0] - 1]
+    columns = picture_columns(located, keys)
     for layer, crosses in enumerate(crosses_L):
         places, taken = (image_positions, columns) if crosses else (is_text, slice(len(token_ids)))
         wide_TLS[:, layer, places] = weights_TLK[:, layer, taken]
@@ -2386,7 +2453,7 @@ def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray 
         )
     if baseline == "neutral":
         return np.maximum(weights_TN - neutral_N, 0)
-    return weights_TN / np.maximum(neutral_N, max(LEAST_BASELINE * neutral_N.mean(), np.finfo(np.float32).tiny))
+    return weights_TN / np.maximum(neutral_N, max(LEAST_BASELINE * neutral_N.mean(), TINY))
 
 
 def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
@@ -2444,7 +2511,7 @@ def shown_rows(record: AttentionRecord, layer: int, baseline: str, sinks: bool, 
             sink_S[part] = find_sinks(rows_TS[:, part])
     out_N = sink_S[at_N]
     whole = weights_TN.sum(axis=1)
-    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(whole, np.finfo(np.float32).tiny)).mean())
+    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(whole, TINY)).mean())
     neutral_N = None if record.neutral is None else record.neutral[record.layers.index(record.layer_number(layer))]
     weights_TN = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
     if smooth:
@@ -2562,7 +2629,7 @@ def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
 class BitmapFont:
     """A font of coloured bitmaps, which has one size only, as grey glyphs of another size."""
 
-    def __init__(self, file: str, face: int, size: int) -> None:
+    def __init__(self, file: str, size: int, face: int) -> None:
         self._font = ImageFont.truetype(file, BITMAP_FONT_SIZE, index=face)
         self._scale = size / BITMAP_FONT_SIZE
 
@@ -2598,8 +2665,10 @@ class FontSet:
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
 
+        sizes = self.size, max(round(self.size * CODE_POINT_SIZE), 6)
+
         def opened(name: str) -> list[ImageFont.FreeTypeFont]:
-            fonts = [ImageFont.truetype(name, size) for size in (self.size, self._small_size())]
+            fonts = [ImageFont.truetype(name, size) for size in sizes]
             for font in fonts:
                 font.getmask(ASCII)
             return fonts
@@ -2616,10 +2685,7 @@ class FontSet:
                 return opened(name)
             except OSError:
                 continue
-        return [ImageFont.load_default(size) for size in (self.size, self._small_size())]  # Pillow's own; Latin only
-
-    def _small_size(self) -> int:
-        return max(round(self.size * CODE_POINT_SIZE), 6)
+        return [ImageFont.load_default(size) for size in sizes]  # Pillow's own; Latin only
 
     @staticmethod
     def has_glyph(font: ImageFont.FreeTypeFont, char: str) -> bool:
@@ -2645,12 +2711,9 @@ class FontSet:
             if self.has_glyph(font, char):
                 return font
         for file, face in _fonts_with(char):
-            for kind in (
-                partial(ImageFont.truetype, file, self.size, face),
-                partial(BitmapFont, file, face, self.size),
-            ):
+            for kind in (ImageFont.truetype, BitmapFont):
                 try:
-                    font = kind()
+                    font = kind(file, self.size, face)
                     if self.has_glyph(font, char):
                         self._fallbacks.append(font)
                         return font
@@ -2965,21 +3028,17 @@ def visualize_attention_step(
 
 
 @dataclass(frozen=True, eq=False)
-class ImageLayout:
-    """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
+class Cells:
+    """The cells of one picture's map."""
 
-    picture: np.ndarray
-    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
-    cell_index: np.ndarray
-    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
+    boxes: np.ndarray
+    """(cells, 4) float32, in pixels of the picture."""
     positions: np.ndarray
     """(cells,) int64, the position in the prompt of each cell's image token."""
-    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
+    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...]
     """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
-    places: tuple[tuple[int, int, int, int], ...] = ()
-    """Left, top, width, height of each picture on the panel, in pixels."""
 
-    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+    def weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
         alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
         weights = rows_TS[:, self.positions] * alone
@@ -3016,14 +3075,41 @@ def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndar
     return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
 
 
+def map_cells(tokens: ImageTokens) -> Cells:
+    """The cells of a picture, of those of its tokens that have a place."""
+    placed = np.isfinite(tokens.boxes).all(axis=1)
+    boxes, at = tokens.boxes[placed], tokens.positions[placed]
+    cells, covered = finest_cells(boxes)
+    return Cells(boxes[cells], at[cells], tuple((int(at[box]), on, fractions) for box, on, fractions in covered))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLayout:
+    """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
+
+    picture: np.ndarray
+    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
+    cell_index: np.ndarray
+    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
+    cells: tuple[Cells, ...]
+    """Of each picture."""
+    places: tuple[tuple[int, int, int, int], ...] = ()
+    """Left, top, width, height of each picture on the panel, in pixels."""
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(cells,) int64, the position in the prompt of each cell's image token."""
+        return np.concatenate([np.zeros(0, np.int64), *(cells.positions for cells in self.cells)])
+
+    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
+        return np.concatenate([rows_TS[:, :0], *(cells.weights(rows_TS, sinks) for cells in self.cells)], axis=1)
+
+
 def layout_images(
-    record: AttentionRecord,
-    images: Sequence[Image.Image],
-    width: int,
-    height: int,
-    fonts: FontSet,
+    record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
     sinks: np.ndarray | None = None,
-) -> ImageLayout:
+) -> ImageLayout:  # fmt: skip
     """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells.
 
     sinks: (S,) bool, positions whose cells are hatched.
@@ -3031,38 +3117,33 @@ def layout_images(
     panel = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(panel)
     index = np.zeros((height, width), np.int64)
-    positions: list[int] = []
-    spread, sides = [], []
+    found, sides = tuple(map(map_cells, record.images)), []
     label = round(fonts.size * 1.5) if len(images) > 1 else 0
     slots = _picture_slots([image.size for image in images], width, height, label)
-    for number, (image, tokens, (x, y, scale)) in enumerate(zip(images, record.images, slots), start=1):
+    for number, (image, cells, (x, y, scale)) in enumerate(zip(images, found, slots), start=1):
         size = round(image.width * scale), round(image.height * scale)
         panel.paste(upright_rgb(image).resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
             _draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
-        placed = np.isfinite(tokens.boxes).all(axis=1)
-        boxes, at = tokens.boxes[placed], tokens.positions[placed]
-        cells, covered = finest_cells(boxes)
-        spread += [(int(at[box]), len(positions) + on, fractions) for box, on, fractions in covered]
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges = np.round(boxes[cells] * stretch).astype(int) + np.array([x, y, x, y])
-        for position, (left, top, right, bottom) in zip(at[cells], edges):
-            positions.append(int(position))
-            index[top:bottom, left:right] = len(positions)
+        edges = np.round(cells.boxes * stretch).astype(int) + np.array([x, y, x, y])
+        for left, top, right, bottom in edges:
             sides.append(min(right - left, bottom - top))
+            index[top:bottom, left:right] = len(sides)
     if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    if sinks is not None and sinks[positions].any():
-        _hatch(
-            panel, np.concatenate([[False], sinks[positions]])[index], max(round(fonts.size * HATCH / FONT_LABEL), 2)
-        )
     places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
-    return ImageLayout(np.asarray(panel), index, np.array(positions, np.int64), tuple(spread), places)
+    layout = ImageLayout(np.asarray(panel), index, found, places)
+    if sinks is None or not sinks[layout.positions].any():
+        return layout
+    hatched = np.concatenate([[False], sinks[layout.positions]])[index]
+    _hatch(panel, hatched, max(round(fonts.size * HATCH / FONT_LABEL), 2))
+    return replace(layout, picture=np.asarray(panel))
 
 
 def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
@@ -3098,17 +3179,8 @@ def _picture_slots(
 
 def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarray, np.ndarray]]:
     """((cells, 4), (cells,)) a picture: boxes, and weights as drawn, mean over the steps; NaN for a sink."""
-    mean_S, found = shown.rows.mean(axis=0), []
-    for tokens in record.images:
-        placed = np.isfinite(tokens.boxes).all(axis=1)
-        boxes, at = tokens.boxes[placed], tokens.positions[placed]
-        cells, covered = finest_cells(boxes)
-        weights = mean_S[at[cells]] * ~np.isin(cells, [box for box, _, _ in covered])
-        for box, on, fractions in covered:
-            weights[on] += mean_S[at[box]] * fractions
-        weights[shown.sinks[at[cells]]] = np.nan
-        found.append((boxes[cells], weights))
-    return found
+    mean_1S = shown.rows.mean(axis=0, keepdims=True)
+    return [(cells.boxes, cells.weights(mean_1S, shown.sinks)[0]) for cells in map(map_cells, record.images)]
 
 
 def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | None = None) -> list[np.ndarray]:
@@ -3203,7 +3275,7 @@ class Share:
 def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
     """Where each step's attention lies: each picture, the first token, the rest of the prompt, the response."""
     rows_TS = record.layer_weights(layer)
-    total = np.maximum(rows_TS.sum(axis=1), np.finfo(np.float32).tiny)
+    total = np.maximum(rows_TS.sum(axis=1), TINY)
     kind = np.full(rows_TS.shape[1], 0)  # 0: problem
     kind[record.prompt_length :] = 1
     kind[0] = 2
@@ -3219,6 +3291,11 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
         for number, (name, colour) in enumerate(names + pictures)
     ]
     return shares[3:] + shares[:3]
+
+
+def image_shares(record: AttentionRecord, layer: int) -> np.ndarray:
+    """(T,) float, the part of each step's attention that lies on the pictures."""
+    return sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
 
 
 CHOICES = {  # options that are one of a few words
@@ -3297,7 +3374,7 @@ class DrawingOptions:
         return self.baseline, self.sinks, self.smooth
 
 
-DRAWING_OPTIONS = {field.name for field in fields(DrawingOptions)}
+DRAWING_OPTIONS = [field.name for field in fields(DrawingOptions)]
 
 
 def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
@@ -3365,13 +3442,9 @@ class FrameRenderer:
     """Lays out once what no step changes, for one layer of one record, and then draws any step."""
 
     def __init__(
-        self,
-        record: AttentionRecord,
-        images: Sequence[Image.Image],
-        layer: int,
-        start_phrase: str,
+        self, record: AttentionRecord, images: Sequence[Image.Image], layer: int, start_phrase: str,
         options: DrawingOptions,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
         self.record, self.layer, self.text_style = record, layer, options.text_style
@@ -3539,7 +3612,7 @@ class FrameRenderer:
         self.timeline_y = self.footer + px(BARS) + px(SHARES)
         shares = self.shares[: len(self.record.images)]
         totals = np.cumsum([share.weights[self.first_step :] for share in shares], axis=0)
-        top = max(totals.max(initial=0), np.finfo(np.float32).tiny)
+        top = max(totals.max(initial=0), TINY)
         width, high = self._column(self.record.response_length), px(CURVE)
         starts = np.array([self._column(self.first_step + n) for n in range(steps + 1)])
         step_X = np.searchsorted(starts, np.arange(width), side="right") - 1
@@ -3595,10 +3668,9 @@ def words_that_looked(record: AttentionRecord, layer: int, count: int) -> list[t
 
     A word counts by the token that begins it; in a script without spaces each token is a word.
     """
-    shares = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
     text, words = record.response, {}
     starts = np.concatenate([[0], response_ends(record)])
-    for step in np.argsort(-shares, kind="stable"):
+    for step in np.argsort(-image_shares(record, layer), kind="stable"):
         token = record.tokens[record.prompt_length + step]
         match = LETTERS.search(token)
         at = starts[step] + match.start() if match else 0
@@ -3608,6 +3680,13 @@ def words_that_looked(record: AttentionRecord, layer: int, count: int) -> list[t
         if alone or not (at and text[at - 1].isalpha()):
             words.setdefault(match[0] if alone else LETTERS.match(text, at)[0], int(step))
     return [(step, word) for word, step in words.items()]
+
+
+def summary_spans(record: AttentionRecord, layer: int) -> list[tuple[str, int, int]]:
+    """(title, first step, the one after the last) of each map of the summary: the phases, then single words."""
+    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
+    words = words_that_looked(record, layer, 2 * SUMMARY_COLUMNS - len(phases))
+    return phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
 
 
 def draw_summary(
@@ -3623,16 +3702,14 @@ def draw_summary(
     text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
     margin = px(MARGIN)
     shown, relative = shown_rows(record, layer, *options.map), options.baseline == "relative"
-    shares_T = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
+    shares_T = image_shares(record, layer)
     pieces = text_pieces(record, record.prompt_length)
     text = layout_text(pieces, text_fonts, width - 2 * margin)
     first = np.array([piece.start - record.prompt_length for piece in pieces])
-    values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), np.finfo(np.float32).tiny)
+    values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), TINY)
     written = visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
 
-    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
-    words = words_that_looked(record, layer, 2 * SUMMARY_COLUMNS - len(phases))
-    spans = phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+    spans = summary_spans(record, layer)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     height = tile * 3 // 4  # lets two pictures stand side by side
     image = layout_images(record, images, tile, height, fonts, shown.sinks)
@@ -3655,13 +3732,12 @@ def draw_summary(
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         cells = cells_TN[start:end].mean(axis=0)
-        top = max(np.nan_to_num(cells).max(initial=0), np.finfo(np.float32).tiny)
+        top = max(np.nan_to_num(cells).max(initial=0), TINY)
         _draw_runs(draw, (x, y + px(22)), name, fonts, INK)
         looked = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}"
         facts = f"{looked}, highest cell {_amount(top, relative)}"
         _draw_runs(draw, (x, y + px(48)), facts, fonts, MUTED)
-        heat = draw_heat(image, cells / top, colormap)
-        canvas.paste(heat.crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
+        canvas.paste(draw_heat(image, cells / top, colormap).crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
     return canvas
 
 
@@ -3812,13 +3888,9 @@ def file_names(layer: int, stills: Sequence[str], options: DrawingOptions) -> li
 
 
 def write_layer_videos(
-    record: AttentionRecord,
-    images: Sequence[Image.Image],
-    layers: Sequence[int],
-    start_phrase: str,
-    output_dir: str | Path,
-    options: DrawingOptions,
-) -> list[str]:
+    record: AttentionRecord, images: Sequence[Image.Image], layers: Sequence[int], start_phrase: str,
+    output_dir: str | Path, options: DrawingOptions,
+) -> list[str]:  # fmt: skip
     """Write `combined_attention_visualization_layer{layer}.mp4` for each layer, with a progress bar; the paths.
 
     What `frames` and `summary` ask for stands beside it: `..._layer7_step51.png`, `..._layer7_summary.png`.
@@ -3886,8 +3958,7 @@ def is_finished(folder: Path, facts: dict) -> bool:
 
 def forget_sample(folder: Path) -> None:
     """Remove what an earlier run made of a sample, the facts first: without them nothing counts as finished."""
-    files = own_files(folder, read_facts(folder))
-    for path in (folder / FACTS_NAME, *files):
+    for path in (folder / FACTS_NAME, *own_files(folder, read_facts(folder))):
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
@@ -3936,7 +4007,7 @@ def is_correct(response: str, answer: object) -> bool | None:
 def phase_shares(record: AttentionRecord, layer: int) -> dict[str, float]:
     """Of each phase, and of the whole `response`: the mean over its steps of the attention that lies on pictures."""
     phases = [*response_phases(record), Phase("response", 0, record.response_length)]
-    shares_T = sum(share.weights for share in attention_shares(record, layer)[: len(record.images)])
+    shares_T = image_shares(record, layer)
     return {phase.name: round(float(shares_T[phase.first : phase.last].mean()), 6) for phase in phases}
 
 
@@ -3949,8 +4020,9 @@ def record_facts(record: AttentionRecord, answer: object) -> dict:
     }
 
 
-def table_row(folder: Path, facts: dict) -> dict:
+def table_row(folder: Path) -> dict:
     """A sample's row of the table."""
+    facts = read_facts(folder)
     shares, correct = facts.get("image_share"), facts.get("correct")
     columns = {
         f"image_share_{phase}_layer{layer}": share
@@ -3979,7 +4051,7 @@ def _cell(value: object) -> object:
 def write_table(output_dir: str | Path) -> None:
     """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
     folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
-    rows = sorted((table_row(folder, read_facts(folder)) for folder in folders), key=lambda row: row["sample"])
+    rows = sorted(map(table_row, folders), key=lambda row: row["sample"])
     shares = {name for row in rows for name in row if name.startswith("image_share_")}
     with (
         moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
@@ -4048,7 +4120,7 @@ class BackgroundDrawing:
     def _drawing_process(self, source: Path, folder: Path, layers: Sequence[int]) -> tuple[subprocess.Popen, Any]:
         """A process that draws a record into a folder, and the file that holds what it says."""
         flags = [f"--start_phrase={self.start_phrase}", "--layer_idx", *map(str, layers)]
-        for name in sorted(DRAWING_OPTIONS):
+        for name in DRAWING_OPTIONS:
             value = getattr(self.options, name)
             if name == "frame_size":
                 flags.append("--frame_size={}x{}".format(*value))
@@ -4301,108 +4373,54 @@ class AttentionVisualizer:
                 f"layer_idx {layer_idx} is out of range: the model has {count} layers (0..{count - 1}, or {-count}..-1)"
             )
         if layer_idx % count not in usable:
-            kind = list(self.config.get_text_config().layer_types)[layer_idx]
+            kind = layer_kinds(self.config)[layer_idx]
             raise ValueError(
                 f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}"
             )
         return layer_idx % count
 
     def record(
-        self,
-        sample: dict,
-        images: Sequence[Image.Image],
-        layers: Sequence[int] | str,
-        *,
-        prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        response: str | None = None,
-        response_key: str | None = None,
-        head: str | int | Sequence[int] = "mean",
-        attention: str = "auto",
-        max_pixels: int | None = None,
-        fast: bool = False,
-        neutral_prompt: str | None = None,
+        self, sample: dict, images: Sequence[Image.Image], layers: Sequence[int] | str, **options: Any
     ) -> AttentionRecord:
         """Let the model answer a sample, and record the attention of some layers on the way.
 
         layers: 0-based, negative from the end; all of them cost one generation. "auto": one, see `choose_heads`.
-        prompt_template: its {Question} is replaced by the sample's problem.
-        max_new_tokens: the most tokens to generate. do_sample, temperature, top_p, seed: sampling, off by default.
-        response, or response_key (a field of the sample): an answer already known; nothing is generated, one
-            teacher-forced pass gives its rows.
-        head: "mean" or "max" over the heads, the number of one, the mean of several, or "auto": one a layer, see
-            `choose_heads`. What is "auto" costs two passes over the answer.
-        attention: "auto", or "eager" for transformers' own `output_attentions`, slow and hungry for memory.
-        fast: compiled generation, then one pass over the answer to record; for long answers on a GPU only.
-        max_pixels: shrink pictures of more pixels before the processor sees them, for a smaller memory.
-        neutral_prompt: replay the answer after this text, too, such as NEUTRAL_PROMPT, for the baselines "neutral"
-            and "relative"; one more pass.
+        options: the fields of `RecordingOptions`.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
-        auto_layer, layers = isinstance(layers, str), self._resolve_layers(layers)
+        how, auto_layer, layers = RecordingOptions(**options), isinstance(layers, str), self._resolve_layers(layers)
         problem = well_formed(_problem(sample, "the sample"))
-        if self.tp_plan and (auto_layer or head == "auto"):
+        if self.tp_plan and (auto_layer or how.head == "auto"):
             raise ValueError(
                 "auto compares the heads of a layer, which tp_plan shares out; name the layer and the head"
             )
-        response = _given_response(sample, response, response_key)
-        generation = self.check_options(
-            prompt_template=prompt_template, max_new_tokens=max_new_tokens, do_sample=do_sample,
-            temperature=temperature, top_p=top_p, seed=seed, head=head, attention=attention, max_pixels=max_pixels,
-        )  # fmt: skip
-        head = check_head(head, self.config.get_text_config().num_attention_heads)
+        response, head, generation = how.given_response(sample), self._head(how), how.generation()
         originals = [upright_rgb(image) for image in images]
         with out_of_memory_told() as facts:
-            inputs, located = self._inputs(problem, originals, prompt_template, max_pixels)
+            inputs, located = self._inputs(problem, originals, how.prompt_template, how.max_pixels)
             given = self._response_ids(response) if response is not None else None
-            steps, replay = max_new_tokens if given is None else len(given), given is not None
-            eager = attention == "eager"
+            steps, replay = how.max_new_tokens if given is None else len(given), given is not None
+            eager = how.attention == "eager"
             facts.append(check_memory(self.model, inputs, steps, max(len(layers), 1), replay=replay, eager=eager))
             logger.info(facts[0])
-            given = generate_fast(self.model, inputs, generation) if fast and given is None else given
+            given = generate_fast(self.model, inputs, generation) if how.fast and given is None else given
             auto_heads: tuple[int, ...] = ()
             if auto_layer or head == "auto":
                 given = given or generate_response(self.model, inputs, generation)[0]
                 layers, auto_heads = self._choose(inputs, given, located, originals, layers, head == "auto")
             heads = auto_heads or (head,) * len(layers)
-            rows = self._rows_of_each(inputs, layers, heads, generation, given, attention)
-            record = self._as_record(inputs, located, layers, heads, rows, originals, problem)
+            rows = self._rows_of_each(inputs, layers, heads, generation, given, how.attention)
+            record = self._as_record(inputs, located, layers, rows, originals, problem)
             record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
-            if neutral_prompt is not None:
-                anyway = self._inputs(neutral_prompt, originals, "{Question}", max_pixels)
-                neutral = self._mean_weights(*anyway, layers, heads, rows.response_ids, attention)
+            if how.neutral_prompt is not None:
+                anyway = self._inputs(how.neutral_prompt, originals, "{Question}", how.max_pixels)
+                neutral = self._mean_weights(*anyway, layers, heads, rows.response_ids, how.attention)
                 record = replace(record, neutral=neutral)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return record
 
-    def check_options(
-        self,
-        *,
-        prompt_template: str,
-        max_new_tokens: int,
-        head: str | int | Sequence[int],
-        attention: str,
-        max_pixels: int | None,
-        do_sample: bool,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        **_: Any,
-    ) -> dict:
-        """What `generate` is told. Raises ValueError for options of `record` that fit no sample; needs no weights."""
-        check_prompt_template(prompt_template)
-        check_head(head, self.config.get_text_config().num_attention_heads)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
-        if attention not in ("auto", "eager"):
-            raise ValueError(f"attention is {attention!r}; expected 'auto' or 'eager'")
-        if max_pixels is not None and max_pixels < 1:
-            raise ValueError(f"max_pixels is {max_pixels}; expected 1 or more")
-        return {"max_new_tokens": max_new_tokens, **self._sampling(do_sample, temperature, top_p, seed)}
+    def _head(self, how: RecordingOptions) -> str | int | tuple[int, ...]:
+        return check_head(how.head, self.config.get_text_config().num_attention_heads)
 
     def _resolve_layers(self, layers: Iterable[int] | str) -> tuple[int, ...]:
         """The 0-based layers, each once; none for "auto". Raises ValueError."""
@@ -4449,7 +4467,7 @@ class AttentionVisualizer:
     ) -> np.ndarray:
         """(L, N) float32, the mean weight of every image token while a given response is replayed."""
         rows = self._rows_of_each(inputs, layers, heads, {}, given, attention)
-        record = self._as_record(inputs, located, layers, heads, rows, [], "")
+        record = self._as_record(inputs, located, layers, rows, [], "")
         return record.weights[:, :, record.image_positions].mean(axis=0, dtype=np.float32)
 
     def _response_ids(self, response: str) -> list[int]:
@@ -4479,20 +4497,14 @@ class AttentionVisualizer:
         ]
         return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
-    def _processed(self, problem: str, images: list[Image.Image], prompt_template: str, max_pixels: int | None) -> Any:
+    def _processed(self, problem: str, images: list[Image.Image], how: RecordingOptions) -> Any:
         """The model's inputs on its device."""
-        inputs = build_inputs(self.processor, problem, [shrink(i, max_pixels) for i in images], prompt_template)
+        images = [shrink(image, how.max_pixels) for image in images]
+        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
         return inputs.to(input_device(self.model), dtype=self.model.dtype)
 
     def _as_record(
-        self,
-        inputs: Any,
-        located: list[ImageTokens],
-        layers: tuple[int, ...],
-        head: str | int,
-        rows: RecordedRows,
-        originals: list[Image.Image],
-        problem: str,
+        self, inputs: Any, located: list[ImageTokens], layers: tuple, rows: RecordedRows, originals: list, problem: str
     ) -> AttentionRecord:
         """Join what was recorded with the text and the pictures."""
         tokenizer, weights_TLS = self.processor.tokenizer, rows.weights
@@ -4510,7 +4522,7 @@ class AttentionVisualizer:
         return AttentionRecord(
             tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
             layers=layers, weights=weights_TLS, images=tuple(located),
-            special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers, head=head,
+            special_ids=tuple(sorted(set(tokenizer.all_special_ids))), num_layers=self.num_layers,
             pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip
 
@@ -4520,28 +4532,27 @@ class AttentionVisualizer:
         sample: dict,
         images: Sequence[Image.Image],
         options: DrawingOptions | None = None,
-        *,
-        prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
-        max_pixels: int | None = None,
+        **recording: Any,
     ) -> AttentionRecord:
         """The record of a sample with a `Check` of the map of each of its layers, as drawn with these options.
 
         The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS
         times, as many cells at random; each time the same response is forced, and the log-probability of its answer
-        compared. CHECK_DRAWS + 1 passes, and one a layer. prompt_template, max_pixels: as for `record`.
+        compared. CHECK_DRAWS + 1 passes, and one a layer. recording: as for `record`, so that the prompt is the same.
         Raises ValueError where the pictures painted over do not give the same image tokens.
         """
+        how = RecordingOptions(**recording)
         options, ids = options or DrawingOptions(), record.token_ids[record.prompt_length :].tolist()
         originals, problem = [upright_rgb(image) for image in images], _problem(sample, "the sample")
         whole = Phase("response", 0, record.response_length)
         part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
-        prompt = self._processed(problem, originals, prompt_template, max_pixels)
+        prompt = self._processed(problem, originals, how)
 
         def log_probability(inputs: Any) -> float:
             return float(response_log_probabilities(self.model, inputs, ids, range(part.first, part.last)).mean())
 
         def fall(boxes: Sequence[np.ndarray]) -> float:
-            inputs = self._processed(problem, hide_cells(originals, boxes), prompt_template, max_pixels)
+            inputs = self._processed(problem, hide_cells(originals, boxes), how)
             if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
                 raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
             return plain - log_probability(inputs)
@@ -4558,29 +4569,17 @@ class AttentionVisualizer:
 
     def _warn_of_blind_layers(self, layers: Sequence[int], located: Sequence[ImageTokens], positions: int) -> None:
         """Say which layers cannot see the pictures, or not all of them."""
-        text, crossing = self.config.get_text_config(), cross_layers(self.config)
-        kinds = list(getattr(text, "layer_types", None) or [])
+        crossing, kinds = cross_layers(self.config), layer_kinds(self.config)
+        window = getattr(self.config.get_text_config(), "sliding_window", None)
         reach = positions - min(int(image.positions.min()) for image in located)
         for layer in layers:
             if crossing and layer not in crossing:
                 logger.warning("layer %d does not look at pictures; layers %s do", layer, crossing)
-            elif kinds and kinds[layer] == "sliding_attention" and reach > (text.sliding_window or reach):
+            elif kinds[layer] == "sliding_attention" and reach > (window or reach):
                 logger.warning(
                     "layer %d sees the last %d positions only: at the response's end not all of the picture, %d back",
-                    layer, text.sliding_window, reach,
+                    layer, window, reach,
                 )  # fmt: skip
-
-    def _sampling(self, do_sample: bool, temperature: float, top_p: float, seed: int) -> dict:
-        if not do_sample:  # None: a checkpoint's own sampling settings would only warn here
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if not temperature > 0 or not 0 < top_p <= 1 or not 0 <= seed < 2**32:
-            raise ValueError(
-                f"temperature is {temperature}, top_p {top_p}, seed {seed}; expected above 0, 0..1, and 0..{2**32 - 1}"
-            )
-        from transformers import set_seed
-
-        set_seed(seed)
-        return {"do_sample": True, "temperature": temperature, "top_p": top_p}
 
     def _rows(self, inputs: Any, layers: tuple, head: Any, generation: dict, given: Any, attention: str) -> Any:
         """What `record_rows` returns or, where the model does not reach our function, `record_rows_eager`."""
@@ -4615,7 +4614,7 @@ class AttentionVisualizer:
         layer_idx: a layer, a list of them, or "auto". start_phrase: where the text panel begins. output_dir: gets
         `combined_attention_visualization_layer{layer}.mp4`. save_record: an .npz to keep the record in.
         check: hide the hottest cells and see whether the answer suffers, see `check`.
-        options: the keywords of `record` and the fields of `DrawingOptions`.
+        options: the fields of `RecordingOptions` and of `DrawingOptions`.
         Returns the path of the video; a list of paths when layer_idx is a list. The record stays in `last_record`.
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
@@ -4632,7 +4631,7 @@ class AttentionVisualizer:
         if save_record and writes:
             record.save(save_record)
         if check:
-            record = self.last_record = self._checked(record, sample, images, drawing, options)
+            record = self.last_record = self.check(record, sample, images, drawing, **options)
         if check and save_record and writes:
             record.save(save_record)
         if writes:
@@ -4645,8 +4644,7 @@ class AttentionVisualizer:
         self, layer_idx: int | Sequence[int] | str, options: dict
     ) -> tuple[DrawingOptions, tuple[int, ...] | str, dict]:
         """How to draw, which layers to record, or "auto", and how: what a view or a baseline asks for included."""
-        drawing = DrawingOptions(**{key: options[key] for key in DRAWING_OPTIONS & options.keys()})
-        options = {key: value for key, value in options.items() if key not in DRAWING_OPTIONS}
+        drawing = DrawingOptions(**{key: options.pop(key) for key in options.keys() & DRAWING_OPTIONS})
         if drawing.view == "clear":
             default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
             layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
@@ -4656,50 +4654,26 @@ class AttentionVisualizer:
         given = layer_idx if isinstance(layer_idx, Iterable) else [layer_idx]
         return drawing, self._resolve_layers(given) or "auto", options
 
-    def _checked(
-        self,
-        record: AttentionRecord,
-        sample: dict,
-        images: Sequence[Image.Image],
-        drawing: DrawingOptions,
-        options: dict,
-    ) -> AttentionRecord:
-        """The record with a check of its maps, its prompt made as that of the record was."""
-        again = {key: options[key] for key in ("prompt_template", "max_pixels") if key in options}
-        return self.check(record, sample, images, drawing, **again)
-
     def visualize_dataset(
-        self,
-        benchmark_json: str | Path,
-        image_dir: str | Path,
-        sample_idx: int | str | Iterable[int] = "all",
-        layer_idx: int | Sequence[int] | str = DEFAULT_LAYER,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        output_dir: str | Path = ".",
-        overwrite: bool = False,
-        save_record: str | None = None,
-        check: bool = False,
-        allow_absolute_paths: bool = False,
-        **options: Any,
-    ) -> list[dict]:
+        self, benchmark_json: str | Path, image_dir: str | Path, sample_idx: int | str | Iterable[int] = "all",
+        layer_idx: int | Sequence[int] | str = DEFAULT_LAYER, start_phrase: str = DEFAULT_START_PHRASE, *,
+        output_dir: str | Path = ".", overwrite: bool = False, save_record: str | None = None, check: bool = False,
+        allow_absolute_paths: bool = False, **options: Any,
+    ) -> list[dict]:  # fmt: skip
         """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
 
-        sample_idx: the samples, as in `select_samples`. overwrite: do samples again that an earlier run has finished;
-        without it they stay as they are, and a run that was stopped goes on. save_record: a name, under which the
-        record of each sample is kept in its folder. The rest is as in `create_attention_visualization_for_sample`.
+        sample_idx: as in `select_samples`. overwrite: do samples again that an earlier run has finished; without it a
+        run that was stopped goes on. save_record: a name, under which the record of each sample is kept in its folder.
+        The rest is as in `create_attention_visualization_for_sample`.
         Under `accelerate launch` each process takes a part of the samples, and a card of its own.
-
         Returns the rows of the table, `output_dir/samples.csv`, of these samples: sample, id, response, answer,
-        correct (1 or 0: the answer letter by letter, white space squeezed), image_share_{phase}_layer{layer} (0..1,
-        mean over the phase's steps), files, error. A sample that fails has a text in `error`, and the rest goes on.
+        correct (1 or 0), image_share_{phase}_layer{layer} (0..1, mean over the phase's steps), files, error: why a
+        sample failed; the rest goes on.
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
         drawing, layers, options = self._planned(layer_idx, options)
         settings = self._settings(layers, start_phrase, drawing, save_record, options) | {"check": check}
-        samples = read_dataset(benchmark_json)
-        numbers = select_samples(sample_idx, len(samples), benchmark_json)
-        check_image_dir(image_dir)
+        samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
         check_output_dir(output_dir)
 
         def settings_of(number: int) -> dict:
@@ -4712,7 +4686,7 @@ class AttentionVisualizer:
             record = self.last_record = self.record(sample, images, layers, **options)
             logger.info("sample %d: %s", number, one_line(record.response))
             if check:
-                self.last_record = self._checked(record, sample, images, drawing, options)
+                self.last_record = self.check(record, sample, images, drawing, **options)
             return self.last_record
 
         own, is_first, wait_for_everyone = self._part(numbers)
@@ -4726,28 +4700,18 @@ class AttentionVisualizer:
         finally:
             if is_first:
                 write_table(output_dir)
-        folders = [sample_folder(output_dir, number) for number in numbers]
-        return [table_row(folder, read_facts(folder)) for folder in folders]
+        return [table_row(sample_folder(output_dir, number)) for number in numbers]
 
     def _settings(
-        self,
-        layers: tuple[int, ...] | str,
-        start_phrase: str,
-        drawing: DrawingOptions,
-        save_record: str | None,
-        options: dict,
+        self, layers: tuple | str, start_phrase: str, drawing: DrawingOptions, save_record: str | None, options: dict
     ) -> dict:
         """All that a sample's files depend on beside the sample, as JSON gives it back. Raises ValueError."""
-        parameters = inspect.signature(self.record).parameters.values()
-        recording = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        if unknown := options.keys() - recording.keys():
-            raise TypeError(f"visualize_dataset() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
-        recording |= options
-        if recording["response"] is not None:
+        how = RecordingOptions(**options)
+        self._head(how)
+        if how.response is not None:
             raise ValueError("response is the answer to one sample; give response_key, the field that holds each one's")
         if save_record is not None and (Path(save_record).name != save_record or Path(save_record).suffix != ".npz"):
             raise ValueError(f"save_record {save_record} is no name for each sample's folder; give one such as run.npz")
-        self.check_options(**recording)
         find_encoder()
         path = Path(self.model_name_or_path)
         model = {
@@ -4756,7 +4720,7 @@ class AttentionVisualizer:
         }  # fmt: skip
         shown = {"layers": layers, "start_phrase": start_phrase, "save_record": save_record, **vars(drawing)}
         names = lambda value: getattr(value, "__qualname__", str(value))  # noqa: E731
-        return json.loads(json.dumps({**model, **recording, **shown}, default=names))
+        return json.loads(json.dumps({**model, **vars(how), **shown}, default=names))
 
     def _part(self, numbers: list[int]) -> tuple[list[int], bool, Callable[[], None]]:
         """The samples of this process, whether it is the first, and a function that waits for the others.
@@ -4778,21 +4742,6 @@ class AttentionVisualizer:
             return list(own), state.is_main_process, state.wait_for_everyone
 
 
-def _given_response(sample: dict, response: str | None, response_key: str | None) -> str | None:
-    """The answer that is already known, if one was named."""
-    if response is not None and response_key is not None:
-        raise ValueError("response and response_key were both given; give one of them")
-    if response_key is not None:
-        if response_key not in sample:
-            raise ValueError(
-                f"response_key {response_key!r} is no key of the sample; it has {sorted(map(str, sample))}"
-            )
-        response = sample[response_key]
-    if response is not None and (not isinstance(response, str) or not response):
-        raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
-    return response if response is None else well_formed(response)
-
-
 # ------------------------------------------------------------------------------------- command line
 
 
@@ -4808,19 +4757,17 @@ def _sample_idx(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
-def _head(text: str) -> str | int:
-    return _word_or_number(text, "head", "mean", "max", "auto")
+def _number_or(what: str, *words: str) -> Callable[[str], str | int]:
+    """How a flag is read that takes one of some words or a number."""
 
+    def read(text: str) -> str | int:
+        try:
+            return text if text in words else int(text)
+        except ValueError:
+            expected = ", ".join(words)
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}; expected {expected} or a number") from None
 
-def _layer(text: str) -> str | int:
-    return _word_or_number(text, "layer", "auto")
-
-
-def _word_or_number(text: str, what: str, *words: str) -> str | int:
-    try:
-        return text if text in words else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}; expected {', '.join(words)} or a number") from None
+    return read
 
 
 def _json_object(text: str) -> dict:
@@ -4840,41 +4787,8 @@ class _OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)}; --help lists the flags\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: every flag is a keyword of `AttentionVisualizer` or of its methods, by name and default."""
-    parser = _OneLineParser(
-        prog="visualizeHeatMap.py",
-        description="Video of what a vision-language model looks at while it answers: a frame a generated token.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    required, add = parser.add_argument_group("required"), parser.add_argument
-    required.add_argument(
-        "--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub; not with --from_record"
-    )
-    required.add_argument("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}")
-    required.add_argument("--image_dir", help="folder that the pictures' paths start in; --from_record needs neither")
-    add("--sample_idx", type=_sample_idx, default=0, help="which sample, from 0; or several: 0-99, or 0,5,9, or all")
-    add("--layer_idx", type=_layer, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0, or auto; -1: the last")
-    add("--start_phrase", default=DEFAULT_START_PHRASE, help="where the text panel begins")
-    add("--max_image_num", type=int, default=2, help="the most pictures that a sample may have")
-    add("--prompt_template", default=DEFAULT_PROMPT_TEMPLATE, help="{Question} is replaced by the problem")
-    add("--max_new_tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, help="the most tokens to generate")
-    add("--do_sample", action="store_true", help="sample instead of taking the likeliest token")
-    add("--temperature", type=float, default=1.0, help="of sampling")
-    add("--top_p", type=float, default=1.0, help="of sampling")
-    add("--seed", type=int, default=0, help="of sampling")
-    add("--response", help="an answer already known: its attention is shown, nothing is generated")
-    add("--response_key", help="the same, from this field of the sample, such as solution")
-    add("--head", type=_head, nargs="+", default="mean", help="mean or max over the heads, one or several, or auto")
-    add("--neutral_prompt", metavar="TEXT", help="replay the answer after this text, too, for --baseline neutral")
-    add("--check", action="store_true", help="hide the hottest cells, then random ones: does the answer suffer?")
-    add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
-    add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
-    add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
-    add("--output_dir", default=".", help="folder of the video")
-    add("--overwrite", action="store_true", help="with several samples: do those again that are finished")
-    add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
-    add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
+def _add_drawing_flags(add: Callable) -> None:
+    """The fields of `DrawingOptions`."""
     add("--fps", type=float, default=2, help="frames a second")
     add("--scale", choices=CHOICES["scale"], default="video", help="one colour scale for all frames, or one for each")
     add("--colormap", choices=tuple(COLORMAPS), default="red_to_green", help="colours of low to high weights")
@@ -4889,6 +4803,45 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sinks", action="store_true", help="hatch cells that glow at nearly all steps, and leave them out")
     add("--smooth", type=float, default=0, help="width of a Gaussian over the map, in cells")
     add("--font_path", help="font of the text, a .ttf, .otf or .ttc file")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: every flag is a keyword of `AttentionVisualizer` or of its methods, by name and default."""
+    parser = _OneLineParser(
+        prog="visualizeHeatMap.py",
+        description="Video of what a vision-language model looks at while it answers: a frame a generated token.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    required, add = parser.add_argument_group("required"), parser.add_argument
+    layer, head = _number_or("layer", "auto"), _number_or("head", "mean", "max", "auto")
+    required.add_argument(
+        "--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub; not with --from_record"
+    )
+    required.add_argument("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}")
+    required.add_argument("--image_dir", help="folder that the pictures' paths start in; --from_record needs neither")
+    add("--sample_idx", type=_sample_idx, default=0, help="which sample, from 0; or several: 0-99, or 0,5,9, or all")
+    add("--layer_idx", type=layer, nargs="+", default=[DEFAULT_LAYER], help="layer(s), from 0, or auto; -1: the last")
+    add("--start_phrase", default=DEFAULT_START_PHRASE, help="where the text panel begins")
+    add("--max_image_num", type=int, default=2, help="the most pictures that a sample may have")
+    add("--prompt_template", default=DEFAULT_PROMPT_TEMPLATE, help="{Question} is replaced by the problem")
+    add("--max_new_tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, help="the most tokens to generate")
+    add("--do_sample", action="store_true", help="sample instead of taking the likeliest token")
+    add("--temperature", type=float, default=1.0, help="of sampling")
+    add("--top_p", type=float, default=1.0, help="of sampling")
+    add("--seed", type=int, default=0, help="of sampling")
+    add("--response", help="an answer already known: its attention is shown, nothing is generated")
+    add("--response_key", help="the same, from this field of the sample, such as solution")
+    add("--head", type=head, nargs="+", default="mean", help="mean or max over the heads, one or several, or auto")
+    add("--neutral_prompt", metavar="TEXT", help="replay the answer after this text, too, for --baseline neutral")
+    add("--check", action="store_true", help="hide the hottest cells, then random ones: does the answer suffer?")
+    add("--attention", choices=("auto", "eager"), default="auto", help="how to record; eager needs far more memory")
+    add("--fast", action="store_true", help="compiled generation, then one recording pass: for long answers on a GPU")
+    add("--max_pixels", type=int, help="shrink pictures of more pixels first, for a smaller memory")
+    add("--output_dir", default=".", help="folder of the video")
+    add("--overwrite", action="store_true", help="with several samples: do those again that are finished")
+    add("--save_record", metavar="NPZ", help="keep the record behind the video in this file")
+    add("--from_record", metavar="NPZ", help="draw a kept record again: no model, no torch, nothing generated")
+    _add_drawing_flags(add)
     add("--device_map", default="auto", help="as in from_pretrained: auto, cpu, cuda:0, ...")
     add("--dtype", default="auto", help="as in from_pretrained: auto, float32, bfloat16, ...")
     add("--tp_plan", choices=("auto",), help="under torchrun: its processes share every layer, in place of device_map")
@@ -4927,7 +4880,7 @@ def run_command(arguments: dict) -> str | list[str]:
         raise ValueError(f"layer_idx is {layers}; expected numbers, or auto alone")
     if isinstance(arguments["head"], list) and len(arguments["head"]) == 1:
         arguments["head"] = arguments["head"][0]
-    drawing = {key: arguments[key] for key in DRAWING_OPTIONS & arguments.keys()}
+    drawing = {key: arguments[key] for key in DRAWING_OPTIONS}
     options = DrawingOptions(**drawing)
     check_output_dir(output_dir)
     sample, images, several = None, None, not isinstance(arguments["sample_idx"], int)
@@ -4935,9 +4888,7 @@ def run_command(arguments: dict) -> str | list[str]:
         dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
         sample, images = load_sample(*(arguments[key] for key in dataset), **_keywords(load_sample, arguments))
     elif arguments["benchmark_json"]:
-        samples = read_dataset(arguments["benchmark_json"])
-        select_samples(arguments["sample_idx"], len(samples), arguments["benchmark_json"])
-        check_image_dir(arguments["image_dir"])
+        select_from_dataset(arguments["benchmark_json"], arguments["image_dir"], arguments["sample_idx"])
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
@@ -4948,7 +4899,7 @@ def run_command(arguments: dict) -> str | list[str]:
         arguments["model_path"], arguments["max_image_num"], **_keywords(AttentionVisualizer.__init__, arguments)
     )
     create = visualizer.visualize_dataset if several else visualizer.create_attention_visualization_for_sample
-    keywords = {**_keywords(create, arguments), **_keywords(visualizer.record, arguments), **drawing}
+    keywords = {**_keywords(create, arguments), **{key: arguments[key] for key in RECORDING_OPTIONS}, **drawing}
     if several:
         dataset = ("benchmark_json", "image_dir", "sample_idx", "layer_idx", "start_phrase")
         return report_samples(create(*(arguments[key] for key in dataset), **keywords), output_dir)
@@ -4982,8 +4933,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        signature = inspect.signature(AttentionVisualizer.record)
-        recording = [*signature.parameters, "model_path", "save_record", "tp_plan", "check"]
+        recording = [*RECORDING_OPTIONS, "model_path", "save_record", "tp_plan", "check"]
         if not isinstance(arguments["sample_idx"], int):
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):

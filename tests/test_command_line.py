@@ -60,7 +60,7 @@ def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way
         visualizer.__init__,
         visualizer.visualize_dataset,
         visualizer.load_sample_data,
-        visualizer.record,
+        vhm.RecordingOptions,
         visualizer.create_attention_visualization_for_sample,
         vhm.DrawingOptions,
     ):
@@ -68,7 +68,7 @@ def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way
             if parameter.kind is not parameter.VAR_KEYWORD:
                 keywords[parameter.name] = parameter.default
     keywords["model_path"] = keywords.pop("model_name_or_path")
-    for python_only in ("self", "sample", "images", "layers"):
+    for python_only in ("self", "sample", "images"):
         del keywords[python_only]
     assert flags.keys() == keywords.keys()
     for name, default in keywords.items():

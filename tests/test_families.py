@@ -523,9 +523,9 @@ def test_the_weight_of_a_thumbnail_lies_on_the_finer_cells_by_area():
     cells, spread = vhm.finest_cells(boxes)
     assert cells.tolist() == list(range(2, 10))
     assert sorted(box for box, _, _ in spread) == [0, 1]
-    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
+    found = vhm.map_cells(vhm.ImageTokens(np.arange(len(boxes)), boxes))
     rows = np.array([[4, 8, *range(8)]], np.float32)
-    assert layout.cell_weights(rows).tolist() == [[1, 2, 4, 5, 5, 6, 8, 9]]
+    assert found.weights(rows).tolist() == [[1, 2, 4, 5, 5, 6, 8, 9]]
 
 
 @FEW
@@ -535,18 +535,18 @@ def test_no_weight_is_lost_where_views_overlap(rows, columns, fine_rows, fine_co
         [vhm.grid_boxes(rows, columns, 90, 60), vhm.grid_boxes(fine_rows, fine_columns, width, 40, left, 5)]
     )
     cells, spread = vhm.finest_cells(boxes)
-    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
+    found = vhm.map_cells(vhm.ImageTokens(np.arange(len(boxes)), boxes))
     weights = np.random.default_rng(rows).random((2, len(boxes)), np.float32)
-    assert np.allclose(layout.cell_weights(weights).sum(axis=1), weights.sum(axis=1), rtol=1e-4)
+    assert np.allclose(found.weights(weights).sum(axis=1), weights.sum(axis=1), rtol=1e-4)
     assert set(cells) | {box for box, _, _ in spread} == set(range(len(boxes)))
 
 
 def test_what_sticks_out_of_the_finer_views_stays_a_cell_of_the_coarser_one():
     boxes = np.concatenate([vhm.grid_boxes(1, 1, 80, 40), vhm.grid_boxes(2, 2, 80, 20, top=10)])
-    cells, spread = vhm.finest_cells(boxes)
+    cells, _ = vhm.finest_cells(boxes)
     assert cells[0] == 0 and sorted(cells) == [0, 1, 2, 3, 4]  # painted first, below the others
-    layout = vhm.ImageLayout(np.zeros(0), np.zeros(0), cells, tuple(spread))
-    assert layout.cell_weights(np.array([[8, 0, 0, 0, 0]], np.float32)).tolist() == [[4, 1, 1, 1, 1]]
+    found = vhm.map_cells(vhm.ImageTokens(np.arange(len(boxes)), boxes))
+    assert found.weights(np.array([[8, 0, 0, 0, 0]], np.float32)).tolist() == [[4, 1, 1, 1, 1]]
 
 
 # ------------------------------------------------------------------------------------- checkpoints and the command line
