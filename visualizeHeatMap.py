@@ -82,6 +82,7 @@ LARGEST_QUEUE = 32  # transfers to the host that have not been put in their plac
 ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 LARGEST_UNCHECKED_ARCHIVE = 2**28  # bytes that a record may unpack to, however small its file is
 LARGEST_COMPRESSION = 200  # times; real records reach 100 where a sliding window leaves most weights 0
+LARGEST_HEAD, LARGEST_FALL = 2**16, 700  # number of a head, nats a token: in a record that is read
 LARGEST_SIDE = 2**20  # pixels of a picture, in a record that is read
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
@@ -104,6 +105,7 @@ FEWEST_SINK_STEPS = 10  # an answer of fewer tokens cannot tell a sink from what
 # The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
 CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
 CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
+LEAST_SMOOTH = 0.1  # cells; a narrower Gaussian reaches no other cell
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
 
 TINY = np.finfo(np.float32).tiny  # what is divided by is no smaller
@@ -308,8 +310,8 @@ class Check:
         if not self.matters:
             meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {part} of the cells made the {self.part} {hottest} times less likely per token, "
-            f"a random {part} {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
+            f"hiding the hottest {part} of the cells made the {self.part} {hottest} times as unlikely per token, as "
+            f"many elsewhere {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
         )
 
 
@@ -524,7 +526,8 @@ def check_values(record: AttentionRecord) -> None:
         and type(record.num_layers or 0) is int
         and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
         "head must be mean, max, auto or numbers": record.head in ("mean", "max", "auto")
-        or all(type(head) is int for head in heads),
+        or (len(heads) > 0 and all(type(head) is int and abs(head) < LARGEST_HEAD for head in heads)),
+        "auto_layer must be true or false": type(record.auto_layer) is bool,
         "the problem must lie in the prompt": record.problem is None
         or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
         "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
@@ -534,7 +537,8 @@ def check_values(record: AttentionRecord) -> None:
         "neutral must be from 0 up and finite": extra.dtype.kind == "f"
         and bool(((extra >= 0) & (extra < np.inf)).all()),
         "checks must be of recorded layers, their falls numbers": all(c.layer in record.layers for c in record.checks)
-        and all(type(fall) is float and math.isfinite(fall) for fall in falls)
+        and all(type(fall) is float and abs(fall) < LARGEST_FALL for fall in falls)
+        and len(record.checks) <= len(record.layers)
         and all(isinstance(c.view, str) and isinstance(c.part, str) and c.random for c in record.checks),
         f"boxes must lie within 0 and {LARGEST_SIDE} pixels": boxes.dtype.kind == "f"
         and not ((boxes < 0) | (boxes > LARGEST_SIDE)).any(),
@@ -547,6 +551,10 @@ def check_values(record: AttentionRecord) -> None:
 # Host and process stand in the name, so that others may know whether it is still written.
 HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
 PARTIAL_NAME = re.compile(r"\..*\.(\w+)-(\d+)\.partial(?:\.\w+)?")
+
+
+# In the environment of a process that draws for another: the other's number. Nothing of a killed run may come later.
+DRAWN_FOR = "VISUALIZE_HEAT_MAP_DRAWN_FOR"
 
 
 def partial_path(path: Path) -> Path:
@@ -564,6 +572,8 @@ def moved_into_place(path: Path) -> Iterator[Path]:
     temporary = partial_path(path)
     try:
         yield temporary
+        if os.getppid() != int(os.environ.get(DRAWN_FOR) or os.getppid()):
+            raise OSError(f"{path} is no longer asked for: the run that it belongs to has ended")
         os.replace(temporary, path)
     except OSError as error:
         if error.errno is None:  # one of ours, which says more
@@ -2331,6 +2341,7 @@ def response_phases(record: AttentionRecord) -> list[Phase]:
     phases = [Phase(name, first, min(last + 1, T)) for name, first, last in steps if first < T]
     if len(phases) > 1:  # a token may hold the end of one tag and the start of the other
         phases[0] = Phase("think", phases[0].first, phases[1].first)
+        phases = [phase for phase in phases if phase.first < phase.last]
     return phases or [Phase("response", 0, T)]
 
 
@@ -2422,6 +2433,7 @@ def share_inside(
 # --------------------------------------------------------------------------------------------- maps
 # What is drawn of a record's weights; the record itself, and the shares below the picture, stay as they are.
 
+SINKS_LEFT_OUT = "sinks left out"
 BASELINES = {  # what is done to the weight of a cell, and what the number on the colour bar then is
     "off": ("", "of the attention"),
     "median": ("cells minus their median over the steps", "above its median"),
@@ -2432,7 +2444,8 @@ BASELINES = {  # what is done to the weight of a cell, and what the number on th
 
 def view_names(baseline: str, sinks: bool, smooth: float) -> str:
     """What is done to the weights before they are drawn, in words; "" for the plain weights."""
-    names = [BASELINES[baseline][0], "sinks left out" * sinks, f"smoothed over {smooth:g} cells" * bool(smooth)]
+    smoothed = f"smoothed over {smooth:g} cell{'s' * (smooth != 1)}" * bool(smooth)
+    names = [BASELINES[baseline][0], SINKS_LEFT_OUT * sinks, smoothed]
     return ", ".join(name for name in names if name)
 
 
@@ -2470,18 +2483,20 @@ def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
     return (weights_TN > SINK_TIMES * ordinary_T[:, None]).mean(axis=0) >= SINK_STEPS
 
 
-def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float) -> np.ndarray:
+def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out_N: np.ndarray) -> np.ndarray:
     """(T, N) weights of one picture's tokens, each the mean of its neighbours by a Gaussian of a width in cells.
+
+    out_N: (N,) bool, tokens that are left out: they neither give nor take.
 
     Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way. Tokens without a place stay as
     they are; views of different fineness are not mixed.
     """
     smoothed_TN, side_N2 = weights_TN.copy(), boxes_N4[:, 2:] - boxes_N4[:, :2]
     middle_N2, area_N = boxes_N4[:, :2] + side_N2 / 2, side_N2.prod(axis=1)
-    for cell in np.flatnonzero(np.isfinite(area_N)):
+    for cell in np.flatnonzero(np.isfinite(area_N) & ~out_N):
         away_N = (((middle_N2 - middle_N2[cell]) / side_N2[cell]) ** 2).sum(axis=1)
         near_N = np.exp(-away_N / (2 * width**2)) * (np.abs(np.log(area_N / area_N[cell])) < math.log(2))
-        near_N = np.nan_to_num(near_N)
+        near_N = np.nan_to_num(near_N) * ~out_N
         smoothed_TN[:, cell] = weights_TN @ (near_N / near_N.sum())
     return smoothed_TN
 
@@ -2516,8 +2531,9 @@ def shown_rows(record: AttentionRecord, layer: int, baseline: str, sinks: bool, 
     weights_TN = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
     if smooth:
         ends = np.cumsum([len(image.positions) for image in record.images])[:-1]
-        parts = zip(np.split(weights_TN, ends, axis=1), record.images)
-        weights_TN = np.concatenate([smooth_cells(part, image.boxes, smooth) for part, image in parts], axis=1)
+        parts = zip(np.split(weights_TN, ends, axis=1), record.images, np.split(out_N, ends))
+        smoothed = [smooth_cells(part, image.boxes, smooth, out) for part, image, out in parts]
+        weights_TN = np.concatenate(smoothed, axis=1)
     rows_TS[:, at_N] = weights_TN
     return ShownRows(rows_TS, sink_S, left_out)
 
@@ -3183,14 +3199,25 @@ def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarr
     return [(cells.boxes, cells.weights(mean_1S, shown.sinks)[0]) for cells in map(map_cells, record.images)]
 
 
+def moved_cells(boxes: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """(cells,) int, the cell that comes to each cell's place where a map moves by parts 0..1 of its sides."""
+    middles, low, high = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    sources = low + (middles - low + part * (high - low)) % (high - low)
+    return np.array([np.abs(middles - source).sum(axis=1).argmin() for source in sources])
+
+
 def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | None = None) -> list[np.ndarray]:
-    """(n, 4) boxes a picture: the hottest CHECK_PART of the cells of `mean_cells`, or as many drawn at random."""
-    weights = np.concatenate([part for _, part in cells])
-    usable = np.flatnonzero(np.isfinite(weights))
-    if seed is None:
-        order = usable[np.argsort(-weights[usable], kind="stable")]
-    else:
-        order = np.random.default_rng(seed).permutation(usable)
+    """(n, 4) boxes a picture: the hottest CHECK_PART of the cells of `mean_cells`.
+
+    seed: as many of the map moved by a random distance, wrapped round at the edges: where it points is left to
+    chance, how its hot cells cling together is kept. Scattered cells would seldom hide a whole thing, and so flatter
+    any map with a large spot.
+    """
+    usable = np.flatnonzero(np.isfinite(np.concatenate([part for _, part in cells])))
+    random = np.random.default_rng(seed)
+    parts = [part if seed is None else part[moved_cells(boxes, random.random(2))] for boxes, part in cells]
+    weights = np.nan_to_num(np.concatenate(parts))
+    order = usable[np.argsort(-weights[usable], kind="stable")]
     hidden = np.zeros(len(weights), bool)
     hidden[order[: math.ceil(CHECK_PART * len(usable))]] = True
     parts = np.split(hidden, np.cumsum([len(part) for _, part in cells])[:-1])
@@ -3348,8 +3375,10 @@ class DrawingOptions:
 
     def __post_init__(self) -> None:
         check_fps(self.fps)
-        if not 0 <= self.smooth < math.inf:
-            raise ValueError(f"smooth is {self.smooth}; expected a width in cells, 0 or more")
+        if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
+            raise ValueError(
+                f"smooth is {self.smooth}; expected a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
+            )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 expected = " or ".join(map(repr, known))
@@ -3386,7 +3415,7 @@ def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
 
 def _amount(weight: float, relative: bool) -> str:
     """A weight in the unit of its map."""
-    return f"{weight:.3g}×" if relative else f"{weight:.2%}"
+    return f"{weight:.3g} times" if relative else f"{weight:.2%}"
 
 
 def layer_title(record: AttentionRecord, layer: int) -> str:
@@ -3411,7 +3440,8 @@ def map_notes(record: AttentionRecord, layer: int, options: DrawingOptions, show
         words = int(shown.sinks.sum()) - cells
         found = [f"{cells} hatched with {shown.left_out:.1%} of the attention on the pictures"] if cells else []
         found += [f"{words} in the prompt's text"] if words else []
-        notes[0] += f" ({' and '.join(found) or 'none found'})"
+        none = "none found" if record.response_length >= FEWEST_SINK_STEPS else "too short an answer to tell"
+        notes[0] = notes[0].replace(SINKS_LEFT_OUT, f"{SINKS_LEFT_OUT} ({' and '.join(found) or none})")
     for check in (check for check in record.checks if check.layer == layer):
         other = "" if check.view == view else f" of the map {check.view or 'as the model computed it'}"
         notes.append(f"check{other}: {check}")
@@ -3432,10 +3462,12 @@ def _wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
     return lines
 
 
-def _draw_lines(canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet) -> None:
+def _draw_lines(
+    canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet, fill: Any = INK
+) -> None:
     """Draw lines of text below each other, the base line of the first at a point."""
     for number, line in enumerate(lines):
-        _draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, INK)
+        _draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, fill)
 
 
 class FrameRenderer:
@@ -3495,6 +3527,7 @@ class FrameRenderer:
         self.cell_weights = self.image.cell_weights(shown.rows[self.first_step :], shown.sinks)
         words = np.array([piece.kind == "text" for piece in pieces])
         self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
+        self.any_heat = bool((np.nan_to_num(self.cell_weights) > 0).any())
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
 
     def _image_width(self, width: int) -> int:
@@ -3575,7 +3608,7 @@ class FrameRenderer:
         px, fonts, draw, y, width = self.px, self.label_fonts, ImageDraw.Draw(canvas), self.footer, self.px(220)
         text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA, (BASELINES["off"][1], False))
         for x, name, ends, alpha, unit in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA, self.unit)):
-            low = "0×" if unit[1] else "0%"
+            low = "0" if unit[1] else "0%"
             left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   {low}", fonts, INK)) + px(10)
             weights = np.linspace(0, 1, width)
             shades = tinted(weights, self.colormap, alpha)
@@ -3583,6 +3616,8 @@ class FrameRenderer:
                 shades = text_colours(weights, self.colormap, self.text_style)[self.text_style == "glyph"]
             canvas.paste(_bar(shades, px(20)), (left, y))
             end = f"{_amount(ends[frame_number], unit[1])} or more {unit[0]}"
+            if name == "a cell" and not self.any_heat:
+                end = f"nothing {unit[0]}"
             _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
@@ -3715,7 +3750,16 @@ def draw_summary(
     image = layout_images(record, images, tile, height, fonts, shown.sinks)
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
     notes = _wrapped(map_notes(record, layer, options, shown), fonts, width - 2 * margin)
-    tile_height = max(top + high for _, top, _, high in image.places) + px(100)
+    notes += ["each map below goes up to its own highest cell"]
+    facts = [
+        f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}, highest cell "
+        f"{_amount(np.nan_to_num(cells_TN[start:end].mean(axis=0)).max(initial=0), relative)} "
+        f"{BASELINES[options.baseline][1] if options.baseline != 'off' else ''}"
+        for _, start, end in spans
+    ]
+    facts = [_wrapped([text], fonts, tile) for text in facts]
+    y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
+    tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
     y_text = margin + px(100) + len(notes) * px(NOTES)
     y_maps = y_text + px(40) + written.height
     canvas = Image.new("RGB", (width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height), PAPER)
@@ -3734,10 +3778,9 @@ def draw_summary(
         cells = cells_TN[start:end].mean(axis=0)
         top = max(np.nan_to_num(cells).max(initial=0), TINY)
         _draw_runs(draw, (x, y + px(22)), name, fonts, INK)
-        looked = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}"
-        facts = f"{looked}, highest cell {_amount(top, relative)}"
-        _draw_runs(draw, (x, y + px(48)), facts, fonts, MUTED)
-        canvas.paste(draw_heat(image, cells / top, colormap).crop((0, 0, tile, tile_height - px(100))), (x, y + px(60)))
+        _draw_lines(canvas, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
+        heat = draw_heat(image, cells / top, colormap)
+        canvas.paste(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
     return canvas
 
 
@@ -3887,6 +3930,12 @@ def file_names(layer: int, stills: Sequence[str], options: DrawingOptions) -> li
     return [*pictures, video.name]
 
 
+def stills_of(record: AttentionRecord, first_step: int, frames: Sequence[int]) -> list[int]:
+    """The steps among `frames`, negative ones from the end, that have a frame."""
+    steps = [step + record.response_length if step < 0 else step for step in frames]
+    return [step for step in steps if first_step <= step < record.response_length]
+
+
 def write_layer_videos(
     record: AttentionRecord, images: Sequence[Image.Image], layers: Sequence[int], start_phrase: str,
     output_dir: str | Path, options: DrawingOptions,
@@ -3902,7 +3951,10 @@ def write_layer_videos(
         path = video_path(output_dir, layer, options)
         renderer = FrameRenderer(record, images, layer, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
-        stills = [renderer.check_step(step) for step in options.frames]
+        stills = stills_of(record, renderer.first_step, options.frames)
+        if len(stills) < len(options.frames):
+            ends = renderer.first_step, record.response_length - 1
+            logger.warning("not all of the frames %s are there, but those of steps %d..%d", list(options.frames), *ends)
         path.parent.mkdir(parents=True, exist_ok=True)
         *names, _ = file_names(layer, [f"step{step}" for step in stills], options)
         pictures = (Image.fromarray(renderer.draw(step)) for step in stills)
@@ -3919,7 +3971,7 @@ def write_layer_videos(
 
 FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
 SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and layer
-LAST_COLUMNS = ("files", "error")
+LAST_COLUMNS = ("map", "check", "files", "error")
 
 
 def sample_folder(output_dir: str | Path, number: int) -> Path:
@@ -4017,6 +4069,8 @@ def record_facts(record: AttentionRecord, answer: object) -> dict:
         "response": record.response,
         "correct": is_correct(record.response, answer),
         "image_share": {str(layer): phase_shares(record, layer) for layer in record.layers},
+        "map": "; ".join(layer_title(record, layer) for layer in record.layers),
+        "check": "; ".join(f"layer {check.layer}: {check}" for check in record.checks),
     }
 
 
@@ -4034,6 +4088,7 @@ def table_row(folder: Path) -> dict:
         "sample": int(folder.name.rpartition("_")[2]),
         "correct": int(correct) if isinstance(correct, bool) else None,
         **columns,
+        **{name: facts.get(name) for name in ("map", "check")},
         "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts) if path.is_file()),
         "error": facts.get("error") or ("" if is_finished(folder, facts) else "not finished"),
     }
@@ -4044,7 +4099,7 @@ def _cell(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not re.fullmatch(r"[+-]?[\d.]+", text)
+    is_formula = text.lstrip().startswith(tuple("=+-@＝＋－＠")) and not re.fullmatch(r"[+-]?[\d.]+", text)
     return f"'{text}" if is_formula else text
 
 
@@ -4113,8 +4168,9 @@ class BackgroundDrawing:
 
     def _names(self, record: AttentionRecord) -> list[str]:
         """The names of a sample's files."""
-        T, names = record.response_length, [self.save_record] * bool(self.save_record)
-        stills = [f"step{step + T if step < 0 else step}" for step in self.options.frames]
+        names, phrase = [self.save_record] * bool(self.save_record), self.start_phrase
+        first = find_panel_start(record, phrase)[1] if phrase and phrase in record.response else 0
+        stills = [f"step{step}" for step in stills_of(record, first, self.options.frames)]
         return names + [name for layer in record.layers for name in file_names(layer, stills, self.options)]
 
     def _drawing_process(self, source: Path, folder: Path, layers: Sequence[int]) -> tuple[subprocess.Popen, Any]:
@@ -4132,7 +4188,7 @@ class BackgroundDrawing:
                 flags += [f"--{name}", *map(str, value)]
         command = [sys.executable, __file__, f"--from_record={source}", f"--output_dir={folder}", *flags]
         said = tempfile.TemporaryFile()  # noqa: SIM115  closed when the process has ended
-        quiet = {**os.environ, "TQDM_DISABLE": "1"}
+        quiet = {**os.environ, "TQDM_DISABLE": "1", DRAWN_FOR: str(os.getpid())}
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
         return subprocess.Popen(command, env=quiet, **streams), said
 
@@ -4219,6 +4275,20 @@ def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
                 f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
                 "processes that divides them"
             )
+
+
+def _pictures_of(record: AttentionRecord, given: list[Image.Image] | None) -> list[Image.Image]:
+    """The pictures of a record. Raises ValueError when others were given."""
+    if not record.pictures:
+        return given or record.open_pictures()
+    own = record.open_pictures()
+    for number, (kept, other) in enumerate(zip(own, given or own), start=1):
+        small = [np.asarray(image.resize((16, 16)), float) for image in (kept, other)]
+        if len(own) != len(given or own) or kept.size != other.size or np.abs(small[0] - small[1]).max() > 32:
+            raise ValueError(
+                f"picture {number} of the sample is not the record's; check --sample_idx, or leave the dataset out"
+            )
+    return own
 
 
 class AttentionVisualizer:
@@ -4537,9 +4607,10 @@ class AttentionVisualizer:
         """The record of a sample with a `Check` of the map of each of its layers, as drawn with these options.
 
         The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS
-        times, as many cells at random; each time the same response is forced, and the log-probability of its answer
-        compared. CHECK_DRAWS + 1 passes, and one a layer. recording: as for `record`, so that the prompt is the same.
-        Raises ValueError where the pictures painted over do not give the same image tokens.
+        times, as many after the map was moved by a random distance; each time the same response is forced, and the
+        log-probability of its answer compared: CHECK_DRAWS + 1 passes a layer, and one. A map that is the same
+        everywhere gets no check. recording: as for `record`, so that the prompt is the same.
+        Raises ValueError for another sample's record, or where the pictures painted over do not give the same tokens.
         """
         how = RecordingOptions(**recording)
         options, ids = options or DrawingOptions(), record.token_ids[record.prompt_length :].tolist()
@@ -4547,6 +4618,11 @@ class AttentionVisualizer:
         whole = Phase("response", 0, record.response_length)
         part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
         prompt = self._processed(problem, originals, how)
+        own_ids, drawn = record.token_ids[: record.prompt_length], record.image_positions
+        text_ids = np.delete(own_ids, drawn) if cross_layers(self.config) else own_ids
+        if text_ids.tolist() != prompt["input_ids"][0].tolist():
+            raise ValueError("the record is of another prompt; give its own sample, pictures and prompt_template")
+        _pictures_of(record, originals)
 
         def log_probability(inputs: Any) -> float:
             return float(response_log_probabilities(self.model, inputs, ids, range(part.first, part.last)).mean())
@@ -4557,12 +4633,15 @@ class AttentionVisualizer:
                 raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
             return plain - log_probability(inputs)
 
-        checks, random = [], None
+        checks = []
         with out_of_memory_told("lower max_pixels"):
             plain = log_probability(prompt)
             for layer in record.layers:
                 cells = mean_cells(record, shown_rows(record, layer, *options.map))
-                random = random or tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
+                if np.ptp(np.concatenate([weights[np.isfinite(weights)] for _, weights in cells])) == 0:
+                    logger.log(NOTE, "layer %d cannot be checked: its map is the same everywhere", layer)
+                    continue
+                random = tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
                 checks.append(Check(layer, view_names(*options.map), part.name, fall(cells_to_hide(cells)), random))
                 logger.log(NOTE, "check of layer %d: %s", layer, checks[-1])
         return replace(record, checks=tuple(checks))
@@ -4681,8 +4760,10 @@ class AttentionVisualizer:
 
         def answer(number: int, facts: dict) -> AttentionRecord:
             sample, where = samples[number], f"sample {number} of {benchmark_json}"
+            if isinstance(sample, dict):
+                facts |= {key: sample.get(key) for key in ("id", "answer")}
+            facts["settings"] = settings_of(number)
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
-            facts |= {key: sample.get(key) for key in ("id", "answer")} | {"settings": settings_of(number)}
             record = self.last_record = self.record(sample, images, layers, **options)
             logger.info("sample %d: %s", number, one_line(record.response))
             if check:
@@ -4714,8 +4795,10 @@ class AttentionVisualizer:
             raise ValueError(f"save_record {save_record} is no name for each sample's folder; give one such as run.npz")
         find_encoder()
         path = Path(self.model_name_or_path)
+        files = [(file.name, file.stat()) for file in sorted(path.glob("*")) if file.is_file()]
         model = {
             "model": str(path.resolve()) if path.is_dir() else str(path), "dtype": str(self.dtype),
+            "checkpoint": [[name, facts.st_size, facts.st_mtime] for name, facts in files],
             "model_kwargs": self.model_kwargs, "processor_kwargs": self.processor_kwargs,
         }  # fmt: skip
         shown = {"layers": layers, "start_phrase": start_phrase, "save_record": save_record, **vars(drawing)}
@@ -4743,6 +4826,13 @@ class AttentionVisualizer:
 
 
 # ------------------------------------------------------------------------------------- command line
+
+
+# Flags that have no meaning where a record is drawn, beside those of recording.
+NOT_FOR_RECORDS = (
+    "model_path", "save_record", "check", "overwrite", "tp_plan", "device_map", "dtype", "trust_remote_code",
+    "model_kwargs", "processor_kwargs",
+)  # fmt: skip
 
 
 def _frame_size(text: str) -> tuple[int, int]:
@@ -4859,20 +4949,6 @@ def _keywords(function: Callable, arguments: dict) -> dict:
     return {p.name: arguments[p.name] for p in named if p.kind is p.KEYWORD_ONLY and p.name in arguments}
 
 
-def _pictures_of(record: AttentionRecord, given: list[Image.Image] | None) -> list[Image.Image]:
-    """The pictures of a record. Raises ValueError when others were given."""
-    if not record.pictures:
-        return given or record.open_pictures()
-    own = record.open_pictures()
-    for number, (kept, other) in enumerate(zip(own, given or own), start=1):
-        small = [np.asarray(image.resize((16, 16)), float) for image in (kept, other)]
-        if len(own) != len(given or own) or kept.size != other.size or np.abs(small[0] - small[1]).max() > 32:
-            raise ValueError(
-                f"picture {number} of the sample is not the record's; check --sample_idx, or leave the dataset out"
-            )
-    return own
-
-
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
     layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
@@ -4900,10 +4976,11 @@ def run_command(arguments: dict) -> str | list[str]:
     )
     create = visualizer.visualize_dataset if several else visualizer.create_attention_visualization_for_sample
     keywords = {**_keywords(create, arguments), **{key: arguments[key] for key in RECORDING_OPTIONS}, **drawing}
+    layer_idx = layers if len(layers) > 1 else layers[0]
     if several:
-        dataset = ("benchmark_json", "image_dir", "sample_idx", "layer_idx", "start_phrase")
-        return report_samples(create(*(arguments[key] for key in dataset), **keywords), output_dir)
-    return create(sample, images, layers if len(layers) > 1 else layers[0], start_phrase, **keywords)
+        dataset = (arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
+        return report_samples(create(*dataset, layer_idx, start_phrase, **keywords), output_dir)
+    return create(sample, images, layer_idx, start_phrase, **keywords)
 
 
 class SamplesFailed(RuntimeError):
@@ -4933,7 +5010,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
-        recording = [*RECORDING_OPTIONS, "model_path", "save_record", "tp_plan", "check"]
+        recording = [*RECORDING_OPTIONS, *NOT_FOR_RECORDS]
         if not isinstance(arguments["sample_idx"], int):
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):

@@ -385,7 +385,7 @@ def test_a_check_is_in_the_record_and_told_for_each_layer(tiny, tmp_path, caplog
     assert checks == tiny.last_record.checks and [check.layer for check in checks] == [0, 2]
     assert all(len(check.random) == vhm.CHECK_DRAWS and check.view == "sinks left out" for check in checks)
     assert f"check of layer 2: {checks[1]}" in caplog.text and checks[0].part == "response"
-    assert checks[0].random == checks[1].random and vhm.implementations(tiny.model.config) == before
+    assert vhm.implementations(tiny.model.config) == before
 
 
 @pytest.mark.parametrize(
@@ -400,6 +400,24 @@ def test_the_check_is_of_the_answer_or_else_of_the_whole_response(tiny, monkeypa
     (check,) = tiny.check(record, SAMPLE, [picture()]).checks
     T = record.response_length
     assert check.part == part and set(steps) == {range(T - tokens, T)}
+
+
+def test_a_record_is_not_checked_on_another_sample_picture_or_prompt(tiny):
+    record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=3)
+    for sample, image, options in (
+        ({**SAMPLE, "problem": "Hello?"}, picture(), {}),
+        (SAMPLE, picture(colour="navy"), {}),
+        (SAMPLE, picture(), {"prompt_template": "Say: {Question}"}),
+    ):
+        with pytest.raises(ValueError, match=r"another prompt|is not the record's"):
+            tiny.check(record, sample, [image], **options)
+
+
+def test_a_map_that_is_the_same_everywhere_is_not_judged(tiny, caplog):
+    record = tiny.record(SAMPLE, [picture()], [1], response="x")
+    with caplog.at_level(vhm.NOTE):
+        assert tiny.check(record, SAMPLE, [picture()], vhm.DrawingOptions(baseline="median")).checks == ()
+    assert "cannot be checked: its map is the same everywhere" in caplog.text
 
 
 def test_hiding_no_cell_changes_nothing(tiny, monkeypatch):

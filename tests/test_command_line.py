@@ -123,7 +123,7 @@ def test_a_kept_record_is_drawn_again_without_model_and_torch(run_files, tmp_pat
     assert "layer 1 was not recorded; the record holds [0, 2]" in capsys.readouterr().err
 
 
-def test_a_kept_record_needs_no_dataset_and_gives_stills_and_a_summary(run_files, capsys):
+def test_a_kept_record_needs_no_dataset_and_gives_stills_and_a_summary(run_files, capsys, caplog):
     flags = ["--layer_idx", 0, "--response_key", "pred", "--frame_size", "640x360"]
     assert vhm.main(command(run_files, *flags, "--output_dir", "a", "--save_record", "run.npz")) == 0
     more = ["--frames", "0", "-1", "--summary", "--frame_size", "640x360"]
@@ -135,9 +135,9 @@ def test_a_kept_record_needs_no_dataset_and_gives_stills_and_a_summary(run_files
     assert sorted(path.name for path in Path("b").iterdir()) == sorted(
         [f"{stem}.mp4", f"{stem}_step0.png", f"{stem}_step{last}.png", f"{stem}_summary.png"]
     )
-    assert vhm.main(["--from_record", "run.npz", "--output_dir", "c", "--frames", "99"]) == 2
-    assert f"step 99 has no frame; there are frames of steps 0..{last}" in capsys.readouterr().err
-    assert not Path("c").exists()
+    assert vhm.main(["--from_record", "run.npz", "--output_dir", "c", "--frames", "99"]) == 0
+    assert f"not all of the frames [99] are there, but those of steps 0..{last}" in caplog.text
+    assert [path.name for path in Path("c").iterdir()] == [f"{stem}.mp4"]
 
 
 @pytest.mark.parametrize("name", ["benchmark_json", "image_dir"])
@@ -268,3 +268,10 @@ def test_a_checks_verdict_is_one_line_on_stderr_and_stays_in_the_record(run_file
     ]
     assert result.returncode == 0 and len(lines) == 1 and len(result.stdout.splitlines()) == 1
     assert lines[0].endswith(str(vhm.AttentionRecord.load("run.npz").checks[0]))
+
+
+def test_several_samples_take_auto_and_the_clear_view_as_one_does(run_files):
+    flags = ["--sample_idx", "0,0-0", "--frame_size", "640x360", "--max_new_tokens", 3, "--save_record", "run.npz"]
+    for view, folder in ((["--layer_idx", "auto"], "a"), (["--view", "clear"], "b")):
+        assert vhm.main(command(run_files, *flags, *view, "--output_dir", folder)) == 0
+        assert vhm.AttentionRecord.load(f"{folder}/sample_0000/run.npz").auto_layer is True

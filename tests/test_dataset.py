@@ -254,11 +254,44 @@ def test_a_finished_sample_of_other_settings_or_data_is_told_before_the_model_is
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
-def test_a_sample_that_cannot_be_drawn_is_reported_and_keeps_its_response(tiny, dataset, tmp_path, caplog):
-    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, response_key="pred", frames=[99], **QUICK)
-    assert ["step 99 has no frame" in row["error"] for row in rows] == [True, True]
-    assert rows[0]["response"] == "<answer> a </answer>" and "sample 1: step 99 has no frame" in caplog.text
+def test_a_sample_that_cannot_be_drawn_is_reported_and_keeps_its_response(tiny, dataset, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(vhm, "__file__", str(tmp_path / "fail.py"))
+    (tmp_path / "fail.py").write_text("import sys; sys.exit('error: no paint')")
+    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, response_key="pred", **QUICK)
+    assert [row["error"] for row in rows] == ["no paint", "no paint"]
+    assert rows[0]["response"] == "<answer> a </answer>" and "sample 1: no paint" in caplog.text
     assert not list(tmp_path.rglob("*.mp4")) and not list(tmp_path.rglob("*.partial*"))
+
+
+def test_a_step_that_one_answer_lacks_costs_no_sample(tiny, dataset, tmp_path, caplog):
+    options = {"response_key": "pred", "frames": [0, 99], **QUICK}
+    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **options)
+    assert [row["error"] for row in rows] == ["", ""] and "not all of the frames [0, 99] are there" in caplog.text
+    assert len(list(tmp_path.rglob("*_step0.png"))) == 2 and not list(tmp_path.rglob("*_step99.png"))
+    tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **options)  # finished: nothing is redone
+    assert len(list(tmp_path.rglob("*.mp4"))) == 2
+
+
+def test_a_drawing_process_whose_parent_has_ended_moves_nothing_into_place(tmp_path, monkeypatch):
+    monkeypatch.setenv(vhm.DRAWN_FOR, "1" if os.getppid() != 1 else "2")
+    with pytest.raises(OSError, match="no longer asked for"), vhm.moved_into_place(tmp_path / "a.png") as temporary:
+        temporary.touch()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_has_changed_is_another_setting(tiny, dataset, tmp_path):
+    tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path, **QUICK)
+    config = Path(tiny.model_name_or_path) / "config.json"
+    before = config.stat()
+    os.utime(config, (before.st_atime, before.st_mtime + 1))
+    with pytest.raises(ValueError, match="checkpoint"):
+        tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path, **QUICK)
+    os.utime(config, (before.st_atime, before.st_mtime))
+
+
+def test_auto_and_the_check_of_each_sample_stand_in_the_table(tiny, dataset, tmp_path):
+    rows = tiny.visualize_dataset(*dataset, "0-1", "auto", output_dir=tmp_path, check=True, view="clear", **QUICK)
+    assert all("(auto)" in row["map"] and row["check"] for row in rows)
 
 
 def test_a_drawing_process_that_is_killed_is_reported(tiny, dataset, tmp_path, monkeypatch):

@@ -103,9 +103,9 @@ def test_smoothing_spreads_a_cell_over_its_neighbours_of_the_same_picture():
     boxes = vhm.grid_boxes(5, 5, 100, 100)
     weights = np.zeros((1, 25), np.float32)
     weights[0, 12] = 1
-    smooth = vhm.smooth_cells(weights, boxes, 1.0)[0].reshape(5, 5)
+    smooth = vhm.smooth_cells(weights, boxes, 1.0, np.zeros(25, bool))[0].reshape(5, 5)
     assert smooth.argmax() == 12 and smooth[2, 1] == pytest.approx(smooth[1, 2], rel=1e-5) and 0 < smooth[0, 0] < 0.05
-    np.testing.assert_allclose(vhm.smooth_cells(np.ones((2, 25)), boxes, 2.0), 1, rtol=1e-6)
+    np.testing.assert_allclose(vhm.smooth_cells(np.ones((2, 25)), boxes, 2.0, np.zeros(25, bool)), 1, rtol=1e-6)
     two = record_with(np.eye(1, 24, dtype=np.float32).repeat(40, 0), grids=[(3, 4), (3, 4)])
     shown = vhm.shown_rows(two, 0, "off", False, 1.0).rows
     assert (shown[:, two.images[0].positions] > 0).all() and (shown[:, two.images[1].positions] == 0).all()
@@ -115,7 +115,7 @@ def test_a_token_without_a_place_and_a_coarser_view_are_not_smoothed_into_others
     boxes = np.concatenate([vhm.grid_boxes(1, 1, 100, 100), vhm.grid_boxes(4, 4, 100, 100), [[np.nan] * 4]])
     weights = np.zeros((1, 18), np.float32)
     weights[0, [0, 17]] = 1
-    smooth = vhm.smooth_cells(weights, boxes.astype(np.float32), 1.0)[0]
+    smooth = vhm.smooth_cells(weights, boxes.astype(np.float32), 1.0, np.zeros(len(boxes), bool))[0]
     assert smooth[0] == 1 and smooth[17] == 1 and (smooth[1:17] == 0).all()
 
 
@@ -211,6 +211,25 @@ def test_a_fifth_of_the_cells_is_hidden_the_hottest_or_as_many_at_random_and_nev
     np.testing.assert_array_equal(vhm.cells_to_hide(cells)[0], record.images[0].boxes[8:11])
 
 
+def test_a_random_draw_keeps_the_pattern_of_the_map_and_moves_it():
+    """So that a spot is compared with spots, not with scattered cells, which seldom hide a whole thing."""
+    boxes = vhm.grid_boxes(10, 10, 100, 100)
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    spot = np.exp(-(((middles - [35, 65]) / 15) ** 2).sum(1))
+    moved = [vhm.cells_to_hide([(boxes, spot)], seed)[0] for seed in range(10)]
+    assert len({draw.tobytes() for draw in moved}) > 5
+    for draw in moved:
+        x, y = ((draw[:, :2] + draw[:, 2:]) / 2).T
+        shifted = [np.ptp((part + shift) % 100) for part in (x, y) for shift in range(0, 100, 10)]
+        assert len(draw) == 20 and min(shifted[:10]) <= 50 and min(shifted[10:]) <= 50  # one spot, wrapped round
+
+
+def test_smoothing_takes_nothing_from_a_sink_and_gives_it_nothing():
+    boxes, out = vhm.grid_boxes(5, 5, 100, 100), np.arange(25) == 6
+    smooth = vhm.smooth_cells(np.where(out, 0.0, 1.0)[None], boxes, 1.0, out)[0]
+    np.testing.assert_allclose(smooth, ~out, rtol=1e-6)
+
+
 def test_hidden_cells_have_the_pictures_mean_colour_and_all_else_is_as_it_was():
     image = vhm.Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8))
     (painted,) = vhm.hide_cells([image], [np.array([[10, 0, 20, 15]], np.float32)])
@@ -242,7 +261,7 @@ def test_overlapping_views_hide_their_finest_cells():
 def test_a_verdict_is_one_of_four(hottest, random, points, words):
     check = vhm.Check(7, "", "answer", hottest, tuple(random))
     assert check.points is points and words in str(check) and "in 19 draws" in str(check)
-    assert f"made the answer {np.exp(hottest):.2f} times less likely per token" in str(check)
+    assert f"made the answer {np.exp(hottest):.2f} times as unlikely per token" in str(check)
 
 
 def test_what_is_new_in_a_record_is_saved_and_loaded(tmp_path):
