@@ -903,7 +903,8 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
 def forced_pass(model: Any, inputs: Any, response_ids: Sequence[int], **options: Any) -> Any:
     """The model's output for prompt and response, by one pass without a cache and without gradients.
 
-    The response's last token is left out: it produces nothing that is shown.
+    The response's last token is left out: it produces nothing that is shown. options: a `logits_to_keep` among them
+    must be a tensor; a number would make gemma4 cut its queries.
     """
     import torch
 
@@ -1429,7 +1430,7 @@ def record_rows(
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
         else:
-            forced_pass(model, inputs, response_ids, logits_to_keep=torch.tensor([-1]))  # a number: gemma4 cuts queries
+            forced_pass(model, inputs, response_ids, logits_to_keep=torch.tensor([-1]))
     if not recorder.reached:
         return None
     weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
@@ -2669,6 +2670,9 @@ class BitmapFont:
         return grey.resize((max(round(size[0] * self._scale), 1), sum(self.getmetrics())), Image.Resampling.BOX)
 
 
+_warned_of: set[str] = set()  # one warning a package, not one a character
+
+
 class FontSet:
     """A font at one size, with others to fall back on for the characters that it lacks."""
 
@@ -2736,7 +2740,12 @@ class FontSet:
                 except OSError:  # a bitmap font without this size
                     continue
         kind = "cjk" if BREAK_ANYWHERE.match(char) else "emoji" if unicodedata.category(char) == "So" else "any"
-        _warn_of_missing_font(FONT_ADVICE[kind], char)
+        if kind not in _warned_of:
+            _warned_of.add(kind)
+            logger.warning(
+                "no installed font has %r (U+%04X): code points are shown; install %s",
+                char, ord(char), FONT_ADVICE[kind],
+            )  # fmt: skip
         return None
 
     def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
@@ -2768,15 +2777,6 @@ class FontSet:
         """Pixels above and below the base line that hold every font used so far."""
         ascents, descents = zip(*(font.getmetrics() for font in (self.main, *self._fallbacks)))
         return max(ascents), max(descents)
-
-
-_warned_of: set[str] = set()  # one warning a package, not one a character
-
-
-def _warn_of_missing_font(advice: str, char: str) -> None:
-    if advice not in _warned_of:
-        _warned_of.add(advice)
-        logger.warning("no installed font has %r (U+%04X): code points are shown; install %s", char, ord(char), advice)
 
 
 # -------------------------------------------------------------------------------------- text panel
@@ -4222,11 +4222,9 @@ class BackgroundDrawing:
 
 
 def run_samples(
-    numbers: Iterable[int],
-    output_dir: str | Path,
-    answer: Callable[[int, dict], AttentionRecord],
+    numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], AttentionRecord],
     beside: BackgroundDrawing | None,
-) -> None:
+) -> None:  # fmt: skip
     """Answer one sample after the other, and have each drawn while the next is answered.
 
     answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
@@ -4467,7 +4465,7 @@ class AttentionVisualizer:
         response, head, generation = how.given_response(sample), self._head(how), how.generation()
         originals = [upright_rgb(image) for image in images]
         with out_of_memory_told() as facts:
-            inputs, located = self._inputs(problem, originals, how.prompt_template, how.max_pixels)
+            inputs, located = self._inputs(problem, originals, how)
             given = self._response_ids(response) if response is not None else None
             steps, replay = how.max_new_tokens if given is None else len(given), given is not None
             eager = how.attention == "eager"
@@ -4483,13 +4481,14 @@ class AttentionVisualizer:
             record = self._as_record(inputs, located, layers, rows, originals, problem)
             record = replace(record, head=head, auto_layer=auto_layer, auto_heads=auto_heads)
             if how.neutral_prompt is not None:
-                anyway = self._inputs(how.neutral_prompt, originals, "{Question}", how.max_pixels)
+                anyway = self._inputs(how.neutral_prompt, originals, replace(how, prompt_template="{Question}"))
                 neutral = self._mean_weights(*anyway, layers, heads, rows.response_ids, how.attention)
                 record = replace(record, neutral=neutral)
         self._warn_of_blind_layers(layers, located, inputs["input_ids"].shape[1] + len(rows.response_ids))
         return record
 
     def _head(self, how: RecordingOptions) -> str | int | tuple[int, ...]:
+        """The reduction of the heads, which this model's layers can do. Raises ValueError."""
         return check_head(how.head, self.config.get_text_config().num_attention_heads)
 
     def _resolve_layers(self, layers: Iterable[int] | str) -> tuple[int, ...]:
@@ -4550,13 +4549,13 @@ class AttentionVisualizer:
         return ids
 
     def _inputs(
-        self, problem: str, originals: list[Image.Image], prompt_template: str, max_pixels: int | None
+        self, problem: str, originals: list[Image.Image], how: RecordingOptions
     ) -> tuple[Any, list[ImageTokens]]:
         """The model's inputs on its device, and where the image tokens stand in the original pictures."""
         if not 1 <= len(originals) <= self.max_image_num:
             raise ValueError(f"{len(originals)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
-        images = [shrink(image, max_pixels) for image in originals]
-        inputs = build_inputs(self.processor, problem, images, prompt_template)
+        images = [shrink(image, how.max_pixels) for image in originals]
+        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
         if not (inputs["input_ids"] == image_token_id(self.config)).any():
             raise ValueError("the prompt holds no image token: the chat template or the tokenizer leaves pictures out")
         shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
