@@ -3724,6 +3724,18 @@ def summary_spans(record: AttentionRecord, layer: int) -> list[tuple[str, int, i
     return phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
 
 
+def summary_facts(
+    spans: Sequence[tuple], shares_T: np.ndarray, cells_TN: np.ndarray, images: int, options: DrawingOptions
+) -> list[str]:
+    """What is written over the map of each span of steps: the share of the pictures, and the highest cell."""
+    relative, unit = options.baseline == "relative", f" {BASELINES[options.baseline][1]}" * (options.baseline != "off")
+    tops = [np.nan_to_num(cells_TN[start:end].mean(axis=0)).max(initial=0) for _, start, end in spans]
+    return [
+        f"{shares_T[start:end].mean():.1%} on the picture{'s' * (images > 1)}, highest cell {_amount(top, relative)}{unit}"
+        for (_, start, end), top in zip(spans, tops)
+    ]
+
+
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], layer: int, options: DrawingOptions | None = None
 ) -> Image.Image:
@@ -3736,8 +3748,7 @@ def draw_summary(
     px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
     text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
     margin = px(MARGIN)
-    shown, relative = shown_rows(record, layer, *options.map), options.baseline == "relative"
-    shares_T = image_shares(record, layer)
+    shown, shares_T = shown_rows(record, layer, *options.map), image_shares(record, layer)
     pieces = text_pieces(record, record.prompt_length)
     text = layout_text(pieces, text_fonts, width - 2 * margin)
     first = np.array([piece.start - record.prompt_length for piece in pieces])
@@ -3751,13 +3762,7 @@ def draw_summary(
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
     notes = _wrapped(map_notes(record, layer, options, shown), fonts, width - 2 * margin)
     notes += ["each map below goes up to its own highest cell"]
-    facts = [
-        f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(images) > 1)}, highest cell "
-        f"{_amount(np.nan_to_num(cells_TN[start:end].mean(axis=0)).max(initial=0), relative)} "
-        f"{BASELINES[options.baseline][1] if options.baseline != 'off' else ''}"
-        for _, start, end in spans
-    ]
-    facts = [_wrapped([text], fonts, tile) for text in facts]
+    facts = [_wrapped([text], fonts, tile) for text in summary_facts(spans, shares_T, cells_TN, len(images), options)]
     y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
     tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
     y_text = margin + px(100) + len(notes) * px(NOTES)
