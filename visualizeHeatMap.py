@@ -3730,10 +3730,8 @@ def summary_facts(
     """What is written over the map of each span of steps: the share of the pictures, and the highest cell."""
     relative, unit = options.baseline == "relative", f" {BASELINES[options.baseline][1]}" * (options.baseline != "off")
     tops = [np.nan_to_num(cells_TN[start:end].mean(axis=0)).max(initial=0) for _, start, end in spans]
-    return [
-        f"{shares_T[start:end].mean():.1%} on the picture{'s' * (images > 1)}, highest cell {_amount(top, relative)}{unit}"
-        for (_, start, end), top in zip(spans, tops)
-    ]
+    looked = [f"{shares_T[start:end].mean():.1%} on the picture{'s' * (images > 1)}" for _, start, end in spans]
+    return [f"{share}, highest cell {_amount(top, relative)}{unit}" for share, top in zip(looked, tops)]
 
 
 def draw_summary(
@@ -3757,8 +3755,7 @@ def draw_summary(
 
     spans = summary_spans(record, layer)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
-    height = tile * 3 // 4  # lets two pictures stand side by side
-    image = layout_images(record, images, tile, height, fonts, shown.sinks)
+    image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks)  # two pictures stand side by side
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
     notes = _wrapped(map_notes(record, layer, options, shown), fonts, width - 2 * margin)
     notes += ["each map below goes up to its own highest cell"]
