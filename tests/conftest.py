@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would ask the hub fails at once
+os.environ.setdefault("TQDM_DISABLE", "1")  # one line on stderr is then one line
 
 import numpy as np
 import pytest

@@ -625,5 +625,8 @@ def test_auto_takes_rows_that_can_be_named_and_any_map_can_be_checked(visualizer
     named = viz.record(SAMPLE, PICTURES, [layer], head=head, **given)
     np.testing.assert_allclose(named.weights, record.weights, atol=1e-6)
     assert record.neutral.shape == (1, len(record.image_positions)) and (record.neutral >= 0).all()
-    (check,) = viz.check(record, SAMPLE, PICTURES, vhm.DrawingOptions(view="clear")).checks
-    assert check.layer == layer and len(check.random) == 2 and np.isfinite([check.hottest, *check.random]).all()
+    cells = vhm.mean_cells(record, vhm.shown_rows(record, layer, "off", False, 0))
+    flat = np.ptp(np.concatenate([weights for _, weights in cells])) == 0  # a tiny model may look nowhere
+    checks = viz.check(record, SAMPLE, PICTURES).checks
+    assert [check.layer for check in checks] == [layer] * (not flat)
+    assert all(len(c.random) == 2 and np.isfinite([c.hottest, *c.random]).all() for c in checks)
