@@ -283,7 +283,7 @@ class Check:
     hottest: float
     """By how much the log-probability fell, in nats a token, with the hottest CHECK_PART of the cells hidden."""
     random: tuple[float, ...]
-    """The same with as many cells hidden at random, for each draw."""
+    """The same with as many cells hidden where the map moved by a random distance is hottest, for each draw."""
 
     @property
     def points(self) -> bool | None:
