@@ -145,6 +145,7 @@ def test_queries_that_wait_for_each_other_get_the_rows_of_their_own_step(monkeyp
             mask = torch.zeros(1, 1, P, P).masked_fill(torch.ones(P, P).triu(1) > 0, -torch.inf) if t == 0 else None
             seen = slice(0 if t == 0 else first, end)
             recorder.observe(layer, queries[:, :, end - 1 if t else 0 : end], keys[:, :, seen], mask, None)
+    assert window > P + T or not recorder._late  # keys that have left the cache are not held either
     rows = recorder.weights(T, P + T)
     for t in range(T):
         seen = slice(max(P + t - window, 0) if t else 0, P + t)
