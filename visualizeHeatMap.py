@@ -153,7 +153,7 @@ SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they h
 
 # By suffix: codec, pixel format, options. A GIF is made from a lossless video, by two passes: palette, then frames.
 ENCODERS = {
-    ".mp4": ("libx264", "yuv420p", "-preset veryfast -crf 18 -movflags +faststart"),
+    ".mp4": ("libx264", "yuv420p", "-preset superfast -crf 20 -movflags +faststart"),
     ".webm": ("libvpx-vp9", "yuv420p", "-deadline realtime -cpu-used 6 -row-mt 1 -crf 28 -b:v 0"),
     ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
 }
@@ -2594,16 +2594,16 @@ def blend(under: np.ndarray, over: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return under + (over - under) * cover
 
 
-def pixel_words(colours: np.ndarray) -> np.ndarray:
-    """(n,) uint32 words, a pixel each, of (n, 3) RGB colours 0..255."""
-    words = np.zeros((len(colours), 4), np.uint8)
-    words[:, :3] = np.round(colours)
+def pixel_words(colours: np.ndarray, cover: Any = 255) -> np.ndarray:
+    """(n,) uint32 words, a pixel each, of (n, 3) RGB colours and (n,) covers, all 0..255."""
+    words = np.empty((len(colours), 4), np.uint8)
+    words[:, :3], words[:, 3] = np.round(colours), cover
     return words.view(np.uint32)[:, 0]
 
 
 def coloured(entries: np.ndarray, words: np.ndarray) -> Image.Image:
-    """An RGB image from (Y, X) intp indices into a palette of words."""
-    return Image.frombuffer("RGB", entries.shape[::-1], words.take(entries), "raw", "RGBX", 0, 1)
+    """An RGBA image from (Y, X) intp indices into a palette of words."""
+    return Image.frombuffer("RGBA", entries.shape[::-1], words.take(entries), "raw", "RGBA", 0, 1)
 
 
 def _bar(shades: np.ndarray, height: int) -> Image.Image:
@@ -3112,6 +3112,12 @@ class ImageLayout:
     places: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, width, height of each picture on the panel, in pixels."""
 
+    @cached_property
+    def cell_rows(self) -> slice:
+        """The rows of pixels in which there are cells."""
+        rows = np.flatnonzero(self.cell_index.any(axis=1))
+        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
+
     @property
     def positions(self) -> np.ndarray:
         """(cells,) int64, the position in the prompt of each cell's image token."""
@@ -3247,10 +3253,9 @@ def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_
     # Entry 0 is for pixels without a cell.
     tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
     alphas = np.where(np.isnan(values), 0, np.round(255 * opacity(scale, CELL_ALPHA))[levels])
-    cover = np.concatenate([[0], alphas]).astype(np.uint8)
+    heat = coloured(layout.cell_index[layout.cell_rows], pixel_words(tints, np.concatenate([[0], alphas])))
     panel = Image.fromarray(layout.picture)
-    mask = Image.fromarray(cover.take(layout.cell_index))
-    panel.paste(coloured(layout.cell_index, pixel_words(tints)), mask=mask)
+    panel.paste(heat, (0, layout.cell_rows.start), heat)
     return panel
 
 
@@ -3676,7 +3681,8 @@ class FrameRenderer:
         canvas.paste(self.timeline.crop((0, 0, right, self.timeline.height)), (self.x_text, y))
         left = min(self.x_text + left, self.right - px(4))
         right = max(self.x_text + right, left + px(4)) - 1
-        draw.rectangle([left, y - px(4), right, y + self.timeline.height + px(2)], outline=CURRENT_TOKEN, width=px(3))
+        # Round the bar alone: below it stand the names of the phases.
+        draw.rectangle([left, y - px(4), right, y + px(CURVE) - 1], outline=CURRENT_TOKEN, width=px(3))
 
 
 def render_frames(

@@ -2,7 +2,8 @@
 
 python tests/benchmarks/bench_recording.py [--shape 7b|small] [--lengths 1536 4096] [--tokens 128] [--rounds 3]
 
-Random weights, the real configuration. Runs alternate in one process; the table shows medians.
+Random weights, the real configuration. Runs alternate in one process; the table shows medians: seconds, GiB, their
+ratios to the plain run, and the ratio of the shortest times, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ def measured(run: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
-def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds and peak GiB of each run; the first round, which warms up, does not count."""
+def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float, float]]:
+    """Median seconds, peak GiB and shortest seconds of each run; the first round, which warms up, does not count."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             result = measured(run)
             if number:
                 found[name].append(result)
-    return {name: tuple(statistics.median(part) for part in zip(*results)) for name, results in found.items()}
+    medians = {name: [statistics.median(part) for part in zip(*results)] for name, results in found.items()}
+    return {name: (*median, min(found[name])[0]) for name, median in medians.items()}
 
 
 def generation_runs(model, inputs: dict, tokens: int) -> dict[str, Callable[[], object]]:
@@ -95,7 +97,9 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1536, 4096, 16384, 32768] if gpu else [1024, 2048])
     parser.add_argument("--eager_lengths", type=int, nargs="*", default=[1536, 4096, 8192] if gpu else [1024])
     parser.add_argument("--tokens", type=int, default=128 if gpu else 32)
-    parser.add_argument("--replayed", type=int, default=1024 if gpu else 64, help="tokens of the replayed response")
+    parser.add_argument(
+        "--replayed", type=int, default=1024 if gpu else 64, help="tokens of the replayed response; 0: none"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     device = "cuda" if gpu else "cpu"
@@ -104,14 +108,15 @@ def main() -> None:
     rows = []
     for length in arguments.lengths:
         inputs = prompt(model, length)
-        for runs in (
-            generation_runs(model, inputs, arguments.tokens),
-            replay_runs(model, prompt(model, length), arguments.replayed),
-        ):
+        runs_of_both = [generation_runs(model, inputs, arguments.tokens)]
+        if arguments.replayed:
+            runs_of_both.append(replay_runs(model, prompt(model, length), arguments.replayed))
+        for runs in runs_of_both:
             results = alternate(runs, arguments.rounds)
             base = next(iter(results.values()))
-            for name, (seconds, peak) in results.items():
+            for name, (seconds, peak, shortest) in results.items():
                 ratio = {"time_ratio": seconds / base[0], "peak_ratio": peak / base[1] if base[1] else None}
+                ratio["shortest_ratio"] = shortest / base[2]
                 rows.append({"length": length, "run": name, "seconds": seconds, "peak_GiB": peak, **ratio})
                 report(rows[-1])
     for length in arguments.eager_lengths:
@@ -126,7 +131,7 @@ def report(row: dict) -> None:
     if row["seconds"] is None:
         print(f"{row['length']:>7} {row['run']:<24} out of memory", flush=True)
         return
-    ratios = [f"{row[key]:7.3f}" if row.get(key) else " " * 7 for key in ("time_ratio", "peak_ratio")]
+    ratios = [f"{row[key]:7.3f}" if row.get(key) else " " * 7 for key in ("time_ratio", "peak_ratio", "shortest_ratio")]
     print(
         f"{row['length']:>7} {row['run']:<24} {row['seconds']:8.2f} s {row['peak_GiB']:8.2f} GiB {' '.join(ratios)}",
         flush=True,

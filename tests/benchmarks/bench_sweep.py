@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -41,7 +42,7 @@ class DrawnInThread(vhm.BackgroundDrawing):
     def start(self, folder, facts, record):
         self.finish()
         vhm.write_facts(folder, facts | vhm.record_facts(record, facts["answer"]) | {"files": self._names(record)})
-        arguments = record, record.open_pictures(), self.layers, self.start_phrase, folder, self.options
+        arguments = record, record.open_pictures(), record.layers, self.start_phrase, folder, self.options
         self.coming = self.pool.submit(vhm.write_layer_videos, *arguments)
 
     def finish(self, stop=False):
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--model_path", default=str(ROOT / "demo/model"))
     arguments = parser.parse_args()
+    vhm.logger.setLevel(logging.ERROR)  # answers are cut here
     visualizer = vhm.AttentionVisualizer(arguments.model_path)
     run(visualizer, "beside", 2, arguments.max_new_tokens)
     times = {mode: run(visualizer, mode, arguments.timed, arguments.max_new_tokens) for mode in [*MODES, *MODES]}

@@ -1,11 +1,12 @@
 """Beyond one GPU: layers on two cards, two processes that share every layer, a sweep by two processes.
 
-python tests/benchmarks/bench_two_gpus.py [--parts spread tensor sweep] [--shape 32b|small] [--length 240000]
+python tests/benchmarks/bench_two_gpus.py [--parts spread offload tensor sweep] [--length 240000]
 
 Random weights, the real configurations. Without a GPU the same runs with the small shape on the CPU.
 
 spread   the 32B shape and a prompt that one card cannot hold beside the weights: the estimate refuses it on one card,
          then two cards record it, in layers on both; before that, a short prompt's rows against eager attention.
+offload  the 72B shape with a fifth of its weights on the host, of which one card is enough.
 tensor   the 7B shape, written as a checkpoint: one process, then two by torchrun with tp_plan "auto"; generation with
          and without recording, and the rows of one response in both.
 sweep    all samples of the demo by the command line in one process, then by accelerate in two.
@@ -75,30 +76,47 @@ def spread(arguments: argparse.Namespace) -> dict:
     say(f"one card, {arguments.length} prompt tokens:", refused := refusal_on_one_card(arguments))
     gc.collect()
     torch.cuda.empty_cache()
-    model, seconds, _ = timed(lambda: build_spread(arguments.shape, DEVICES))
+    model = built(lambda: build_spread(arguments.shape, DEVICES))
+    return {"one_card": refused, "shape": arguments.shape, **recorded(model, arguments.length, arguments.tokens)}
+
+
+def offload(arguments: argparse.Namespace) -> dict:
+    model = built(lambda: build_spread(arguments.offload_shape, [DEVICES[0], "cpu"], 0.8))
+    return {"shape": arguments.offload_shape, **recorded(model, arguments.offload_length, arguments.tokens)}
+
+
+def built(make):
+    model, seconds, _ = timed(make)
+    say("built in s", seconds)
+    return model
+
+
+def recorded(model, length: int, tokens: int) -> dict:
+    """Rows of layers that lie apart: a short prompt's against eager attention, then those of a long one."""
     count = model.config.text_config.num_hidden_layers
     layers = (0, count // 4, 3 * count // 4, count - 1)
-    where = [str(next(model.get_decoder().layers[layer].parameters()).device) for layer in layers]
+    devices = [str(next(model.get_decoder().layers[layer].parameters()).device) for layer in layers]
+    where = [device.replace("meta", "host") for device in devices]
     weights = [torch.cuda.memory_allocated(card) / 2**30 for card in DEVICES] if GPU else []
-    say("built in s; weights GiB a card", seconds, *weights)
+    say("weights GiB a card", *weights)
     say("recorded layers and their devices", dict(zip(layers, where)))
     response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
     short = prompt(model, 1024)
     given = (model, short, layers, "mean", {}, response)
     close = apart(vhm.record_rows(*given).weights, vhm.record_rows_eager(*given).weights)
     say("1024 prompt tokens, against eager", close)
-    inputs, generation = prompt(model, arguments.length), greedy(arguments.tokens)
-    estimate = vhm.check_memory(model, inputs, arguments.tokens, len(layers), replay=False, eager=False)
+    inputs, generation = prompt(model, length), greedy(tokens)
+    estimate = vhm.check_memory(model, inputs, tokens, len(layers), replay=False, eager=False)
     say("estimate:", estimate)
     rows, seconds, peaks = timed(lambda: vhm.record_rows(model, inputs, layers, "mean", generation, None))
     sums = rows.weights.astype(np.float64).sum(-1)
-    say(f"{arguments.length} + {arguments.tokens} tokens recorded in s", seconds)
+    say(f"{length} + {tokens} tokens recorded in s", seconds)
     say("peak GiB a card, weights included", *peaks)
     say("rows sum to", float(sums.min()), float(sums.max()))
     assert np.abs(sums - 1).max() < 0.01
     return {
-        "shape": arguments.shape, "length": arguments.length, "tokens": arguments.tokens, "one_card": refused,
-        "layers_on": dict(zip(layers, where)), "weights_GiB": weights, "against_eager": close, "estimate": estimate,
+        "length": length, "tokens": tokens, "layers_on": dict(zip(layers, where)), "weights_GiB": weights,
+        "against_eager": close, "estimate": estimate,
         "seconds": seconds, "peak_GiB": peaks, "sums": [float(sums.min()), float(sums.max())],
     }  # fmt: skip
 
@@ -123,7 +141,7 @@ def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, np.ndarray]
     )
     response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
     rows = [vhm.record_rows(model, inputs, layers, head, {}, response).weights for head in ("mean", "max", 3)]
-    return {name: list(values) for name, values in results.items()}, np.stack(rows)
+    return {name: values[:2] for name, values in results.items()}, np.stack(rows)
 
 
 def tensor_of_each_process(arguments: argparse.Namespace) -> None:
@@ -193,11 +211,13 @@ def sweep(arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, parts = parser.add_argument, {"spread": spread, "tensor": tensor, "sweep": sweep}
+    add, parts = parser.add_argument, {"spread": spread, "offload": offload, "tensor": tensor, "sweep": sweep}
     add("--parts", nargs="+", choices=tuple(parts), default=["spread", "tensor"])
     add("--shape", default="32b" if GPU else "small", help="of spread")
     add("--length", type=int, default=240000 if GPU else 1024)
     add("--tokens", type=int, default=16)
+    add("--offload_shape", default="72b" if GPU else "small")
+    add("--offload_length", type=int, default=16384 if GPU else 1024)
     add("--tensor_shape", default="7b" if GPU else "small")
     add("--tensor_length", type=int, default=4096 if GPU else 1024)
     add("--tensor_tokens", type=int, default=128 if GPU else 16)

@@ -34,6 +34,15 @@ SHAPES = {
         },
         {"depth": 32, "hidden_size": 1280, "out_hidden_size": 5120, "intermediate_size": 3456, "num_heads": 16},
     ),
+    # Qwen2.5-VL-72B-Instruct's.
+    "72b": (
+        {
+            "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 128000,
+            "rope_parameters": {**ROPE, "mrope_section": [16, 24, 24]}, "tie_word_embeddings": False,
+        },
+        {"depth": 32, "hidden_size": 1280, "out_hidden_size": 8192, "intermediate_size": 3456, "num_heads": 16},
+    ),
     "small": (
         {
             "vocab_size": 1000, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8,
@@ -66,10 +75,11 @@ def new_model(shape: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGenerat
     return model.eval()
 
 
-def build_spread(shape: str, devices: list[str]) -> Qwen2_5_VLForConditionalGeneration:
+def build_spread(shape: str, devices: list[str], part: float | None = None) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL of a shape whose layers lie on several devices by accelerate, as device_map="auto" puts them.
 
-    The random weights are made where they belong: no device ever holds them all.
+    The random weights come to where they belong one by one: no device ever holds them all. part: of the weights, on
+    each device but the last; equal parts by default.
     """
     from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
 
@@ -78,18 +88,19 @@ def build_spread(shape: str, devices: list[str]) -> Qwen2_5_VLForConditionalGene
         model = new_model(shape, dtype)
     whole = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     # The last device takes what is left, as under "auto", where it is the largest part that is not to be split.
-    limits = {device: int(1.03 * whole / len(devices)) for device in devices[:-1]} | {devices[-1]: 2 * whole}
+    limit = int(1.03 * whole / len(devices) if part is None else part * whole)
+    limits = dict.fromkeys(devices[:-1], limit) | {devices[-1]: 2 * whole}
     keys = [torch.device(device).index if "cuda" in device else device for device in limits]
     places = infer_auto_device_map(
         model, max_memory=dict(zip(keys, limits.values())), no_split_module_classes=model._no_split_modules, dtype=dtype
     )
-    for name, module in model.named_modules():
-        for part, weight in module.named_parameters(recurse=False):
-            full = f"{name}.{part}"
+    for owner, module in model.named_modules():
+        for name, weight in module.named_parameters(recurse=False):
+            full = f"{owner}.{name}"
             place = next(at for prefix, at in places.items() if not prefix or f"{full}.".startswith(f"{prefix}."))
-            value = torch.empty(weight.shape, dtype=dtype, device=place)
-            value = value.fill_(float(part == "weight")) if weight.ndim == 1 else value.normal_(0, 0.02)
-            module._parameters[part] = torch.nn.Parameter(value, requires_grad=False)
+            value = torch.empty(weight.shape, dtype=dtype, device=devices[0] if place == "cpu" else place)
+            value = value.fill_(float(name == "weight")) if weight.ndim == 1 else value.normal_(0, 0.02)
+            module._parameters[name] = torch.nn.Parameter(value.to(place), requires_grad=False)
     return dispatch_model(model, places, force_hooks=True)
 
 
