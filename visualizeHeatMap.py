@@ -3513,6 +3513,7 @@ class FrameRenderer:
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         at = (self.x_image, round(self.top * 0.6))
         _draw_runs(ImageDraw.Draw(self.base), at, layer_title(record, layer), self.title_fonts, INK)
+        self._draw_share_names()
         self._draw_timeline()
         last = self.height - self.px(FOOTER_END)
         _draw_lines(
@@ -3574,7 +3575,7 @@ class FrameRenderer:
         self._draw_token(draw, step, self.text.pieces[current].text)
         if self.bars_change:
             self._draw_bars(canvas, frame_number)
-        self._draw_shares(draw, step, self.footer + self.px(BARS))
+        self._draw_shares(draw, step)
         self._draw_place(canvas, draw, step)
         return np.asarray(canvas)
 
@@ -3625,21 +3626,30 @@ class FrameRenderer:
                 end = f"nothing {unit[0]}"
             _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
-    def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int, y: int) -> None:
-        """One bar over the width of the frame: where this step's attention lies, with a key below it."""
-        px, fonts = self.px, self.label_fonts
-        left, right, bottom = self.x_text, self.right, y + px(20)
-        base = bottom + px(30)
-        x, key = float(left), left
+    def _draw_share_names(self) -> None:
+        """The key below the bar of shares; where the number of each belongs is kept for `_draw_shares`."""
+        px, fonts, draw, x = self.px, self.label_fonts, ImageDraw.Draw(self.base), self.x_text
+        self.share_base = self.footer + self.px(BARS) + px(50)
+        self.share_numbers: list[float] = []
         for share in self.shares:
-            weight = float(share.weights[step])
-            end = x + weight * (right - left)
+            end = x + px(24) + fonts.width(f"{share.name} 100.0%")
+            if end > self.right:  # too many pictures to name them all
+                break
+            draw.rectangle([x, self.share_base - px(16), x + px(16), self.share_base], fill=share.colour)
+            self.share_numbers.append(_draw_runs(draw, (x + px(24), self.share_base), f"{share.name} ", fonts, INK))
+            x = round(end) + px(36)
+
+    def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int) -> None:
+        """One bar over the width of the frame: where this step's attention lies, with the numbers of the key below."""
+        top, x = self.footer + self.px(BARS), float(self.x_text)
+        for share in self.shares:
+            end = x + float(share.weights[step]) * (self.right - self.x_text)
             if round(end) > round(x):
-                draw.rectangle([round(x), y, min(round(end), right) - 1, bottom], fill=share.colour)
-            text, x = f"{share.name} {weight:.1%}", end
-            if key + px(24) + fonts.width(text) <= right:  # there may be too many pictures to name them all
-                draw.rectangle([key, base - px(16), key + px(16), base], fill=share.colour)
-                key = round(_draw_runs(draw, (key + px(24), base), text, fonts, INK)) + px(36)
+                box = [round(x), top, min(round(end), self.right) - 1, top + self.px(20)]
+                draw.rectangle(box, fill=share.colour)
+            x = end
+        for share, x in zip(self.shares, self.share_numbers):
+            _draw_runs(draw, (x, self.share_base), f"{share.weights[step]:.1%}", self.label_fonts, INK)
 
     def _column(self, step: int) -> int:
         """Where a step begins on the time line, in pixels from its left."""
