@@ -132,7 +132,8 @@ CURRENT_TOKEN = (30, 92, 214)
 PAPER = (255, 255, 255)
 INK = (24, 26, 30)
 MUTED = (84, 90, 100)
-SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn
+SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn, then paler
+PALER = 0.6  # what is left of a share's colour with each turn
 PROBLEM_COLOUR, RESPONSE_COLOUR, FIRST_COLOUR = (120, 128, 140), (30, 92, 214), (200, 204, 210)
 PHASE_COLOURS = {"think": (226, 222, 240), "answer": (214, 233, 226), "response": (230, 232, 236)}
 HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
@@ -149,6 +150,7 @@ FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
 IMAGE_PANEL = (0.4, 0.45, 0.5, 0.55, 0.6)  # parts of the frame's width that the image panel may take
 SUMMARY_COLUMNS = 4  # maps side by side, in two rows
 GIF_WIDTH, GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
+MOST_HEADS_NAMED = 4  # in the heading; more are named below the time line
 SMOOTH = 3  # lines are drawn that many times larger and reduced, so that they have no steps
 
 # By suffix: codec, pixel format, options. A GIF is made from a lossless video, by two passes: palette, then frames.
@@ -2352,10 +2354,18 @@ COORDINATES = re.compile(
     rf"(?<!\),)\({_N},{_N}\),\({_N},{_N}\)(?!,\()|[(\[（]{_N}[,，]{_N}(?:[,，]{_N}[,，]{_N})?[)\]）]"
 )
 _NOUN = r"(?:image|picture|photo|figure|图片?)"
+NUMERALS = tuple(
+    words.split() for words in (
+        "one first 一", "two second 二", "three third 三", "four fourth 四", "five fifth 五", "six sixth 六",
+        "seven seventh 七", "eight eighth 八", "nine ninth 九", "ten tenth 十",
+    )
+)  # fmt: skip
+_CARDINAL, _ORDINAL, _CHINESE = ("|".join(words) for words in zip(*NUMERALS))
 PICTURE_NAMED = re.compile(
-    rf"{_NOUN}\s*(\d|one|two|three|[一二三])|(first|second|third|第\s*[一二三\d])\s*[张幅个]?\s*{_NOUN}", re.IGNORECASE
+    rf"{_NOUN}\s*#?\s*(\d{{1,4}}(?!\d)|(?:{_CARDINAL})(?![a-z])|{_CHINESE})"
+    rf"|(?:({_ORDINAL})|(\d{{1,4}})(?:st|nd|rd|th)|第\s*({_CHINESE}|\d{{1,4}}))\s*[张幅个]?\s*{_NOUN}",
+    re.IGNORECASE,
 )
-NUMERALS = (("1", "one", "first", "一"), ("2", "two", "second", "二"), ("3", "three", "third", "三"))
 
 
 @dataclass(frozen=True)
@@ -2399,7 +2409,7 @@ def response_marks(
         first, last = np.searchsorted(ends, (match.start(), match.end() - 1), side="right").tolist()
         phase = next((phase for phase in phases if phase.first <= last < phase.last), Phase("", 0, 0))
         image = _picture_named(text[int(ends[phase.first - 1]) if phase.first else 0 : match.start()])
-        if image is None or image >= len(sizes):
+        if image not in range(len(sizes)):
             image = image_of.get(place, int(looked_IT[:, first : last + 1].sum(axis=1).argmax()))
         image_of[place] = image
         whole = np.resize(sizes[image] if pixels else 1000, len(place))
@@ -2410,8 +2420,10 @@ def response_marks(
 
 
 def _picture_named(text: str) -> int | None:
-    """The picture that a text names last, from 0."""
-    names = ["".join(match.groups("")).lower().strip("第 ") for match in PICTURE_NAMED.finditer(text)]
+    """The picture that a text names last, from 0, whether there are so many or not."""
+    names = ["".join(match.groups("")).lower() for match in PICTURE_NAMED.finditer(text)]
+    if names and names[-1].isdecimal():
+        return int(names[-1]) - 1
     return next((n for n, words in enumerate(NUMERALS) if names and names[-1] in words), None)
 
 
@@ -2885,7 +2897,7 @@ def _fitting(word: list[Fragment], fonts: FontSet, width: float) -> Iterator[lis
 
 
 def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[tuple[Fragment, int, float]]:
-    """(fragment, line, x) of everything, wrapped at the width. White space at the end of a line is left out."""
+    """(fragment, line, x) of everything, wrapped at the width. Spaces at the end of a line take the room there is."""
     placed, spaces = [], []
     line, x = 0, 0.0
     room = width - fonts.width(NEWLINE_MARK)  # the mark always finds its place on the line that it ends
@@ -2895,9 +2907,9 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
             spaces.append(word[0])
             continue
         indent = sum(space.width for space in spaces)
-        if x > 0 and not ends_line and x + indent + sum(fragment.width for fragment in word) > room:
-            line, x, spaces = line + 1, 0.0, []
-        if x + indent > room:
+        if x + indent + (0 if ends_line else sum(fragment.width for fragment in word)) > room:
+            placed += _squeezed(spaces, line, x, room if ends_line else width)
+            line, x = (line, room) if ends_line else (line + (x > 0 or bool(spaces)), 0.0)
             spaces = []
         for fragment in (*spaces, *word):
             placed.append((fragment, line, x))
@@ -2905,7 +2917,16 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
         spaces = []
         if ends_line:
             line, x = line + 1, 0.0
+    placed += _squeezed(spaces, line, x, width)
     return _turned(placed)
+
+
+def _squeezed(spaces: Sequence[Fragment], line: int, x: float, end: float) -> list[tuple[Fragment, int, float]]:
+    """Spaces between an x and the end of a line, narrower where they would not fit: each is a token to be seen."""
+    narrow = min(max(end - x, 0) / (sum(space.width for space in spaces) or 1), 1)
+    spaces = [replace(space, width=space.width * narrow) for space in spaces]
+    before = np.cumsum([0, *(space.width for space in spaces)])
+    return [(space, line, x + float(left)) for space, left in zip(spaces, before)]
 
 
 def _turned(placed: list[tuple[Fragment, int, float]]) -> list[tuple[Fragment, int, float]]:
@@ -3272,8 +3293,9 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
     for mark in marks:
         place = np.array(layout.places[mark.image])
         x, y = ((place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:]) * SMOOTH).T.tolist()
-        rim = radius + width  # a disc stays whole at the edge of the panel
-        corners.append((min(max(x[0], rim), X * SMOOTH - rim), min(max(y[0], rim), Y * SMOOTH - rim)))
+        rim, ends = radius + width, (place[:2] + place[2:]) * SMOOTH  # a disc stays whole, and in its picture
+        disc = np.maximum(np.minimum((x[0], y[0]), ends - rim), place[:2] * SMOOTH + rim)
+        corners.append(tuple(disc.tolist()))
         if len(x) == 1:
             paths[mark.image].append((x[0], y[0]))
         else:
@@ -3294,7 +3316,7 @@ def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Im
 # ------------------------------------------------------------------------------------------- frames
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Share:
     """A part of a row: how much of the attention lies on one kind of position."""
 
@@ -3302,6 +3324,12 @@ class Share:
     colour: tuple[int, int, int]
     weights: np.ndarray
     """(T,) float, the share at each step, 0..1."""
+
+
+def picture_colour(number: int) -> tuple[int, ...]:
+    """The colour of a picture's share, from 0."""
+    turn, place = divmod(number, len(SHARE_COLOURS))
+    return tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
 
 
 def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
@@ -3315,8 +3343,7 @@ def attention_shares(record: AttentionRecord, layer: int) -> list[Share]:
         kind[image.positions] = 3 + number
     names = [("problem", PROBLEM_COLOUR), ("response", RESPONSE_COLOUR), ("first token (sink)", FIRST_COLOUR)]
     pictures = [
-        (f"image {n + 1}" if len(record.images) > 1 else "image", SHARE_COLOURS[n % len(SHARE_COLOURS)])
-        for n in range(len(record.images))
+        (f"image {n + 1}" if len(record.images) > 1 else "image", picture_colour(n)) for n in range(len(record.images))
     ]
     shares = [
         Share(name, colour, rows_TS[:, kind == number].sum(axis=1) / total)
@@ -3430,7 +3457,8 @@ def layer_title(record: AttentionRecord, layer: int) -> str:
     if record.head == "auto":
         heads = f"head {record.auto_heads[record.layers.index(layer)]} (auto)"
     elif isinstance(record.head, tuple):
-        heads = f"mean of heads {', '.join(map(str, record.head))}"
+        many = len(record.head) > MOST_HEADS_NAMED  # `map_notes` names them
+        heads = f"mean of {len(record.head)} heads" if many else f"mean of heads {', '.join(map(str, record.head))}"
     else:
         heads = names.get(record.head, f"head {record.head}")
     return f"layer {layer}{' (auto)' * record.auto_layer}{layers}, {heads}"
@@ -3450,6 +3478,8 @@ def map_notes(record: AttentionRecord, layer: int, options: DrawingOptions, show
     for check in (check for check in record.checks if check.layer == layer):
         other = "" if check.view == view else f" of the map {check.view or 'as the model computed it'}"
         notes.append(f"check{other}: {check}")
+    if isinstance(record.head, tuple) and len(record.head) > MOST_HEADS_NAMED:
+        notes.append(f"heads: {', '.join(map(str, record.head))}")
     return notes
 
 
@@ -3512,7 +3542,9 @@ class FrameRenderer:
         self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         at = (self.x_image, round(self.top * 0.6))
-        _draw_runs(ImageDraw.Draw(self.base), at, layer_title(record, layer), self.title_fonts, INK)
+        title = layer_title(record, layer)
+        fonts = self.title_fonts if at[0] + self.title_fonts.width(title) <= self.right else self.label_fonts
+        _draw_runs(ImageDraw.Draw(self.base), at, title, fonts, INK)
         self._draw_share_names()
         self._draw_timeline()
         last = self.height - self.px(FOOTER_END)
@@ -3627,17 +3659,29 @@ class FrameRenderer:
             _draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
 
     def _draw_share_names(self) -> None:
-        """The key below the bar of shares; where the number of each belongs is kept for `_draw_shares`."""
-        px, fonts, draw, x = self.px, self.label_fonts, ImageDraw.Draw(self.base), self.x_text
-        self.share_base = self.footer + self.px(BARS) + px(50)
-        self.share_numbers: list[float] = []
-        for share in self.shares:
-            end = x + px(24) + fonts.width(f"{share.name} 100.0%")
-            if end > self.right:  # too many pictures to name them all
+        """The key below the bar of shares; where the number of each belongs is kept for `_draw_shares`.
+
+        Where there is no room for all pictures, the last ones are left out.
+        """
+        px, fonts, draw, x = self.px, self.label_fonts, ImageDraw.Draw(self.base), float(self.x_text)
+        self.share_base = self.footer + px(BARS) + px(50)
+        self.share_numbers: list[tuple[Share, float]] = []
+        gap, count = px(36), len(self.sizes)
+        widths = [px(24) + fonts.width(f"{share.name} 100.0%") + gap for share in self.shares]
+        kept, others = count, sum(widths[count:]) + fonts.width("…")
+        while kept > 1 and x + sum(widths[:kept]) + others > self.right:
+            kept -= 1
+        for number, (share, width) in enumerate(zip(self.shares, widths)):
+            if kept <= number < count:
+                continue
+            if kept < number == count:
+                x = _draw_runs(draw, (x, self.share_base), "…", fonts, INK) + gap
+            if x + width - gap > self.right:
                 break
             draw.rectangle([x, self.share_base - px(16), x + px(16), self.share_base], fill=share.colour)
-            self.share_numbers.append(_draw_runs(draw, (x + px(24), self.share_base), f"{share.name} ", fonts, INK))
-            x = round(end) + px(36)
+            end = _draw_runs(draw, (x + px(24), self.share_base), f"{share.name} ", fonts, INK)
+            self.share_numbers.append((share, end))
+            x = round(x + width)
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int) -> None:
         """One bar over the width of the frame: where this step's attention lies, with the numbers of the key below."""
@@ -3648,7 +3692,7 @@ class FrameRenderer:
                 box = [round(x), top, min(round(end), self.right) - 1, top + self.px(20)]
                 draw.rectangle(box, fill=share.colour)
             x = end
-        for share, x in zip(self.shares, self.share_numbers):
+        for share, x in self.share_numbers:
             _draw_runs(draw, (x, self.share_base), f"{share.weights[step]:.1%}", self.label_fonts, INK)
 
     def _column(self, step: int) -> int:

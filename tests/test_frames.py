@@ -214,6 +214,16 @@ def test_words_wrap_whole_and_chinese_between_characters():
     assert chinese.last_line[0] >= 1
 
 
+@pytest.mark.parametrize("count, after", [(1, []), (3, []), (1, ["word"]), (3, ["word"]), (1, ["\n", "x"])])
+def test_a_space_has_its_place_also_where_a_line_ends(after, count):
+    for words in range(1, 30):  # somewhere among them the line is full
+        texts = ["w"] * words + [" "] * count + after
+        layout = vhm.layout_text([vhm.TextPiece(n, t, "text") for n, t in enumerate(texts)], FONTS, 170)
+        assert set(range(1, len(texts) + 1)) <= set(np.unique(layout.piece_index))
+        panel = np.asarray(vhm.visualize_attention_step(layout, np.zeros(len(texts)), words, 200))
+        assert (panel == vhm.CURRENT_TOKEN).all(axis=2).any()
+
+
 def test_a_newline_begins_a_line_and_a_word_wider_than_the_panel_is_broken():
     pieces = [vhm.TextPiece(0, "a\nb", "text"), vhm.TextPiece(1, "w" * 80, "text")]
     layout = vhm.layout_text(pieces, FONTS, 200)
@@ -399,6 +409,29 @@ def test_shares_name_every_part_and_sum_to_one():
     )
 
 
+def test_the_shares_of_many_pictures_differ_in_colour_and_the_key_keeps_those_of_the_text():
+    record = make_record(["Based"], [" a"], grids=[(2, 2)] * 8)
+    assert len({share.colour for share in vhm.attention_shares(record, 1)}) == 11
+    renderer = renderer_of(record)
+    named = [share.name for share, _ in renderer.share_numbers]
+    assert named[0] == "image 1" and named[-3:] == ["problem", "response", "first token (sink)"] and len(named) < 11
+    ends = [x + renderer.label_fonts.width("100.0%") for _, x in renderer.share_numbers]
+    assert ends == sorted(ends) and ends[-1] <= renderer.right
+
+
+def test_a_heading_of_many_heads_fits_and_the_heads_stand_below():
+    record = make_record(["Based"], [" a"])
+    heads = tuple(range(0, 28, 2))
+    record = vhm.AttentionRecord(**{**vars(record), "head": heads})
+    assert vhm.layer_title(record, 1) == "layer 1 of 0-7, mean of 14 heads"
+    notes = vhm.map_notes(record, 1, vhm.DrawingOptions(), vhm.shown_rows(record, 1, "off", False, 0))
+    assert notes == ["heads: 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26"]
+    few = vhm.AttentionRecord(**{**vars(record), "head": heads[:4]})
+    assert vhm.layer_title(few, 1) == "layer 1 of 0-7, mean of heads 0, 2, 4, 6"
+    frame = renderer_of(few, size=(640, 1138)).draw(0)
+    assert (frame[:, -2:] == 255).all()  # nothing runs off
+
+
 def test_a_frame_a_token_of_the_size_asked_for():
     record = make_record(["Based", " on"], [" a", " b", " c"])
     frames = list(vhm.render_frames(record, [picture()], 0, frame_size=(800, 450)))
@@ -520,6 +553,25 @@ def test_places_are_thousandths_or_pixels(problem, text, unit, corners):
     assert mark.corners == pytest.approx(corners)
     (large,) = vhm.response_marks(make_record(["p"], ["(1500, 150)"]), 0, [(3000, 300)])
     assert large.corners == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("in image 4 ", 3), ("Image #6: ", 5), ("picture four, ", 3), ("the fourth image ", 3), ("第四张图里", 3),
+        ("the 2nd image ", 1), ("image 10 ", 9), ("第10张图片", 9), ("figure 21 shows ", 20), ("图十：", 9),
+        ("image 1 and image 3 ", 2), ("an image of ten trees ", None), ("an image oneself ", None), ("image 0", -1),
+        ("image " + "9" * 5000, None),
+    ],
+)  # fmt: skip
+def test_a_picture_is_named_by_any_number(text, number):
+    assert vhm._picture_named(text) == number
+
+
+def test_a_picture_that_is_not_there_names_none():
+    record = make_record(["p"], list("image 0 and image 9 (500, 500)"), grids=[(2, 2), (2, 2)])
+    (mark,) = vhm.response_marks(record, 0, ONE * 2)
+    assert mark.image in (0, 1)
 
 
 @pytest.mark.parametrize(
