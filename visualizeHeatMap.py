@@ -2908,8 +2908,9 @@ def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[
             continue
         indent = sum(space.width for space in spaces)
         if x + indent + (0 if ends_line else sum(fragment.width for fragment in word)) > room:
-            placed += _squeezed(spaces, line, x, room if ends_line else width)
-            line, x = (line, room) if ends_line else (line + (x > 0 or bool(spaces)), 0.0)
+            others = [space for space in spaces if space.piece != word[0].piece]  # which is seen on the next line
+            placed += _squeezed(others, line, x, room if ends_line else width)
+            line, x = (line, room if others else x) if ends_line else (line + (x > 0 or bool(others)), 0.0)
             spaces = []
         for fragment in (*spaces, *word):
             placed.append((fragment, line, x))
