@@ -51,7 +51,7 @@ from datetime import timedelta
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import chain, groupby
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ LARGEST_QUEUE = 32  # transfers to the host that have not been put in their plac
 ROWS_PER_BLOCK = 64  # queries of a layer that are taken together, at most
 LARGEST_UNCHECKED_ARCHIVE = 2**28  # bytes that a record may unpack to, however small its file is
 LARGEST_COMPRESSION = 200  # times; real records reach 100 where a sliding window leaves most weights 0
-LARGEST_HEAD, LARGEST_FALL = 2**16, 700  # number of a head, nats a token: in a record that is read
+# Number of a head, nats a token, a weight that was rounded: in a record that is read.
+LARGEST_HEAD, LARGEST_FALL, LARGEST_WEIGHT = 2**16, 700, 1.01
 LARGEST_SIDE = 2**20  # pixels of a picture, in a record that is read
 PICTURE_BYTES = 1 << 20  # a record keeps a picture whose PNG is larger as a JPEG
 RAMP_BASE, RAMP_MAIN, RAMP_SIDE = 16, 200, 20  # levels of 0..255: of the ramp that is shown to a processor
@@ -533,9 +534,8 @@ def check_values(record: AttentionRecord) -> None:
         "the problem must lie in the prompt": record.problem is None
         or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
         "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
-        "weights must be float32 or float16, from 0 up and finite": record.weights.dtype in (np.float32, np.float16)
-        and low >= 0
-        and bool(np.isfinite(high)),
+        "weights must be float32 or float16, from 0 to 1": record.weights.dtype in (np.float32, np.float16)
+        and bool(0 <= low <= high <= LARGEST_WEIGHT),
         "neutral must be from 0 up and finite": extra.dtype.kind == "f"
         and bool(((extra >= 0) & (extra < np.inf)).all()),
         "checks must be of recorded layers, their falls numbers": all(c.layer in record.layers for c in record.checks)
@@ -4078,13 +4078,16 @@ def forget_sample(folder: Path) -> None:
             path.unlink()
 
 
-def fingerprint(sample: object, image_dir: Path) -> str:
+def fingerprint(sample: object, image_dir: Path, allow_absolute_paths: bool = False) -> str:
     """Of a sample as it stands in the dataset and the bytes of its pictures: with others it is another input."""
     digest = hashlib.sha256(json.dumps(sample, sort_keys=True).encode())
     with suppress(ValueError, OSError):  # what cannot be read is told when its turn comes
         for name in check_sample(sample, ""):
-            if (image_dir / name).is_file():
-                digest.update((image_dir / name).read_bytes())
+            path = image_dir / name
+            if path.is_file() and (allow_absolute_paths or _lies_in(path, image_dir)):
+                with path.open("rb") as file:
+                    for part in iter(lambda: file.read(2**20), b""):
+                        digest.update(part)
     return digest.hexdigest()
 
 
@@ -4180,8 +4183,12 @@ def write_table(output_dir: str | Path) -> None:
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
+class NoSpaceLeft(OSError):
+    """The samples to come would fail, too."""
+
+
 def fail_sample(folder: Path, facts: dict, error: object) -> None:
-    """Report a sample that failed, and note it for the table. Raises OSError where the rest would fail as well."""
+    """Report a sample that failed, and note it for the table. Raises NoSpaceLeft where the rest would fail as well."""
     message = one_line(error) or type(error).__name__
     logger.error("sample %s: %s", facts["sample"], message)
     try:
@@ -4189,7 +4196,7 @@ def fail_sample(folder: Path, facts: dict, error: object) -> None:
     except OSError as problem:  # the table will say that it is not finished
         logger.error("sample %s: %s", facts["sample"], one_line(problem))
     if os.strerror(errno.ENOSPC) in message:
-        raise OSError(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
+        raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
 
 
 class BackgroundDrawing:
@@ -4245,10 +4252,10 @@ class BackgroundDrawing:
                 flags.append("--frame_size={}x{}".format(*value))
             elif isinstance(value, bool):
                 flags += [f"--{name}"] * value
-            elif isinstance(value, (str, float, int)):
-                flags.append(f"--{name}={value}")
-            elif value:
-                flags += [f"--{name}", *map(str, value)]
+            elif name == "frames":
+                flags += [f"--{name}", *map(str, value)] * (len(value) > 0)
+            elif value is not None:
+                flags.append(f"--{name}={float(value) if isinstance(value, Real) else value}")
         command = [sys.executable, __file__, f"--from_record={source}", f"--output_dir={folder}", *flags]
         said = tempfile.TemporaryFile()  # noqa: SIM115  closed when the process has ended
         quiet = {**os.environ, "TQDM_DISABLE": "1", DRAWN_FOR: str(os.getpid())}
@@ -4277,7 +4284,7 @@ class BackgroundDrawing:
         said.close()
         for line in dict.fromkeys(line for line in lines if line.startswith("WARNING: ")):
             if line not in self._said:  # of fonts, say: once is enough
-                logger.warning("%s", one_line(line.removeprefix("WARNING: ")))
+                logger.warning("sample %s: %s", facts["sample"], one_line(line.removeprefix("WARNING: ")))
                 self._said.add(line)
         if process.returncode and not stop:
             reason = lines[-1].removeprefix("error: ") if lines else f"drawing ended with status {process.returncode}"
@@ -4286,17 +4293,20 @@ class BackgroundDrawing:
 
 def run_samples(
     numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], AttentionRecord],
-    beside: BackgroundDrawing | None,
+    beside: BackgroundDrawing | None, still_open: Callable[[int], Any],
 ) -> None:  # fmt: skip
     """Answer one sample after the other, and have each drawn while the next is answered.
 
     answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
+    still_open: false for a sample that another run has finished meanwhile.
     Raises OSError where nothing can be written any more.
     """
     from tqdm import tqdm
 
     for number in tqdm(numbers, desc="samples", unit="sample"):
         check_output_dir(output_dir)
+        if not still_open(number):
+            continue
         folder, facts = sample_folder(output_dir, number), {"sample": number}
         try:
             if beside:
@@ -4304,6 +4314,8 @@ def run_samples(
             record = answer(number, facts)
             if beside:
                 beside.start(folder, facts, record)
+        except NoSpaceLeft:  # it may be the sample before that found none
+            raise
         except Exception as error:  # whatever it is, it is this sample's
             if beside:
                 fail_sample(folder, facts, error)
@@ -4808,24 +4820,28 @@ class AttentionVisualizer:
         The rest is as in `create_attention_visualization_for_sample`.
         Under `accelerate launch` each process takes a part of the samples, and a card of its own.
         Returns the rows of the table, `output_dir/samples.csv`, of these samples: sample, id, response, answer,
-        correct (1 or 0), image_share_{phase}_layer{layer} (0..1, mean over the phase's steps), files, error: why a
-        sample failed; the rest goes on.
+        correct (1 or 0, None without an answer), image_share_{phase}_layer{layer} (0..1, mean over the phase's steps),
+        files, error: why a sample failed; the rest goes on.
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
         drawing, layers, options = self._planned(layer_idx, options)
+        save_record = None if save_record is None else str(save_record)
         settings = self._settings(layers, start_phrase, drawing, save_record, options) | {"check": check}
         samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
         check_output_dir(output_dir)
 
         def settings_of(number: int) -> dict:
-            return {**settings, "input": fingerprint(samples[number], Path(image_dir))}
+            return {**settings, "input": fingerprint(samples[number], Path(image_dir), allow_absolute_paths)}
+
+        def still_open(number: int) -> bool:
+            return overwrite or bool(self.tp_plan or unfinished_samples(output_dir, [number], settings_of))
 
         def answer(number: int, facts: dict) -> AttentionRecord:
             sample, where = samples[number], f"sample {number} of {benchmark_json}"
             if isinstance(sample, dict):
                 facts |= {key: sample.get(key) for key in ("id", "answer")}
-            facts["settings"] = settings_of(number)
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
+            facts["settings"] = settings_of(number)
             record = self.last_record = self.record(sample, images, layers, **options)
             logger.info("sample %d: %s", number, one_line(record.response))
             if check:
@@ -4836,13 +4852,15 @@ class AttentionVisualizer:
         waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
         if waiting:
             _ = self.model  # without it no sample could succeed
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         try:
             with BackgroundDrawing(start_phrase, drawing, save_record) as beside:
-                run_samples(waiting, output_dir, answer, beside if is_first or not self.tp_plan else None)
+                run_samples(waiting, output_dir, answer, beside if is_first or not self.tp_plan else None, still_open)
             wait_for_everyone()
         finally:
             if is_first:
                 write_table(output_dir)
+        wait_for_everyone()  # no process ends, and has the others ended, before the table is there
         return [table_row(sample_folder(output_dir, number)) for number in numbers]
 
     def _settings(
@@ -4864,8 +4882,10 @@ class AttentionVisualizer:
             "model_kwargs": self.model_kwargs, "processor_kwargs": self.processor_kwargs,
         }  # fmt: skip
         shown = {"layers": layers, "start_phrase": start_phrase, "save_record": save_record, **vars(drawing)}
-        names = lambda value: getattr(value, "__qualname__", str(value))  # noqa: E731
-        return json.loads(json.dumps({**model, **vars(how), **shown}, default=names))
+        if callable(drawing.colormap):  # many functions have one name
+            colours = np.asarray(drawing.colormap(np.linspace(0, 1, CELL_LEVELS)), np.float32)
+            shown["colormap"] = hashlib.sha256(colours.tobytes()).hexdigest()
+        return json.loads(json.dumps({**model, **vars(how), **shown}, default=str))
 
     def _part(self, numbers: list[int]) -> tuple[list[int], bool, Callable[[], None]]:
         """The samples of this process, whether it is the first, and a function that waits for the others.
@@ -5082,6 +5102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
     logging.addLevelName(NOTE, "NOTE")
     level, number = logging.DEBUG if arguments.pop("verbose") else NOTE, process_number(arguments["tp_plan"])
+    # Of processes that share out a dataset, too, the first one tells the end.
+    first = not (number if isinstance(arguments["sample_idx"], int) else int(os.environ.get("RANK", 0)))
     if number:  # the first process speaks for all
         level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
@@ -5097,9 +5119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
         if number:  # where the first process met the same error, its launcher ends this one before it speaks
             time.sleep(LATER_PROCESS_WAITS)
+        failed = isinstance(error, SamplesFailed)
+        if failed and not first:
+            return 0
         print(f"error: {f'process {number}: ' if number else ''}{one_line(error)}", file=sys.stderr)
-        return 1 if isinstance(error, SamplesFailed) else 2
-    if not number:
+        return 1 if failed else 2
+    if first:
         print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))
     if arguments["tp_plan"]:
         import torch.distributed

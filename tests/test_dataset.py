@@ -344,6 +344,73 @@ def test_a_full_disk_stops_the_run_and_what_was_finished_stays(tiny, dataset, tm
     assert len(saved) == 2 and [row["sample"] for row in table(tmp_path / "out")] == ["0", "1"]
 
 
+def test_a_disk_that_is_full_for_one_video_stops_the_run_and_blames_no_other_sample(
+    tiny, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(vhm, "__file__", str(tmp_path / "fail.py"))
+    (tmp_path / "fail.py").write_text(f"import sys; sys.exit('error: [Errno 28] {os.strerror(28)}')")
+    with pytest.raises(vhm.NoSpaceLeft, match="has no space left; make room, and the same command goes on"):
+        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", **QUICK)
+    (full, next_one) = table(tmp_path / "out")
+    assert full["sample"] == "0" and os.strerror(28) in full["error"]
+    assert next_one["error"] == "not finished" and not list(tmp_path.rglob("*.partial*"))
+
+
+def test_a_run_that_is_stopped_at_its_first_sample_is_stopped_and_nothing_else(tiny, dataset, tmp_path, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny, "record", functools.wraps(tiny.record)(stopped))
+    with pytest.raises(KeyboardInterrupt):
+        tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path / "new" / "out", **QUICK)
+    assert table(tmp_path / "new" / "out") == []
+
+
+def test_a_sample_that_another_run_has_finished_meanwhile_is_left_alone(tiny, dataset, tmp_path, monkeypatch):
+    options = {"output_dir": tmp_path / "out", "response_key": "pred", "frame_size": SMALL}
+    recorded, record = [], tiny.record
+
+    @functools.wraps(record)
+    def beside_another_run(sample, *arguments, **more):
+        recorded.append(sample["id"])
+        if recorded == ["n0"]:
+            tiny.visualize_dataset(*dataset, [3], 1, **options)
+        return record(sample, *arguments, **more)
+
+    monkeypatch.setattr(tiny, "record", beside_another_run)
+    rows = tiny.visualize_dataset(*dataset, "0,3", 1, **options)
+    assert recorded == ["n0", "n3"] and [row["error"] for row in rows] == ["", ""]
+
+
+def test_a_picture_outside_is_not_read_before_it_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    sample, seen = {"image": str(tmp_path / "secret"), "problem": "p"}, {}
+    for content in (b"one", b"two"):
+        (tmp_path / "secret").write_bytes(content)
+        for allowed in (False, True):
+            seen.setdefault(allowed, set()).add(vhm.fingerprint(sample, tmp_path / "images", allowed))
+    assert len(seen[False]) == 1 and len(seen[True]) == 2
+
+
+def test_options_of_any_kind_of_number_and_path_reach_the_drawing(tiny, dataset, tmp_path):
+    font = vhm.FontSet(20).main.path
+    options = {**QUICK, "font_path": Path(font) if Path(font).exists() else None, "fps": np.float32(2)}
+    options |= {"frames": np.array([0]), "save_record": Path("run.npz"), "smooth": np.int64(1)}
+    (row,) = tiny.visualize_dataset(*dataset, [1], 1, output_dir=tmp_path, **options)
+    assert row["error"] == "" and len(row["files"].split(";")) == 3, row
+
+
+def test_colour_maps_of_one_name_are_told_apart(tiny, dataset, tmp_path):
+    run = lambda colour: tiny.visualize_dataset(  # noqa: E731
+        *dataset, [1], 1, output_dir=tmp_path, colormap=lambda v: np.outer(v, colour), response_key="pred",
+        frame_size=SMALL,
+    )  # fmt: skip
+    run((255, 0, 0))
+    run((255, 0, 0))
+    with pytest.raises(ValueError, match=r"\(other colormap\)"):
+        run((0, 0, 255))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -390,6 +457,7 @@ def test_processes_share_the_samples_and_one_table_tells_of_all(tiny, dataset, t
         "each sample once"
     )
     assert not list(tmp_path.rglob("*.partial*"))
+    assert result.stderr.count("samples failed") == 1 and not result.stdout, "one process tells the end"
 
 
 @settings(deadline=None, max_examples=50)
