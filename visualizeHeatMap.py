@@ -1140,17 +1140,17 @@ def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, que
 
 
 def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple[int, ...]:
-    """A reduction of the heads that a layer with so many can do. Raises ValueError."""
+    """A reduction of the heads that a layer with so many can do, heads counted from 0. Raises ValueError."""
     if isinstance(head, str) and head in ("mean", "max", "auto"):
         return head
     if isinstance(head, (list, tuple)) and head:
-        heads = [check_head(one, count) for one in head]
-        if not all(isinstance(one, int) for one in heads):
+        heads = tuple(dict.fromkeys(check_head(one, count) for one in head))
+        if not all(isinstance(one, Integral) for one in head):
             raise ValueError(f"head {head!r} cannot be taken: of several, each must be a number")
-        return tuple(dict.fromkeys(one % count for one in heads))
+        return heads if len(heads) > 1 else heads[0]
     if isinstance(head, bool) or not isinstance(head, Integral) or not -count <= head < count:
         raise ValueError(f"head {head!r} cannot be taken: the layer has {count} heads; or take mean, max or auto")
-    return int(head)
+    return int(head) % count
 
 
 @dataclass(frozen=True)
