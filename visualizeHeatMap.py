@@ -165,6 +165,7 @@ ENCODER_PATIENCE = 5  # seconds that an encoder may take to end after it has clo
 FAILURES_NAMED = 20  # samples, at most, in the last line
 LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
 SLOWEST_FPS, FASTEST_FPS = 0.01, 240
+FASTEST_GIF = 50  # frames a second: delays are whole hundredths, and players take 1 for 10
 BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
 CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
 FONT_ADVICE = {
@@ -3338,10 +3339,11 @@ CHOICES = {  # options that are one of a few words
 CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
 
 
-def check_fps(fps: float) -> None:
-    """Raises ValueError for a rate that is no video's."""
-    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
-        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {FASTEST_FPS}")
+def check_fps(fps: float, suffix: str) -> None:
+    """Raises ValueError for a rate that a video of such a suffix cannot have."""
+    fastest = FASTEST_GIF if suffix == ".gif" else FASTEST_FPS
+    if not SLOWEST_FPS <= fps <= fastest:
+        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {fastest} for {suffix}")
 
 
 @dataclass(frozen=True)
@@ -3379,7 +3381,7 @@ class DrawingOptions:
     """"plain": the model's weights; "clear": what points best on the demo, see `CLEAR_DRAWING`."""
 
     def __post_init__(self) -> None:
-        check_fps(self.fps)
+        check_fps(self.fps, f".{self.format}")
         if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
             raise ValueError(
                 f"smooth is {self.smooth}; expected a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
@@ -3819,13 +3821,13 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
     """Encode (Y, X, 3) uint8 frames, as they come, under a name that appears when all is well.
 
     The suffix of the path decides: .mp4 is H.264 (yuv420p), .webm VP9, .gif at most GIF_WIDTH pixels wide.
-    Returns the path. Raises ValueError when there is no frame, fps is not positive or the suffix is another,
+    Returns the path. Raises ValueError when there is no frame, fps does not fit or the suffix is another,
     OSError when the file cannot be written whole, RuntimeError when the encoder is missing.
     """
     path = Path(path)
-    check_fps(fps)
     if path.suffix.lower() not in ENCODERS:
         raise ValueError(f"{path} has no suffix of a video; expected {', '.join(ENCODERS)}")
+    check_fps(fps, path.suffix.lower())
     with moved_into_place(path) as temporary, tempfile.TemporaryDirectory() as folder:
         gif = path.suffix.lower() == ".gif"
         target = Path(folder) / "lossless.mkv" if gif else temporary

@@ -48,6 +48,7 @@ FLAGS = [  # flags, expected line
     (["--fps", "0"], "fps is 0.0; expected a number from"),
     (["--fps", "nan"], "fps is nan"),
     (["--fps", "inf"], "fps is inf"),
+    (["--fps", "51", "--format", "gif"], r"fps is 51.0; expected a number from 0.01 to 50 for \.gif"),
     (["--scale", "page"], "argument --scale: invalid choice"),
     (["--format", "avi"], "argument --format: invalid choice"),
     (["--colormap", "jet"], "argument --colormap: invalid choice"),
