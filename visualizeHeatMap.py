@@ -94,6 +94,7 @@ SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely doe
 LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 NOTE = 25  # level of what the user asked to be told (a choice, a verdict), in the log between info and warning
+logging.addLevelName(NOTE, "NOTE")
 
 SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are compared, whatever the cells' size
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
@@ -165,7 +166,7 @@ ENCODER_PATIENCE = 5  # seconds that an encoder may take to end after it has clo
 FAILURES_NAMED = 20  # samples, at most, in the last line
 LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
 SLOWEST_FPS, FASTEST_FPS = 0.01, 240
-FASTEST_GIF = 50  # frames a second: delays are whole hundredths, and players take 1 for 10
+FASTEST_GIF = 50  # frames a second: delays are whole hundredths of a second, and players draw out a single one
 BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
 CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
 FONT_ADVICE = {
@@ -5037,7 +5038,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
-    logging.addLevelName(NOTE, "NOTE")
     level, number = logging.DEBUG if arguments.pop("verbose") else NOTE, process_number(arguments["tp_plan"])
     if number:  # the first process speaks for all
         level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"

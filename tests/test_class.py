@@ -1,11 +1,13 @@
 import inspect
 import logging
 import shutil
+import subprocess
+import sys
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import DEMO, SMALL, picture
+from conftest import DEMO, ROOT, SMALL, picture
 from tiny_models import qwen_checkpoint
 
 import visualizeHeatMap as vhm
@@ -295,6 +297,12 @@ def test_what_is_loaded_and_how_large_it_is_can_be_read_in_the_log(tiny, caplog)
         "generated 2 tokens",
     ):
         assert part in caplog.text
+
+
+def test_a_notebook_that_asks_for_notes_gets_them_by_their_name():
+    code = "import logging, visualizeHeatMap as vhm; logging.basicConfig(level='NOTE'); vhm.logger.log(vhm.NOTE, 'auto')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr == "NOTE:visualizeHeatMap:auto\n"
 
 
 def test_when_the_demo_names_a_landmark_the_hot_cells_lie_on_it(demo_visualizer):
