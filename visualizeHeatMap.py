@@ -479,6 +479,11 @@ class AttentionRecord:
                 if pictures:
                     record.open_pictures()
                 return record
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise type(error)(
+                f"the record {path} cannot be read: {reason}; give a file that --save_record or save() wrote"
+            ) from error
         except DAMAGED_ARCHIVE as error:
             raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
 
@@ -1220,6 +1225,9 @@ class RecordingOptions:
             if key not in sample:
                 raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
             response = sample[key]
+            if not isinstance(response, str):
+                kind = type(response).__name__
+                raise ValueError(f"response_key {key!r} names a {kind} in the sample; expected a text, the answer")
         if response is not None and (not isinstance(response, str) or not response):
             raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
         return response if response is None else well_formed(response)
@@ -4386,10 +4394,14 @@ class AttentionVisualizer:
                 ) from error
             kinds = (OSError, ImportError, RuntimeError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
-            raise kind(
-                f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give "
-                "a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
-            ) from error
+            advice = "give a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
+            # A file that is missing or broken raises OSError or an error of the reader's own; a wrong option, these.
+            if kwargs and isinstance(error, (ImportError, RuntimeError, TypeError, ValueError)):
+                processor = auto_class.__name__ == "AutoProcessor"
+                options = "processor_kwargs" if processor else "device_map, dtype and model_kwargs"
+                advice = f"check {options}, then the checkpoint's files"
+            where = f"model_path {self.model_name_or_path}"
+            raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
 
     @property
     def num_layers(self) -> int:

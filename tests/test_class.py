@@ -65,6 +65,12 @@ def test_only_the_default_layer_falls_back_and_says_so(tiny, caplog):
             tiny.resolve_layer(layer)
 
 
+@pytest.mark.parametrize("value, kind", [(["x" * 99] * 99, "list"), (3, "int"), (None, "NoneType")])
+def test_a_field_that_is_no_text_is_no_response_and_not_told_whole(tiny, value, kind):
+    with pytest.raises(ValueError, match=f"^response_key 'pred' names a {kind} in the sample; expected a text, the"):
+        tiny.record({**SAMPLE, "pred": value}, [picture()], [1], response_key="pred")
+
+
 def test_a_trailing_end_of_sequence_token_is_no_response_token(tiny, monkeypatch):
     record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=5)
     third = int(record.token_ids[record.prompt_length + 2])
@@ -207,7 +213,9 @@ def test_a_text_model_is_told_at_once(tmp_path):
     "options, message",
     [
         ({"dtype": "float99"}, "dtype is 'float99'"),
-        ({"model_kwargs": {"no_such_option": 1}}, "cannot load it"),
+        ({"model_kwargs": {"no_such_option": 1}}, "cannot load it .*; check device_map, dtype and model_kwargs"),
+        ({"device_map": "nowhere"}, "cannot load it .*; check device_map, dtype and model_kwargs"),
+        ({"processor_kwargs": {"size": "q"}}, "cannot load it .*; check processor_kwargs"),
     ],
 )
 def test_what_from_pretrained_cannot_take_is_one_clear_line(tiny, options, message):
@@ -280,7 +288,7 @@ def test_a_path_without_a_checkpoint_is_one_clear_line(tmp_path):
 def test_a_broken_file_of_a_checkpoint_is_one_clear_line(tiny, tmp_path, name, content):
     shutil.copytree(tiny.model_name_or_path, tmp_path / "broken")
     (tmp_path / "broken" / name).write_bytes(content)
-    with pytest.raises((OSError, ValueError), match="cannot load it") as error:
+    with pytest.raises((OSError, ValueError), match=r"cannot load it .*; give a directory") as error:
         _ = vhm.AttentionVisualizer(str(tmp_path / "broken")).model
     assert type(error.value) in (OSError, ValueError) and "\n" not in str(error.value)
 
@@ -300,7 +308,9 @@ def test_what_is_loaded_and_how_large_it_is_can_be_read_in_the_log(tiny, caplog)
 
 
 def test_a_notebook_that_asks_for_notes_gets_them_by_their_name():
-    code = "import logging, visualizeHeatMap as vhm; logging.basicConfig(level='NOTE'); vhm.logger.log(vhm.NOTE, 'auto')"
+    code = (
+        "import logging, visualizeHeatMap as vhm; logging.basicConfig(level='NOTE'); vhm.logger.log(vhm.NOTE, 'auto')"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stderr == "NOTE:visualizeHeatMap:auto\n"
 

@@ -177,7 +177,8 @@ def test_a_flag_that_a_kept_record_cannot_follow_is_refused(kept, flags, capsys)
 
 def test_a_record_that_is_not_there_is_one_line(capsys):
     assert vhm.main(["--from_record", "none.npz"]) == 2
-    assert capsys.readouterr().err.startswith("error: [Errno 2] No such file")
+    expected = "error: the record none.npz cannot be read: No such file or directory; give a file that --save_record"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_a_kept_record_is_not_drawn_on_other_pictures(kept, run_files, tmp_path, capsys):
