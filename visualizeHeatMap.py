@@ -5000,6 +5000,11 @@ def run_command(arguments: dict) -> str | list[str]:
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
+        if layers == ["auto"] and not record.auto_layer:
+            raise ValueError(f"layer_idx auto: the record's layers {list(record.layers)} were named; name one of them")
+        if options.view == "clear" and record.head != "auto":
+            logger.log(NOTE, "view clear: layers %s, head %s as recorded; auto chooses while recording only",
+                       list(record.layers), record.head)  # fmt: skip
         default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
         shown = record.layers if default else dict.fromkeys(map(record.layer_number, layers))
         return write_layer_videos(record, images, list(shown), start_phrase, output_dir, options)

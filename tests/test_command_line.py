@@ -175,6 +175,18 @@ def test_a_flag_that_a_kept_record_cannot_follow_is_refused(kept, flags, capsys)
     assert exit_.value.code == 2 and f"{flags[0]} does not go with --from_record" in capsys.readouterr().err
 
 
+def test_auto_is_refused_where_a_kept_record_was_made_without(kept, capsys):
+    assert vhm.main(["--from_record", kept, "--layer_idx", "auto"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: layer_idx auto: the record's layers [0, 2] were named; name one of them\n"
+
+
+def test_the_clear_view_of_a_kept_record_says_which_layers_and_head_it_keeps(kept, caplog):
+    with caplog.at_level(vhm.NOTE):
+        assert vhm.main(["--from_record", kept, "--view", "clear", "--frame_size", "640x360"]) == 0
+    assert caplog.messages == ["view clear: layers [0, 2], head mean as recorded; auto chooses while recording only"]
+
+
 def test_a_record_that_is_not_there_is_one_line(capsys):
     assert vhm.main(["--from_record", "none.npz"]) == 2
     expected = "error: the record none.npz cannot be read: No such file or directory; give a file that --save_record"
