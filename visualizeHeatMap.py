@@ -51,7 +51,7 @@ from datetime import timedelta
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import chain, groupby
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,27 @@ def visible(text: object) -> str:
 def one_line(text: object) -> str:
     """The text with every run of white space, line breaks included, as one space, and nothing hidden in it."""
     return visible(" ".join(str(text).split()))
+
+
+def are_whole(values: object) -> bool:
+    """Whether values are there, all of them whole numbers, of Python's or NumPy's; True and False are none."""
+    return isinstance(values, Iterable) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in values)
+
+
+# What an option must be, by the annotation of its field: types, and the words for them. True and False are no numbers.
+OPTION_KINDS = {
+    "int": (Integral, "a whole number"), "int | None": ((Integral, type(None)), "a whole number"),
+    "float": (Real, "a number"), "bool": (bool, "True or False"),
+    "str | None": ((str, os.PathLike, type(None)), "a text"),
+}  # fmt: skip
+
+
+def check_kinds(options: Any) -> None:
+    """Raises ValueError for the fields of a dataclass that are not of the kind that they are annotated with."""
+    for option in fields(options):
+        value, (kind, expected) = getattr(options, option.name), OPTION_KINDS.get(option.type, (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+            raise ValueError(f"{option.name} is {value!r}; expected {expected}")
 
 
 class Stopped(KeyboardInterrupt):
@@ -1191,6 +1212,7 @@ class RecordingOptions:
     one more pass."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_prompt_template(self.prompt_template)
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
@@ -3355,6 +3377,17 @@ def check_fps(fps: float, suffix: str) -> None:
         raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {fastest} for {suffix}")
 
 
+def check_colormap(colormap: Any) -> None:
+    """Raises ValueError for what is neither the name of a colour map nor a function that gives colours."""
+    if not callable(colormap) and colormap not in tuple(COLORMAPS):
+        raise ValueError(f"colormap is {colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
+    shape = np.shape(colormap(np.linspace(0, 1, 3))) if callable(colormap) else (3, 3)
+    if shape != (3, 3):
+        raise ValueError(
+            f"colormap makes of 3 weights an array of shape {shape}; expected (3, 3), RGB in 0..255 of each"
+        )
+
+
 @dataclass(frozen=True)
 class DrawingOptions:
     """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
@@ -3375,7 +3408,7 @@ class DrawingOptions:
     """Font of the text; by default a sans font of the system."""
     format: str = "mp4"
     """Of the video: "mp4", "webm" (VP9) or "gif" (at most 960 pixels wide)."""
-    frames: Sequence[int] = ()
+    frames: int | Sequence[int] = ()
     """Steps whose frames are also written as PNG, from 0; negative: from the end."""
     summary: bool = False
     """Also write one PNG: the response, maps of single words, mean maps of the phases."""
@@ -3390,6 +3423,7 @@ class DrawingOptions:
     """"plain": the model's weights; "clear": what points best on the demo, see `CLEAR_DRAWING`."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_fps(self.fps, f".{self.format}")
         if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
             raise ValueError(
@@ -3399,8 +3433,13 @@ class DrawingOptions:
             if getattr(self, name) not in known:
                 expected = " or ".join(map(repr, known))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-        if not callable(self.colormap) and self.colormap not in COLORMAPS:
-            raise ValueError(f"colormap is {self.colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
+        check_colormap(self.colormap)
+        frames = tuple(self.frames) if isinstance(self.frames, Iterable) else (self.frames,)
+        if not are_whole(frames):
+            raise ValueError(f"frames is {self.frames!r}; expected the numbers of steps, such as (0, 51)")
+        object.__setattr__(self, "frames", tuple(map(int, frames)))
+        if not are_whole(self.frame_size) or len(self.frame_size) != 2:
+            raise ValueError(f"frame_size is {self.frame_size!r}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
         (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
         fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
         if width % 2 or height % 2 or not fits:
@@ -4211,7 +4250,7 @@ class BackgroundDrawing:
                 flags.append("--frame_size={}x{}".format(*value))
             elif isinstance(value, bool):
                 flags += [f"--{name}"] * value
-            elif isinstance(value, (str, float, int)):
+            elif isinstance(value, (str, Real)):
                 flags.append(f"--{name}={value}")
             elif value:
                 flags += [f"--{name}", *map(str, value)]
@@ -4489,7 +4528,8 @@ class AttentionVisualizer:
         options: the fields of `RecordingOptions`.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
-        how, auto_layer, layers = RecordingOptions(**options), isinstance(layers, str), self._resolve_layers(layers)
+        how, layers = RecordingOptions(**options), self._resolve_layers(layers)
+        auto_layer = not layers
         problem = well_formed(_problem(sample, "the sample"))
         if self.tp_plan and (auto_layer or how.head == "auto"):
             raise ValueError(
@@ -4526,6 +4566,7 @@ class AttentionVisualizer:
 
     def _resolve_layers(self, layers: Iterable[int] | str) -> tuple[int, ...]:
         """The 0-based layers, each once; none for "auto". Raises ValueError."""
+        layers = layers[0] if isinstance(layers, (list, tuple)) and [*layers] == ["auto"] else layers
         if isinstance(layers, str):
             if layers != "auto":
                 raise ValueError(f"layer_idx is {layers!r}; expected a whole number or auto")
@@ -4730,7 +4771,7 @@ class AttentionVisualizer:
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         drawing, layers, options = self._planned(layer_idx, options)
-        several = isinstance(layers, tuple) and isinstance(layer_idx, Iterable) and not isinstance(layer_idx, str)
+        several = isinstance(layer_idx, Iterable) and not isinstance(layer_idx, str)
         check_output_dir(output_dir)
         if save_record:
             check_output_dir(Path(save_record).parent)

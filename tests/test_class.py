@@ -111,6 +111,11 @@ def test_the_problem_stands_in_the_prompt_where_the_template_says(tiny):
     "options, message",
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": "5"}, "max_new_tokens is '5'; expected a whole number"),
+        ({"max_pixels": 5.0}, "max_pixels is 5.0; expected a whole number"),
+        ({"temperature": "1"}, "temperature is '1'; expected a number"),
+        ({"fast": "no"}, "fast is 'no'; expected True or False"),
+        ({"neutral_prompt": 5}, "neutral_prompt is 5; expected a text"),
         ({"attention": "flash"}, "expected 'auto' or 'eager'"),
         ({"prompt_template": "no place"}, "has no {Question}"),
         ({"response": ""}, "expected a text that is not empty"),
@@ -363,6 +368,9 @@ def test_a_layer_chosen_by_auto_names_the_video(tiny, tmp_path):
     (layer,) = tiny.last_record.layers
     assert path == str(tmp_path / f"combined_attention_visualization_layer{layer}.mp4")
     assert tiny.last_record.head == "mean" and tiny.last_record.auto_heads == ()
+    assert [path] == tiny.create_attention_visualization_for_sample(
+        SAMPLE, [picture()], ["auto"], output_dir=tmp_path, **QUICK
+    )
 
 
 def test_the_clear_view_chooses_what_is_not_named(tiny, tmp_path):
