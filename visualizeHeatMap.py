@@ -59,6 +59,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 logger = logging.getLogger("visualizeHeatMap")
+warn_once = lru_cache(logger.warning)  # options are made anew for each sample
 
 # ---------------------------------------------------------------------------------------- constants
 
@@ -1226,6 +1227,11 @@ class RecordingOptions:
                 f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}; expected above 0, 0..1, and "
                 f"0..{2**32 - 1}"
             )
+        sampling = [
+            name for name in ("temperature", "top_p", "seed") if getattr(self, name) != getattr(type(self), name)
+        ]
+        if sampling and not self.do_sample:
+            warn_once(f"without do_sample nothing comes of {', '.join(sampling)}; add it, or leave that out")
 
     def generation(self) -> dict:
         """What `generate` is told; sampling starts at its seed."""
@@ -1477,7 +1483,8 @@ def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None
     """
     short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
     if input_device(model).type != "cuda" or shared_heads(model) or short:
-        logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
+        facts = model.device, generation["max_new_tokens"]
+        logger.log(NOTE, "fast changes nothing: it does not pay on %s for %d tokens at most", *facts)
         return None
     return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
 
@@ -4906,6 +4913,7 @@ NOT_FOR_RECORDS = (
     "model_path", "save_record", "check", "overwrite", "tp_plan", "device_map", "dtype", "trust_remote_code",
     "model_kwargs", "processor_kwargs",
 )  # fmt: skip
+OF_DATASETS = ("sample_idx", "max_image_num", "allow_absolute_paths")  # no meaning where there is none
 
 
 def _frame_size(text: str) -> tuple[int, int]:
@@ -5033,6 +5041,8 @@ def run_command(arguments: dict) -> str | list[str]:
     options = DrawingOptions(**drawing)
     check_output_dir(output_dir)
     sample, images, several = None, None, not isinstance(arguments["sample_idx"], int)
+    if arguments["overwrite"] and not several:
+        logger.warning("overwrite changes nothing for one sample, whose files are always written anew; leave it out")
     if arguments["benchmark_json"] and not several:
         dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
         sample, images = load_sample(*(arguments[key] for key in dataset), **_keywords(load_sample, arguments))
@@ -5093,6 +5103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
             parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
+        for name in (name for name in OF_DATASETS if not needed and arguments[name] != parser.get_default(name)):
+            parser.error(f"--{name} tells of a dataset, and none was given; leave it out, or give --benchmark_json")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")

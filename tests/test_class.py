@@ -102,6 +102,13 @@ def test_sampling_follows_its_seed(tiny):
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_sampling_that_is_not_asked_for_is_told_once(tiny, tmp_path, caplog):
+    vhm.warn_once.cache_clear()
+    options = {**QUICK, "output_dir": tmp_path, "top_p": 0.5, "neutral_prompt": "Describe.", "check": True}
+    tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, **options)
+    assert caplog.text.count("without do_sample nothing comes of top_p; add it, or leave that out") == 1
+
+
 def test_the_problem_stands_in_the_prompt_where_the_template_says(tiny):
     record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=1, prompt_template="Q: {Question} A:")
     assert "Q: Based on the following requirements, go. A:<|im_end|>" in "".join(record.tokens)
