@@ -4257,7 +4257,7 @@ class BackgroundDrawing:
                 flags.append("--frame_size={}x{}".format(*value))
             elif isinstance(value, bool):
                 flags += [f"--{name}"] * value
-            elif isinstance(value, (str, Real)):
+            elif isinstance(value, (str, float, int)):
                 flags.append(f"--{name}={value}")
             elif value:
                 flags += [f"--{name}", *map(str, value)]
