@@ -59,6 +59,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 logger = logging.getLogger("visualizeHeatMap")
+warn_once = lru_cache(logger.warning)  # options are made anew for each sample
 
 # ---------------------------------------------------------------------------------------- constants
 
@@ -95,6 +96,7 @@ SURE_PART = 0.8  # of an estimate: where not even this is free, a run surely doe
 LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 RECORD_FORMAT = 1  # version written into every .npz
 NOTE = 25  # level of what the user asked to be told (a choice, a verdict), in the log between info and warning
+logging.addLevelName(NOTE, "NOTE")
 
 SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are compared, whatever the cells' size
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
@@ -168,6 +170,7 @@ ENCODER_PATIENCE = 5  # seconds that an encoder may take to end after it has clo
 FAILURES_NAMED = 20  # samples, at most, in the last line
 LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
 SLOWEST_FPS, FASTEST_FPS = 0.01, 240
+FASTEST_GIF = 50  # frames a second: delays are whole hundredths of a second, and players draw out a single one
 BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
 CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
 FONT_ADVICE = {
@@ -198,6 +201,27 @@ def visible(text: object) -> str:
 def one_line(text: object) -> str:
     """The text with every run of white space, line breaks included, as one space, and nothing hidden in it."""
     return visible(" ".join(str(text).split()))
+
+
+def are_whole(values: object) -> bool:
+    """Whether values are there, all of them whole numbers, of Python's or NumPy's; True and False are none."""
+    return isinstance(values, Iterable) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in values)
+
+
+# What an option must be, by the annotation of its field: types, and the words for them. True and False are no numbers.
+OPTION_KINDS = {
+    "int": (Integral, "a whole number"), "int | None": ((Integral, type(None)), "a whole number"),
+    "float": (Real, "a number"), "bool": (bool, "True or False"),
+    "str | None": ((str, os.PathLike, type(None)), "a text"),
+}  # fmt: skip
+
+
+def check_kinds(options: Any) -> None:
+    """Raises ValueError for the fields of a dataclass that are not of the kind that they are annotated with."""
+    for option in fields(options):
+        value, (kind, expected) = getattr(options, option.name), OPTION_KINDS.get(option.type, (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+            raise ValueError(f"{option.name} is {value!r}; expected {expected}")
 
 
 class Stopped(KeyboardInterrupt):
@@ -480,6 +504,11 @@ class AttentionRecord:
                 if pictures:
                     record.open_pictures()
                 return record
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise type(error)(
+                f"the record {path} cannot be read: {reason}; give a file that --save_record or save() wrote"
+            ) from error
         except DAMAGED_ARCHIVE as error:
             raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
 
@@ -1142,17 +1171,17 @@ def attention_scores(query: Any, key: Any, mask: Any, scaling: float | None, que
 
 
 def check_head(head: str | int | Sequence[int], count: int) -> str | int | tuple[int, ...]:
-    """A reduction of the heads that a layer with so many can do. Raises ValueError."""
+    """A reduction of the heads that a layer with so many can do, heads counted from 0. Raises ValueError."""
     if isinstance(head, str) and head in ("mean", "max", "auto"):
         return head
     if isinstance(head, (list, tuple)) and head:
-        heads = [check_head(one, count) for one in head]
-        if not all(isinstance(one, int) for one in heads):
+        heads = tuple(dict.fromkeys(check_head(one, count) for one in head))
+        if not all(isinstance(one, Integral) for one in head):
             raise ValueError(f"head {head!r} cannot be taken: of several, each must be a number")
-        return tuple(dict.fromkeys(one % count for one in heads))
+        return heads if len(heads) > 1 else heads[0]
     if isinstance(head, bool) or not isinstance(head, Integral) or not -count <= head < count:
         raise ValueError(f"head {head!r} cannot be taken: the layer has {count} heads; or take mean, max or auto")
-    return int(head)
+    return int(head) % count
 
 
 @dataclass(frozen=True)
@@ -1186,6 +1215,7 @@ class RecordingOptions:
     one more pass."""
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_prompt_template(self.prompt_template)
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
@@ -1199,6 +1229,11 @@ class RecordingOptions:
                 f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}; expected above 0, 0..1, and "
                 f"0..{2**32 - 1}"
             )
+        sampling = [
+            name for name in ("temperature", "top_p", "seed") if getattr(self, name) != getattr(type(self), name)
+        ]
+        if sampling and not self.do_sample:
+            warn_once(f"without do_sample nothing comes of {', '.join(sampling)}; add it, or leave that out")
 
     def generation(self) -> dict:
         """What `generate` is told; sampling starts at its seed."""
@@ -1220,6 +1255,9 @@ class RecordingOptions:
             if key not in sample:
                 raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
             response = sample[key]
+            if not isinstance(response, str):
+                kind = type(response).__name__
+                raise ValueError(f"response_key {key!r} names a {kind} in the sample; expected a text, the answer")
         if response is not None and (not isinstance(response, str) or not response):
             raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
         return response if response is None else well_formed(response)
@@ -1447,7 +1485,8 @@ def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None
     """
     short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
     if input_device(model).type != "cuda" or shared_heads(model) or short:
-        logger.info("fast generation does not pay on %s for %d tokens", model.device, generation["max_new_tokens"])
+        facts = model.device, generation["max_new_tokens"]
+        logger.log(NOTE, "fast changes nothing: it does not pay on %s for %d tokens at most", *facts)
         return None
     return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
 
@@ -3366,10 +3405,22 @@ CHOICES = {  # options that are one of a few words
 CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
 
 
-def check_fps(fps: float) -> None:
-    """Raises ValueError for a rate that is no video's."""
-    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
-        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {FASTEST_FPS}")
+def check_fps(fps: float, suffix: str) -> None:
+    """Raises ValueError for a rate that a video of such a suffix cannot have."""
+    fastest = FASTEST_GIF if suffix == ".gif" else FASTEST_FPS
+    if not SLOWEST_FPS <= fps <= fastest:
+        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {fastest} for {suffix}")
+
+
+def check_colormap(colormap: Any) -> None:
+    """Raises ValueError for what is neither the name of a colour map nor a function that gives colours."""
+    if not callable(colormap) and colormap not in tuple(COLORMAPS):
+        raise ValueError(f"colormap is {colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
+    shape = np.shape(colormap(np.linspace(0, 1, 3))) if callable(colormap) else (3, 3)
+    if shape != (3, 3):
+        raise ValueError(
+            f"colormap makes of 3 weights an array of shape {shape}; expected (3, 3), RGB in 0..255 of each"
+        )
 
 
 @dataclass(frozen=True)
@@ -3392,7 +3443,7 @@ class DrawingOptions:
     """Font of the text; by default a sans font of the system."""
     format: str = "mp4"
     """Of the video: "mp4", "webm" (VP9) or "gif" (at most 960 pixels wide)."""
-    frames: Sequence[int] = ()
+    frames: int | Sequence[int] = ()
     """Steps whose frames are also written as PNG, from 0; negative: from the end."""
     summary: bool = False
     """Also write one PNG: the response, maps of single words, mean maps of the phases."""
@@ -3407,7 +3458,8 @@ class DrawingOptions:
     """"plain": the model's weights; "clear": what points best on the demo, see `CLEAR_DRAWING`."""
 
     def __post_init__(self) -> None:
-        check_fps(self.fps)
+        check_kinds(self)
+        check_fps(self.fps, f".{self.format}")
         if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
             raise ValueError(
                 f"smooth is {self.smooth}; expected a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
@@ -3416,8 +3468,13 @@ class DrawingOptions:
             if getattr(self, name) not in known:
                 expected = " or ".join(map(repr, known))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-        if not callable(self.colormap) and self.colormap not in COLORMAPS:
-            raise ValueError(f"colormap is {self.colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
+        check_colormap(self.colormap)
+        frames = tuple(self.frames) if isinstance(self.frames, Iterable) else (self.frames,)
+        if not are_whole(frames):
+            raise ValueError(f"frames is {self.frames!r}; expected the numbers of steps, such as (0, 51)")
+        object.__setattr__(self, "frames", tuple(map(int, frames)))
+        if not are_whole(self.frame_size) or len(self.frame_size) != 2:
+            raise ValueError(f"frame_size is {self.frame_size!r}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
         (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
         fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
         if width % 2 or height % 2 or not fits:
@@ -3864,13 +3921,13 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
     """Encode (Y, X, 3) uint8 frames, as they come, under a name that appears when all is well.
 
     The suffix of the path decides: .mp4 is H.264 (yuv420p), .webm VP9, .gif at most GIF_WIDTH pixels wide.
-    Returns the path. Raises ValueError when there is no frame, fps is not positive or the suffix is another,
+    Returns the path. Raises ValueError when there is no frame, fps does not fit or the suffix is another,
     OSError when the file cannot be written whole, RuntimeError when the encoder is missing.
     """
     path = Path(path)
-    check_fps(fps)
     if path.suffix.lower() not in ENCODERS:
         raise ValueError(f"{path} has no suffix of a video; expected {', '.join(ENCODERS)}")
+    check_fps(fps, path.suffix.lower())
     with moved_into_place(path) as temporary, tempfile.TemporaryDirectory() as folder:
         gif = path.suffix.lower() == ".gif"
         target = Path(folder) / "lossless.mkv" if gif else temporary
@@ -4440,10 +4497,14 @@ class AttentionVisualizer:
                 ) from error
             kinds = (OSError, ImportError, RuntimeError)
             kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
-            raise kind(
-                f"model_path {self.model_name_or_path}: {auto_class.__name__} cannot load it ({one_line(error)}); give "
-                "a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
-            ) from error
+            advice = "give a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
+            # A file that is missing or broken raises OSError or an error of the reader's own; a wrong option, these.
+            if kwargs and isinstance(error, (ImportError, RuntimeError, TypeError, ValueError)):
+                processor = auto_class.__name__ == "AutoProcessor"
+                options = "processor_kwargs" if processor else "device_map, dtype and model_kwargs"
+                advice = f"check {options}, then the checkpoint's files"
+            where = f"model_path {self.model_name_or_path}"
+            raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
 
     @property
     def num_layers(self) -> int:
@@ -4531,7 +4592,8 @@ class AttentionVisualizer:
         options: the fields of `RecordingOptions`.
         Raises ValueError for options that do not fit, RuntimeError when no attention could be recorded.
         """
-        how, auto_layer, layers = RecordingOptions(**options), isinstance(layers, str), self._resolve_layers(layers)
+        how, layers = RecordingOptions(**options), self._resolve_layers(layers)
+        auto_layer = not layers
         problem = well_formed(_problem(sample, "the sample"))
         if self.tp_plan and (auto_layer or how.head == "auto"):
             raise ValueError(
@@ -4568,6 +4630,7 @@ class AttentionVisualizer:
 
     def _resolve_layers(self, layers: Iterable[int] | str) -> tuple[int, ...]:
         """The 0-based layers, each once; none for "auto". Raises ValueError."""
+        layers = layers[0] if isinstance(layers, (list, tuple)) and [*layers] == ["auto"] else layers
         if isinstance(layers, str):
             if layers != "auto":
                 raise ValueError(f"layer_idx is {layers!r}; expected a whole number or auto")
@@ -4772,7 +4835,7 @@ class AttentionVisualizer:
         Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         drawing, layers, options = self._planned(layer_idx, options)
-        several = isinstance(layers, tuple) and isinstance(layer_idx, Iterable) and not isinstance(layer_idx, str)
+        several = isinstance(layer_idx, Iterable) and not isinstance(layer_idx, str)
         check_output_dir(output_dir)
         if save_record:
             check_output_dir(Path(save_record).parent)
@@ -4915,6 +4978,7 @@ NOT_FOR_RECORDS = (
     "model_path", "save_record", "check", "overwrite", "tp_plan", "device_map", "dtype", "trust_remote_code",
     "model_kwargs", "processor_kwargs",
 )  # fmt: skip
+OF_DATASETS = ("sample_idx", "max_image_num", "allow_absolute_paths")  # no meaning where there is none
 
 
 def _frame_size(text: str) -> tuple[int, int]:
@@ -5042,6 +5106,8 @@ def run_command(arguments: dict) -> str | list[str]:
     options = DrawingOptions(**drawing)
     check_output_dir(output_dir)
     sample, images, several = None, None, not isinstance(arguments["sample_idx"], int)
+    if arguments["overwrite"] and not several:
+        logger.warning("overwrite changes nothing for one sample, whose files are always written anew; leave it out")
     if arguments["benchmark_json"] and not several:
         dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
         sample, images = load_sample(*(arguments[key] for key in dataset), **_keywords(load_sample, arguments))
@@ -5050,6 +5116,11 @@ def run_command(arguments: dict) -> str | list[str]:
     if arguments["from_record"]:
         record = AttentionRecord.load(arguments["from_record"])
         images = _pictures_of(record, images)
+        if layers == ["auto"] and not record.auto_layer:
+            raise ValueError(f"layer_idx auto: the record's layers {list(record.layers)} were named; name one of them")
+        if options.view == "clear" and record.head != "auto":
+            logger.log(NOTE, "view clear: layers %s, head %s as recorded; auto chooses while recording only",
+                       list(record.layers), record.head)  # fmt: skip
         default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
         shown = record.layers if default else dict.fromkeys(map(record.layer_number, layers))
         return write_layer_videos(record, images, list(shown), start_phrase, output_dir, options)
@@ -5097,10 +5168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--sample_idx takes one number with --from_record")
         for name in (name for name in recording if arguments.get(name) != parser.get_default(name)):
             parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
+        for name in (name for name in OF_DATASETS if not needed and arguments[name] != parser.get_default(name)):
+            parser.error(f"--{name} tells of a dataset, and none was given; leave it out, or give --benchmark_json")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
-    logging.addLevelName(NOTE, "NOTE")
     level, number = logging.DEBUG if arguments.pop("verbose") else NOTE, process_number(arguments["tp_plan"])
     # Of processes that share out a dataset, too, the first one tells the end.
     first = not (number if isinstance(arguments["sample_idx"], int) else int(os.environ.get("RANK", 0)))

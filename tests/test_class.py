@@ -1,11 +1,13 @@
 import inspect
 import logging
 import shutil
+import subprocess
+import sys
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import DEMO, SMALL, picture
+from conftest import DEMO, ROOT, SMALL, picture
 from tiny_models import qwen_checkpoint
 
 import visualizeHeatMap as vhm
@@ -63,6 +65,12 @@ def test_only_the_default_layer_falls_back_and_says_so(tiny, caplog):
             tiny.resolve_layer(layer)
 
 
+@pytest.mark.parametrize("value, kind", [(["x" * 99] * 99, "list"), (3, "int"), (None, "NoneType")])
+def test_a_field_that_is_no_text_is_no_response_and_not_told_whole(tiny, value, kind):
+    with pytest.raises(ValueError, match=f"^response_key 'pred' names a {kind} in the sample; expected a text, the"):
+        tiny.record({**SAMPLE, "pred": value}, [picture()], [1], response_key="pred")
+
+
 def test_a_trailing_end_of_sequence_token_is_no_response_token(tiny, monkeypatch):
     record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=5)
     third = int(record.token_ids[record.prompt_length + 2])
@@ -94,6 +102,13 @@ def test_sampling_follows_its_seed(tiny):
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_sampling_that_is_not_asked_for_is_told_once(tiny, tmp_path, caplog):
+    vhm.warn_once.cache_clear()
+    options = {**QUICK, "output_dir": tmp_path, "top_p": 0.5, "neutral_prompt": "Describe.", "check": True}
+    tiny.create_attention_visualization_for_sample(SAMPLE, [picture()], 1, **options)
+    assert caplog.text.count("without do_sample nothing comes of top_p; add it, or leave that out") == 1
+
+
 def test_the_problem_stands_in_the_prompt_where_the_template_says(tiny):
     record = tiny.record(SAMPLE, [picture()], [1], max_new_tokens=1, prompt_template="Q: {Question} A:")
     assert "Q: Based on the following requirements, go. A:<|im_end|>" in "".join(record.tokens)
@@ -103,6 +118,11 @@ def test_the_problem_stands_in_the_prompt_where_the_template_says(tiny):
     "options, message",
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": "5"}, "max_new_tokens is '5'; expected a whole number"),
+        ({"max_pixels": 5.0}, "max_pixels is 5.0; expected a whole number"),
+        ({"temperature": "1"}, "temperature is '1'; expected a number"),
+        ({"fast": "no"}, "fast is 'no'; expected True or False"),
+        ({"neutral_prompt": 5}, "neutral_prompt is 5; expected a text"),
         ({"attention": "flash"}, "expected 'auto' or 'eager'"),
         ({"prompt_template": "no place"}, "has no {Question}"),
         ({"response": ""}, "expected a text that is not empty"),
@@ -205,7 +225,9 @@ def test_a_text_model_is_told_at_once(tmp_path):
     "options, message",
     [
         ({"dtype": "float99"}, "dtype is 'float99'"),
-        ({"model_kwargs": {"no_such_option": 1}}, "cannot load it"),
+        ({"model_kwargs": {"no_such_option": 1}}, "cannot load it .*; check device_map, dtype and model_kwargs"),
+        ({"device_map": "nowhere"}, "cannot load it .*; check device_map, dtype and model_kwargs"),
+        ({"processor_kwargs": {"size": "q"}}, "cannot load it .*; check processor_kwargs"),
     ],
 )
 def test_what_from_pretrained_cannot_take_is_one_clear_line(tiny, options, message):
@@ -278,7 +300,7 @@ def test_a_path_without_a_checkpoint_is_one_clear_line(tmp_path):
 def test_a_broken_file_of_a_checkpoint_is_one_clear_line(tiny, tmp_path, name, content):
     shutil.copytree(tiny.model_name_or_path, tmp_path / "broken")
     (tmp_path / "broken" / name).write_bytes(content)
-    with pytest.raises((OSError, ValueError), match="cannot load it") as error:
+    with pytest.raises((OSError, ValueError), match=r"cannot load it .*; give a directory") as error:
         _ = vhm.AttentionVisualizer(str(tmp_path / "broken")).model
     assert type(error.value) in (OSError, ValueError) and "\n" not in str(error.value)
 
@@ -295,6 +317,14 @@ def test_what_is_loaded_and_how_large_it_is_can_be_read_in_the_log(tiny, caplog)
         "generated 2 tokens",
     ):
         assert part in caplog.text
+
+
+def test_a_notebook_that_asks_for_notes_gets_them_by_their_name():
+    code = (
+        "import logging, visualizeHeatMap as vhm; logging.basicConfig(level='NOTE'); vhm.logger.log(vhm.NOTE, 'auto')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr == "NOTE:visualizeHeatMap:auto\n"
 
 
 def test_when_the_demo_names_a_landmark_the_hot_cells_lie_on_it(demo_visualizer):
@@ -345,6 +375,9 @@ def test_a_layer_chosen_by_auto_names_the_video(tiny, tmp_path):
     (layer,) = tiny.last_record.layers
     assert path == str(tmp_path / f"combined_attention_visualization_layer{layer}.mp4")
     assert tiny.last_record.head == "mean" and tiny.last_record.auto_heads == ()
+    assert [path] == tiny.create_attention_visualization_for_sample(
+        SAMPLE, [picture()], ["auto"], output_dir=tmp_path, **QUICK
+    )
 
 
 def test_the_clear_view_chooses_what_is_not_named(tiny, tmp_path):

@@ -175,9 +175,54 @@ def test_a_flag_that_a_kept_record_cannot_follow_is_refused(kept, flags, capsys)
     assert exit_.value.code == 2 and f"{flags[0]} does not go with --from_record" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [("--sample_idx", "3"), ("--max_image_num", "1"), ("--allow_absolute_paths",)])
+def test_a_flag_of_a_dataset_is_refused_where_there_is_none(kept, flags, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        vhm.main(["--from_record", kept, *flags])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith(
+        f"error: {flags[0]} tells of a dataset, and none was given; leave"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (
+            ["--temperature", "0.1", "--seed", "3"],
+            "without do_sample nothing comes of temperature, seed; add it, or leave that out",
+        ),
+        (
+            ["--overwrite"],
+            "overwrite changes nothing for one sample, whose files are always written anew; leave it out",
+        ),
+        (["--fast"], "fast changes nothing: it does not pay on cpu for 3 tokens at most"),
+    ],
+)
+def test_a_flag_that_changes_nothing_is_told_in_one_line(run_files, caplog, flags, line):
+    vhm.warn_once.cache_clear()
+    with caplog.at_level(vhm.NOTE):
+        flags = ["--layer_idx", 1, "--max_new_tokens", 3, "--frame_size", "640x360", *flags]
+        assert vhm.main(command(run_files, *flags)) == 0
+    assert sum(message.startswith(line) for message in caplog.messages) == 1
+
+
+def test_auto_is_refused_where_a_kept_record_was_made_without(kept, capsys):
+    assert vhm.main(["--from_record", kept, "--layer_idx", "auto"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: layer_idx auto: the record's layers [0, 2] were named; name one of them\n"
+
+
+def test_the_clear_view_of_a_kept_record_says_which_layers_and_head_it_keeps(kept, caplog):
+    with caplog.at_level(vhm.NOTE):
+        assert vhm.main(["--from_record", kept, "--view", "clear", "--frame_size", "640x360"]) == 0
+    assert caplog.messages == ["view clear: layers [0, 2], head mean as recorded; auto chooses while recording only"]
+
+
 def test_a_record_that_is_not_there_is_one_line(capsys):
     assert vhm.main(["--from_record", "none.npz"]) == 2
-    assert capsys.readouterr().err.startswith("error: [Errno 2] No such file")
+    expected = "error: the record none.npz cannot be read: No such file or directory; give a file that --save_record"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_a_kept_record_is_not_drawn_on_other_pictures(kept, run_files, tmp_path, capsys):

@@ -48,6 +48,7 @@ FLAGS = [  # flags, expected line
     (["--fps", "0"], "fps is 0.0; expected a number from"),
     (["--fps", "nan"], "fps is nan"),
     (["--fps", "inf"], "fps is inf"),
+    (["--fps", "51", "--format", "gif"], r"fps is 51.0; expected a number from 0.01 to 50 for \.gif"),
     (["--scale", "page"], "argument --scale: invalid choice"),
     (["--format", "avi"], "argument --format: invalid choice"),
     (["--colormap", "jet"], "argument --colormap: invalid choice"),
@@ -151,7 +152,7 @@ RECORDS = [  # what is changed in a good record, expected line after "is no atte
     (lambda facts, arrays: arrays.update(bomb=np.zeros(2**23)), "bytes would unpack to"),
 ]  # fmt: skip
 FILES = [  # a file that is no record, expected line
-    (None, r"\[Errno 2\] No such file"),
+    (None, "cannot be read: No such file or directory; give a file that --save_record"),
     (b"", "is no attention record"),
     (b"text", "is no attention record: File is not a zip file"),
     (b"PK\x05\x06" + bytes(18), "is no attention record: .*facts"),

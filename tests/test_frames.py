@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -763,6 +764,36 @@ def test_a_weight_is_written_in_the_unit_of_its_map(weight, relative, text):
 def test_the_clear_view_sets_what_is_left_at_its_default():
     assert vhm.DrawingOptions(view="clear").map == ("median", True, 0) and vhm.DrawingOptions().map == ("off", False, 0)
     assert vhm.DrawingOptions(view="clear", baseline="neutral", smooth=1).map == ("neutral", True, 1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"fps": "2"}, "fps is '2'; expected a number"),
+        ({"fps": True}, "fps is True; expected a number"),
+        ({"smooth": "1"}, "smooth is '1'; expected a number"),
+        ({"sinks": "no"}, "sinks is 'no'; expected True or False"),
+        ({"summary": 1}, "summary is 1; expected True or False"),
+        ({"font_path": 3}, "font_path is 3; expected a text"),
+        ({"frames": [1.5]}, "frames is [1.5]; expected the numbers of steps, such as (0, 51)"),
+        ({"frames": "51"}, "frames is '51'; expected the numbers of steps"),
+        ({"frame_size": "640x360"}, "frame_size is '640x360'; expected whole pixels, such as (1920, 1080)"),
+        ({"frame_size": (640.0, 360.0)}, "frame_size is (640.0, 360.0); expected whole pixels"),
+        ({"frame_size": (640, 360, 3)}, "frame_size is (640, 360, 3); expected whole pixels"),
+        ({"frame_size": 640}, "frame_size is 640; expected whole pixels"),
+        ({"colormap": ["jet"]}, "colormap is ['jet']; expected red_to_green or blue_to_yellow, or a function"),
+        ({"colormap": lambda x: x}, "colormap makes of 3 weights an array of shape (3,); expected (3, 3), RGB"),
+        ({"colormap": lambda x: np.zeros((len(x), 4))}, "array of shape (3, 4); expected (3, 3), RGB in 0..255"),
+    ],
+)
+def test_an_option_of_another_kind_says_what_was_expected(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        vhm.DrawingOptions(**options)
+
+
+@pytest.mark.parametrize("frames, steps", [(51, (51,)), (np.int64(-1), (-1,)), (np.array([0, 2]), (0, 2)), ([], ())])
+def test_frames_are_the_numbers_of_steps(frames, steps):
+    assert vhm.DrawingOptions(frames=frames).frames == steps
 
 
 @pytest.mark.parametrize("options", [{"smooth": -1}, {"smooth": float("nan")}, {"baseline": "mean"}, {"view": "best"}])

@@ -274,8 +274,10 @@ def test_several_heads_are_their_mean_and_equal_eager_too(tiny):
     np.testing.assert_allclose(rows.weights, np.mean(single, axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("heads, taken", [([1], (1,)), ((3, -1, 0), (3, 0)), ([2, 2], (2,)), ("auto", "auto")])
-def test_heads_are_numbers_each_once(heads, taken):
+@pytest.mark.parametrize(
+    "heads, taken", [(-1, 3), ([-1], 3), ([1], 1), ((3, -1, 0), (3, 0)), ([2, 2], 2), ("auto", "auto")]
+)
+def test_heads_are_numbers_from_0_each_once(heads, taken):
     assert vhm.check_head(heads, 4) == taken
 
 

@@ -132,6 +132,14 @@ def test_a_rate_that_is_not_positive_is_refused(tmp_path, fps):
         vhm.write_video(frames(2), tmp_path / "out.mp4", fps)
 
 
+@pytest.mark.parametrize("name", ["out.gif", "OUT.GIF"])
+def test_a_gif_that_would_play_at_another_rate_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"fps is 51; expected a number from 0\.01 to 50 for \.gif"):
+        vhm.write_video(frames(2), tmp_path / name, 51)
+    with Image.open(vhm.write_video(frames(2), tmp_path / name, 50)) as gif:
+        assert gif.info["duration"] == 20
+
+
 def test_a_missing_encoder_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(RuntimeError, match="run pip install imageio-ffmpeg"):
