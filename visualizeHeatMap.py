@@ -3303,19 +3303,22 @@ def hide_cells(images: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> li
     return painted
 
 
-def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
-    """Lay the tint of each cell over the pictures.
+def heat_tint(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+    """The tint of each cell, as an RGBA image of those rows of the panel in which there are cells.
 
-    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint. Returns an RGB image
-    of the panel.
+    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint.
     """
     levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
     # Entry 0 is for pixels without a cell.
     tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
     alphas = np.where(np.isnan(values), 0, np.round(255 * opacity(scale, CELL_ALPHA))[levels])
-    heat = coloured(layout.cell_index[layout.cell_rows], pixel_words(tints, np.concatenate([[0], alphas])))
-    panel = Image.fromarray(layout.picture)
+    return coloured(layout.cell_index[layout.cell_rows], pixel_words(tints, np.concatenate([[0], alphas])))
+
+
+def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+    """The panel of the pictures under the tint of their cells, an RGB image; values as for `heat_tint`."""
+    panel, heat = Image.fromarray(layout.picture), heat_tint(layout, values, colormap)
     panel.paste(heat, (0, layout.cell_rows.start), heat)
     return panel
 
@@ -3599,6 +3602,7 @@ class FrameRenderer:
         self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
         self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
+        self.base.paste(Image.fromarray(self.image.picture), (self.x_image, self.top))
         at = (self.x_image, round(self.top * 0.6))
         title = layer_title(record, layer)
         fonts = self.title_fonts if at[0] + self.title_fonts.width(title) <= self.right else self.label_fonts
@@ -3657,9 +3661,8 @@ class FrameRenderer:
             ),
             (self.x_text, self.top),
         )
-        canvas.paste(
-            draw_heat(self.image, self.cell_weights[frame_number] / cell_end, self.colormap), (self.x_image, self.top)
-        )
+        heat = heat_tint(self.image, self.cell_weights[frame_number] / cell_end, self.colormap)
+        canvas.paste(heat, (self.x_image, self.top + self.image.cell_rows.start), heat)
         draw = ImageDraw.Draw(canvas)
         self._draw_marks(canvas, step)
         self._draw_token(draw, step, self.text.pieces[current].text)
