@@ -4267,7 +4267,7 @@ class BackgroundDrawing:
     """
 
     def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
-        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record
+        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record and str(save_record)
         self._current: tuple[Path, dict, Path, subprocess.Popen, Any] | None = None
         self._said: set[str] = set()
 
@@ -4891,7 +4891,6 @@ class AttentionVisualizer:
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
         drawing, layers, options = self._planned(layer_idx, options)
-        save_record = None if save_record is None else str(save_record)
         settings = self._settings(layers, start_phrase, drawing, save_record, options) | {"check": check}
         samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
         check_output_dir(output_dir)
@@ -4899,13 +4898,9 @@ class AttentionVisualizer:
         def settings_of(number: int) -> dict:
             return {**settings, "input": fingerprint(samples[number], Path(image_dir), allow_absolute_paths)}
 
-        def still_open(number: int) -> bool:
-            return overwrite or bool(self.tp_plan or unfinished_samples(output_dir, [number], settings_of))
-
         def answer(number: int, facts: dict) -> AttentionRecord:
             sample, where = samples[number], f"sample {number} of {benchmark_json}"
-            if isinstance(sample, dict):
-                facts |= {key: sample.get(key) for key in ("id", "answer")}
+            facts |= {key: sample.get(key) for key in ("id", "answer") if isinstance(sample, dict)}
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
             facts["settings"] = settings_of(number)
             record = self.last_record = self.record(sample, images, layers, **options)
@@ -4914,6 +4909,8 @@ class AttentionVisualizer:
                 self.last_record = self.check(record, sample, images, drawing, **options)
             return self.last_record
 
+        again = overwrite or self.tp_plan  # the processes of a plan have to agree
+        still_open = lambda number: again or unfinished_samples(output_dir, [number], settings_of)  # noqa: E731
         own, is_first, wait_for_everyone = self._part(numbers)
         waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
         if waiting:
@@ -4937,7 +4934,7 @@ class AttentionVisualizer:
         self._head(how)
         if how.response is not None:
             raise ValueError("response is the answer to one sample; give response_key, the field that holds each one's")
-        if save_record is not None and (Path(save_record).name != save_record or Path(save_record).suffix != ".npz"):
+        if save_record is not None and not re.fullmatch(r"[^/\\]+\.npz", str(save_record)):
             raise ValueError(f"save_record {save_record} is no name for each sample's folder; give one such as run.npz")
         find_encoder()
         path = Path(self.model_name_or_path)
@@ -5153,16 +5150,8 @@ def report_samples(rows: list[dict], output_dir: str | Path) -> str:
     return str(table)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry: prints the path of each video, or of a dataset's table.
-
-    Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
-    number of the signal that stopped it.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
-    parser = build_parser()
-    arguments = vars(parser.parse_args(argv))
+def check_flags(parser: argparse.ArgumentParser, arguments: dict) -> None:
+    """Let the parser tell of flags that are missing, or that do not go together."""
     needed = ["model_path", "benchmark_json", "image_dir"]
     if arguments["from_record"]:  # it keeps its pictures
         needed = needed[1:] if arguments["benchmark_json"] or arguments["image_dir"] else []
@@ -5176,6 +5165,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry: prints the path of each video, or of a dataset's table.
+
+    Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
+    number of the signal that stopped it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
+    parser = build_parser()
+    arguments = vars(parser.parse_args(argv))
+    check_flags(parser, arguments)
     level, number = logging.DEBUG if arguments.pop("verbose") else NOTE, process_number(arguments["tp_plan"])
     # Of processes that share out a dataset, too, the first one tells the end.
     first = not (number if isinstance(arguments["sample_idx"], int) else int(os.environ.get("RANK", 0)))
