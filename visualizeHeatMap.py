@@ -935,7 +935,8 @@ def forced_pass(model: Any, inputs: Any, response_ids: Sequence[int], **options:
     """The model's output for prompt and response, by one pass without a cache and without gradients.
 
     The response's last token is left out: it produces nothing that is shown. options: a `logits_to_keep` among them
-    must be a tensor; a number would make gemma4 cut its queries.
+    must be a slice. A number would make gemma4 cut its queries; a tensor would be moved by accelerate to the card where
+    the model begins, which need not be that of its last layers.
     """
     import torch
 
@@ -1461,8 +1462,6 @@ def record_rows(
 
     With `response_ids` nothing is generated: one teacher-forced pass gives every row.
     """
-    import torch
-
     P = inputs["input_ids"].shape[1]
     steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
     recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config), shared_heads(model))
@@ -1470,7 +1469,7 @@ def record_rows(
         if response_ids is None:
             response_ids, _ = generate_response(model, inputs, generation)
         else:
-            forced_pass(model, inputs, response_ids, logits_to_keep=torch.tensor([-1]))
+            forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
     if not recorder.reached:
         return None
     weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
@@ -1578,13 +1577,11 @@ def survey_heads(
 
     Raises RuntimeError where the model does not go through our attention function.
     """
-    import torch
-
     P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
     layers = crossing or attention_layers(model.config)
     survey = HeadSurvey(layers, P - 1, P - 1 + T, located, regions, bool(crossing))
     with recording(model, survey):
-        forced_pass(model, inputs, response_ids, logits_to_keep=torch.tensor([-1]))
+        forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
     if not survey.found:
         raise RuntimeError(
             f"{type(model).__name__} does not go through transformers' AttentionInterface, so that no layer or head "
@@ -1619,7 +1616,7 @@ def response_log_probabilities(model: Any, inputs: Any, response_ids: list[int],
     import torch
 
     P = inputs["input_ids"].shape[1]
-    keep = torch.arange(P - 1 + steps.start, P - 1 + steps.stop)
+    keep = slice(P - 1 + steps.start, P - 1 + steps.stop)
     logits_TV = forced_pass(model, inputs, response_ids[: steps.stop], logits_to_keep=keep).logits[0]
     wanted = torch.tensor(response_ids[steps.start : steps.stop], device=logits_TV.device)
     parts = zip(logits_TV.split(LOGITS_PER_BLOCK), wanted.split(LOGITS_PER_BLOCK))

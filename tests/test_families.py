@@ -97,6 +97,46 @@ def test_rows_equal_eager_attention_and_tokens_are_the_models_own(visualizer, fa
             assert not found_TK[:, K:].any(), layer
 
 
+def on_two_cards(model: Any) -> dict[str, int]:
+    """A device map as device_map="auto" makes it of a large model: the later layers and what follows on card 1."""
+    decoder = model.get_decoder()
+    head, tied = model.get_output_embeddings(), model.get_input_embeddings().weight
+    later = [*decoder.layers[len(decoder.layers) // 2 :], decoder.norm, *([head] if head.weight is not tied else [])]
+
+    def places(name: str, module: Any) -> dict[str, int]:
+        if module in later:
+            return {name: 1}
+        if not any(part in later for part in module.modules()):
+            return {name: 0}
+        found = {f"{name}.{own}": 0 for own, _ in module.named_parameters(recurse=False)}
+        for child, part in module.named_children():
+            found |= places(f"{name}.{child}" if name else child, part)
+        return found
+
+    return places("", model)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@every_family_and_more
+def test_layers_on_two_cards_have_the_rows_of_one(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(vhm, "CHECK_DRAWS", 2)
+    checkpoint = str(tiny.family_checkpoint(family, tmp_path / family))
+    given = {"dtype": "float32", "max_image_num": 4, "processor_kwargs": processor_kwargs(family)}
+    one = vhm.AttentionVisualizer(checkpoint, device_map={"": 0}, **given)
+    two = vhm.AttentionVisualizer(checkpoint, device_map=on_two_cards(one.model), **given)
+    layers = vhm.cross_layers(one.config) or vhm.attention_layers(one.config)
+    assert {weight.device.index for weight in two.model.get_decoder().layers.parameters()} == {0, 1}
+    answer = {"response": "It is on the left.", "neutral_prompt": vhm.NEUTRAL_PROMPT}
+    for options in ({}, {"attention": "eager"}, answer, answer | {"head": "auto"}, {"do_sample": True, "seed": 3}):
+        first, second = (viz.record(SAMPLE, PICTURES, layers, max_new_tokens=8, **options) for viz in (one, two))
+        np.testing.assert_array_equal(first.token_ids, second.token_ids)
+        np.testing.assert_allclose(first.weights, second.weights, rtol=0, atol=1e-5)
+        assert first.auto_heads == second.auto_heads
+    first, second = (viz.check(record, SAMPLE, PICTURES) for viz, record in ((one, first), (two, second)))
+    assert [check.layer for check in first.checks] == [check.layer for check in second.checks]
+
+
 # ------------------------------------------------------------------------------------- 2. boxes are true to the pixels
 
 

@@ -248,6 +248,26 @@ def test_a_model_of_which_parts_are_kept_on_disk_has_the_same_rows(tiny, tmp_pat
         np.testing.assert_array_equal(found, expected)
 
 
+def test_no_pass_is_given_tensors_that_accelerate_would_move_away_from_the_last_layers(tiny):
+    """It moves every tensor to the first card; one that points into the hidden states is needed on the last."""
+    inputs, ids, given = inputs_of(tiny), [65, 66, 67], set()
+    located = vhm.locate_image_tokens(tiny.model, tiny.processor, inputs, [picture((150, 110)), picture((90, 130))])
+    regions = vhm.picture_regions(located, [(150, 110), (90, 130)])
+
+    def note(module, arguments, keywords):
+        given.update(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
+
+    hook = tiny.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        vhm.record_rows(tiny.model, inputs, (1,), "mean", {}, ids)
+        vhm.record_rows_eager(tiny.model, inputs, (1,), "mean", {}, ids)
+        vhm.survey_heads(tiny.model, inputs, ids, located, regions)
+        vhm.response_log_probabilities(tiny.model, inputs, ids, range(1, 3))
+    finally:
+        hook.remove()
+    assert given == set(inputs)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_recording_on_the_gpu_takes_no_memory_beyond_plain_generation():
