@@ -1425,14 +1425,21 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
 
     def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token
         bar.update()
+        # Of a cache that grows each step has a number of keys of its own, for each of which cuDNN's attention, torch's
+        # first choice on some GPUs, builds a plan: tens of milliseconds. The prompt is its one pass that is worth it.
+        torch.backends.cuda.enable_cudnn_sdp(cudnn and "cache_implementation" in generation)
         return scores
 
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
     limit, progress = generation["max_new_tokens"], LogitsProcessorList([move_on])
     started = time.perf_counter()
-    with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
-        output = model.generate(
-            **inputs, **generation, logits_processor=progress, return_dict_in_generate=True, **kwargs
-        )
+    try:
+        with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
+            output = model.generate(
+                **inputs, **generation, logits_processor=progress, return_dict_in_generate=True, **kwargs
+            )
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
     response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
     if response_ids and response_ids[-1] in _end_ids(model):

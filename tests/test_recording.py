@@ -95,6 +95,29 @@ def test_recording_changes_no_token(tiny):
     assert plain[: len(rows.response_ids)] == rows.response_ids
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("more, steps", [({}, False), ({"cache_implementation": "static"}, True)])
+def test_steps_of_a_growing_cache_are_kept_from_cudnn_which_plans_anew_for_each_length(tiny, more, steps, before):
+    """The pass over the prompt and the steps of a static cache are not; an error, too, puts it back."""
+    inputs, allowed, kept = inputs_of(tiny), [], torch.backends.cuda.cudnn_sdp_enabled()
+
+    def note(*_):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        if len(allowed) == 4:
+            raise RuntimeError("stopped")
+
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    hook = tiny.model.get_decoder().register_forward_pre_hook(note)
+    try:
+        with pytest.raises(RuntimeError, match="stopped"):
+            vhm.generate_response(tiny.model, inputs, {"max_new_tokens": 6, **GREEDY, **more})
+        assert allowed == [before, *[before and steps] * 3]
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    finally:
+        hook.remove()
+        torch.backends.cuda.enable_cudnn_sdp(kept)
+
+
 def test_no_matrix_of_all_positions_is_held(tiny):
     recorder = vhm.AttentionRecorder((1,), first_query=inputs_of(tiny)["input_ids"].shape[1] - 1)
     with vhm.recording(tiny.model, recorder), torch.no_grad():
