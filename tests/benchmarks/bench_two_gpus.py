@@ -5,11 +5,15 @@ python tests/benchmarks/bench_two_gpus.py [--parts spread offload tensor sweep] 
 Random weights, the real configurations. Without a GPU the same runs with the small shape on the CPU.
 
 spread   the 32B shape and a prompt that one card cannot hold beside the weights: the estimate refuses it on one card,
-         then two cards record it, in layers on both; before that, a short prompt's rows against eager attention.
+         then two cards record it, in layers on both; before that, a short prompt's rows against eager attention. The
+         default length is for cards of 140 GB; take 98304 on those of 80.
 offload  the 72B shape with a fifth of its weights on the host, of which one card is enough.
 tensor   the 7B shape, written as a checkpoint: one process, then two by torchrun with tp_plan "auto"; generation with
-         and without recording, and the rows of one response in both.
-sweep    all samples of the demo by the command line in one process, then by accelerate in two.
+         and without recording, and the rows of one response in both (to tell an error from rounding:
+         --tensor_dtype float32).
+sweep    samples of the demo by the command line in one process on one card, then by accelerate in two; answered by a
+         checkpoint of the 7B shape beside the demo's processor, whose answers mean nothing (by the demo itself without
+         a GPU).
 """
 
 from __future__ import annotations
@@ -56,9 +60,9 @@ def say(name: str, *values: object) -> None:
 
 
 def apart(rows: np.ndarray, others: np.ndarray) -> dict:
-    """How far rows lie apart: the largest difference of a weight, and of a row, as the part of it that has moved."""
+    """How far rows lie apart: the largest difference of a weight, and the largest part of a row that has moved."""
     rows, others = rows.astype(np.float32), others.astype(np.float32)
-    moved = np.abs(rows - others).sum(-1).max() / 2
+    moved = (np.abs(rows - others).sum(-1) / others.sum(-1)).max() / 2
     return {"largest_difference": float(np.abs(rows - others).max()), "largest_part_moved": float(moved)}
 
 
@@ -121,8 +125,8 @@ def recorded(model, length: int, tokens: int) -> dict:
     }  # fmt: skip
 
 
-def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, np.ndarray]:
-    """Times of generation with and without recording, and the rows of a fixed response."""
+def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, dict[str, np.ndarray]]:
+    """Times of generation with and without recording, and the rows of a fixed response by heads and layer."""
     inputs, generation = prompt(model, arguments.tensor_length), greedy(arguments.tensor_tokens)
     count = model.config.text_config.num_hidden_layers
     layers = (count // 2, count - 1)
@@ -140,44 +144,51 @@ def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, np.ndarray]
         rounds=2,
     )
     response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
-    rows = [vhm.record_rows(model, inputs, layers, head, {}, response).weights for head in ("mean", "max", 3)]
-    return {name: values[:2] for name, values in results.items()}, np.stack(rows)
+    rows = {}
+    for head in ("mean", "max", 3):
+        weights = vhm.record_rows(model, inputs, layers, head, {}, response).weights
+        rows |= {f"heads {head}, layer {layer}": weights[:, place] for place, layer in enumerate(layers)}
+    return {name: values[:2] for name, values in results.items()}, rows
 
 
 def tensor_of_each_process(arguments: argparse.Namespace) -> None:
     """In torchrun's processes: the same runs on the shared model, compared with those of one process."""
     from transformers import AutoModelForImageTextToText
 
-    dtype = torch.bfloat16 if GPU else torch.float32
+    dtype = getattr(torch, arguments.tensor_dtype)
     plan = {"distributed_config": {"tp_plan": "auto"}}
     model = AutoModelForImageTextToText.from_pretrained(arguments.checkpoint, dtype=dtype, **plan).eval()
     weights = torch.cuda.memory_allocated() / 2**30 if GPU else 0.0
     results, rows = tensor_runs(model, arguments)
     if torch.distributed.get_rank() == 0:
-        alone = np.load(Path(arguments.checkpoint) / "rows.npy")
-        print(json.dumps({"runs": results, "weights_GiB": weights, "against_one_process": apart(rows, alone)}))
+        with np.load(Path(arguments.checkpoint) / "rows.npz") as alone:
+            close = {name: apart(rows[name], alone[name]) for name in rows}
+        print(json.dumps({"runs": results, "weights_GiB": weights, "against_one_process": close}))
     torch.distributed.destroy_process_group()
+
+
+def scratch_folder(size: int) -> str:
+    """Where a checkpoint of so many bytes may lie: in memory, or with the temporary files."""
+    folders = [folder for folder in ("/dev/shm", tempfile.gettempdir()) if Path(folder).is_dir()]
+    return next(folder for folder in folders if shutil.disk_usage(folder).free > 1.2 * size)
 
 
 def tensor(arguments: argparse.Namespace) -> dict:
     shape = arguments.tensor_shape
-    model = build(shape, "cuda" if GPU else "cpu")
+    model = build(shape, "cuda" if GPU else "cpu", getattr(torch, arguments.tensor_dtype))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    folders = [folder for folder in ("/dev/shm", tempfile.gettempdir()) if Path(folder).is_dir()]
-    scratch = next(folder for folder in folders if shutil.disk_usage(folder).free > 1.2 * size)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_folder(size)) as folder:
         model.generation_config.temperature = None
         model.save_pretrained(folder)
         alone, rows = tensor_runs(model, arguments)
-        np.save(Path(folder) / "rows.npy", rows)
+        np.savez(Path(folder) / "rows.npz", **rows)
         del model
         gc.collect()
         torch.cuda.empty_cache()
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", __file__]
-        command += ["--parts", "tensor", "--checkpoint", folder, "--tensor_length", str(arguments.tensor_length)]
-        result = subprocess.run(
-            [*command, "--tensor_tokens", str(arguments.tensor_tokens)], capture_output=True, text=True
-        )
+        given = {name: str(value) for name, value in vars(arguments).items() if name.startswith("tensor_")}
+        command += ["--checkpoint", folder, *(word for name in given for word in (f"--{name}", given[name]))]
+        result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"two processes failed:\n{result.stderr}")
     two = json.loads(result.stdout.splitlines()[-1])
@@ -185,28 +196,57 @@ def tensor(arguments: argparse.Namespace) -> dict:
     for name, (seconds, peak) in alone.items():
         other, other_peak = two["runs"][name]
         say(f"{shape}, {tokens}, {name}", f"one {seconds:.2f} s {peak:.2f} GiB, two {other:.2f} s {other_peak:.2f} GiB")
-    say("rows of two processes against one", two["against_one_process"])
-    return {"shape": shape, "tokens": tokens, "one_process": alone, "two_processes": two}
+    for name, close in two["against_one_process"].items():
+        say(f"rows of two processes against one, {name}", *close.values())
+    return {
+        "shape": shape,
+        "dtype": arguments.tensor_dtype,
+        "tokens": tokens,
+        "one_process": alone,
+        "two_processes": two,
+    }
+
+
+def checkpoint_of_shape(shape: str, folder: Path) -> Path:
+    """Write random weights of a shape that answer prompts of the demo's processor."""
+    demo = json.loads((ROOT / "demo/model/config.json").read_text())
+    ids = {key: value for key, value in demo.items() if key.endswith("_token_id")}
+    build(shape, "cuda" if GPU else "cpu", **ids, vocab_size=demo["text_config"]["vocab_size"]).save_pretrained(folder)
+    for path in (ROOT / "demo/model").iterdir():
+        if path.name.startswith(("processor", "tokenizer", "chat_template")):
+            shutil.copy(path, folder)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return folder
 
 
 def sweep(arguments: argparse.Namespace) -> dict:
-    """Seconds of the command line over all samples, by one process and by two, loading included."""
-    found = {}
-    for name, start in (
-        ("one", [sys.executable]),
-        ("two", [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]),
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            flags = [*shlex.split(arguments.sweep_flags), "--output_dir", folder]
-            command = [*start, str(ROOT / "visualizeHeatMap.py"), *flags]
-            began = time.perf_counter()
-            result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
-            found[name] = time.perf_counter() - began
-            if result.returncode:
-                raise SystemExit(f"the sweep by {name} process(es) failed:\n{result.stderr}")
-            found[f"{name}_files"] = sum(path.is_file() for path in Path(folder).rglob("*"))
-    say("sweep, s by one and two processes, speed-up", found["one"], found["two"], found["one"] / found["two"])
+    """Seconds of the command line over samples, by one process on one card and by two on two."""
+    shape, found = arguments.sweep_shape, {"shape": arguments.sweep_shape or "demo", "flags": arguments.sweep_flags}
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2"]
+    with tempfile.TemporaryDirectory(dir=scratch_folder(2**34)) as folder:
+        model = checkpoint_of_shape(shape, Path(folder)) if shape else ROOT / "demo/model"
+        for count, start in ((1, []), (2, launch)):
+            found[f"by {count}"] = swept(model, arguments.sweep_flags, count, start)
+            say(f"sweep, {found['shape']}, by {count}: s in all, samples a s", *found[f"by {count}"].values())
+    for name in found["by 1"]:
+        say(f"two over one, {name}", found["by 2"][name] / found["by 1"][name])
     return found
+
+
+def swept(model: Path, flags: str, count: int, start: list[str]) -> dict:
+    """Seconds of a sweep, loading included, and samples a second from the end of each process's first one."""
+    cards = {"CUDA_VISIBLE_DEVICES": ",".join(str(card) for card in range(count))} if GPU else {}
+    with tempfile.TemporaryDirectory() as folder:
+        given = ["--model_path", str(model), *shlex.split(flags), "--output_dir", folder]
+        command = [sys.executable, *start, str(ROOT / "visualizeHeatMap.py"), *given]
+        began = time.perf_counter()
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | cards)
+        seconds = time.perf_counter() - began
+        if result.returncode:
+            raise SystemExit(f"the sweep by {count} process(es) failed:\n{result.stderr}")
+        ends = sorted(video.stat().st_mtime for video in Path(folder).rglob("*.mp4"))
+    return {"seconds": seconds, "samples_a_second": (len(ends) - count) / (ends[-1] - ends[count - 1])}
 
 
 def main() -> None:
@@ -221,11 +261,17 @@ def main() -> None:
     add("--tensor_shape", default="7b" if GPU else "small")
     add("--tensor_length", type=int, default=4096 if GPU else 1024)
     add("--tensor_tokens", type=int, default=128 if GPU else 16)
+    add("--tensor_dtype", default="bfloat16" if GPU else "float32")
     add("--checkpoint", help=argparse.SUPPRESS)  # given to the processes that torchrun starts
     add(
+        "--sweep_shape",
+        default="7b" if GPU else None,
+        help="random weights of this shape; by default without a GPU: the demo",
+    )
+    add(
         "--sweep_flags",
-        default="--model_path demo/model --benchmark_json demo/dataset.json --image_dir demo/images --layer_idx 7 "
-        "--sample_idx all",
+        default="--benchmark_json demo/dataset.json --image_dir demo/images --layer_idx 7 --max_new_tokens 128 "
+        f"--sample_idx {'0-23' if GPU else 'all'}",
     )
     arguments = parser.parse_args()
     if arguments.checkpoint:

@@ -57,17 +57,23 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(shape: str, device: str) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of a shape with random weights: bfloat16 on a GPU, float32 on a CPU."""
+def build(shape: str, device: str, dtype: torch.dtype | None = None, **changes) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of a shape with random weights: bfloat16 on a GPU, float32 on a CPU, where no dtype is given.
+
+    changes: another vocab_size, other ids of special tokens.
+    """
     with torch.device(device):
-        return new_model(shape, torch.bfloat16 if device == "cuda" else torch.float32)
+        return new_model(shape, dtype or (torch.bfloat16 if device == "cuda" else torch.float32), **changes)
 
 
-def new_model(shape: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
+def new_model(shape: str, dtype: torch.dtype, **changes) -> Qwen2_5_VLForConditionalGeneration:
     text, vision = SHAPES[shape]
+    text = text | {key: changes.pop(key) for key in ("vocab_size",) if key in changes}
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS))
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS | changes)
+    )
     torch.set_default_dtype(torch.float32)
     vhm.logger.setLevel("ERROR")  # every answer is cut here
     model.generation_config.eos_token_id = None
