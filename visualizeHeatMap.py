@@ -4357,19 +4357,19 @@ class BackgroundDrawing:
 
 def run_samples(
     numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], AttentionRecord],
-    beside: BackgroundDrawing | None, still_open: Callable[[int], Any],
+    beside: BackgroundDrawing | None, settings_of: Callable[[int], dict] | None,
 ) -> None:  # fmt: skip
     """Answer one sample after the other, and have each drawn while the next is answered.
 
     answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
-    still_open: false for a sample that another run has finished meanwhile.
+    settings_of: of a sample that another run may have finished meanwhile, to leave it out; None where all are done.
     Raises OSError where nothing can be written any more.
     """
     from tqdm import tqdm
 
     for number in tqdm(numbers, desc="samples", unit="sample"):
         check_output_dir(output_dir)
-        if not still_open(number):
+        if settings_of and not unfinished_samples(output_dir, [number], settings_of):
             continue
         folder, facts = sample_folder(output_dir, number), {"sample": number}
         try:
@@ -4887,11 +4887,10 @@ class AttentionVisualizer:
 
         sample_idx: as in `select_samples`. overwrite: do samples again that an earlier run has finished; without it a
         run that was stopped goes on. save_record: a name, under which the record of each sample is kept in its folder.
-        The rest is as in `create_attention_visualization_for_sample`.
-        Under `accelerate launch` each process takes a part of the samples, and a card of its own.
-        Returns the rows of the table, `output_dir/samples.csv`, of these samples: sample, id, response, answer,
-        correct (1 or 0, None without an answer), image_share_{phase}_layer{layer} (0..1, mean over the phase's steps),
-        files, error: why a sample failed; the rest goes on.
+        The rest is as in `create_attention_visualization_for_sample`. Under `accelerate launch` each process takes a
+        part of the samples, and a card of its own.
+        Returns their rows of `output_dir/samples.csv`: sample, id, response, answer, correct (1, 0, or None without an
+        answer), image_share_{phase}_layer{layer} (0..1, mean over its steps), files, error (why it failed).
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
         drawing, layers, options = self._planned(layer_idx, options)
@@ -4904,7 +4903,7 @@ class AttentionVisualizer:
 
         def answer(number: int, facts: dict) -> AttentionRecord:
             sample, where = samples[number], f"sample {number} of {benchmark_json}"
-            facts |= {key: sample.get(key) for key in ("id", "answer") if isinstance(sample, dict)}
+            facts |= {key: sample.get(key) for key in ("id", "answer")} if isinstance(sample, dict) else {}
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
             facts["settings"] = settings_of(number)
             record = self.last_record = self.record(sample, images, layers, **options)
@@ -4913,8 +4912,6 @@ class AttentionVisualizer:
                 self.last_record = self.check(record, sample, images, drawing, **options)
             return self.last_record
 
-        again = overwrite or self.tp_plan  # the processes of a plan have to agree
-        still_open = lambda number: again or unfinished_samples(output_dir, [number], settings_of)  # noqa: E731
         own, is_first, wait_for_everyone = self._part(numbers)
         waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
         if waiting:
@@ -4922,7 +4919,8 @@ class AttentionVisualizer:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         try:
             with BackgroundDrawing(start_phrase, drawing, save_record) as beside:
-                run_samples(waiting, output_dir, answer, beside if is_first or not self.tp_plan else None, still_open)
+                writer = beside if is_first or not self.tp_plan else None  # processes of a plan have to agree
+                run_samples(waiting, output_dir, answer, writer, None if overwrite or self.tp_plan else settings_of)
             wait_for_everyone()
         finally:
             if is_first:
