@@ -4355,6 +4355,21 @@ class BackgroundDrawing:
             fail_sample(folder, facts, reason)
 
 
+@contextmanager
+def said_of(number: int) -> Iterator[None]:
+    """Within this block whatever is logged names the sample."""
+
+    def name(message: logging.LogRecord) -> bool:
+        message.msg = f"sample {number}: {message.msg}"
+        return True
+
+    logger.addFilter(name)
+    try:
+        yield
+    finally:
+        logger.removeFilter(name)
+
+
 def run_samples(
     numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], AttentionRecord],
     beside: BackgroundDrawing | None, settings_of: Callable[[int], dict] | None,
@@ -4375,7 +4390,8 @@ def run_samples(
         try:
             if beside:
                 forget_sample(folder)
-            record = answer(number, facts)
+            with said_of(number):
+                record = answer(number, facts)
             if beside:
                 beside.start(folder, facts, record)
         except NoSpaceLeft:  # it may be the sample before that found none
@@ -4907,7 +4923,7 @@ class AttentionVisualizer:
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
             facts["settings"] = settings_of(number)
             record = self.last_record = self.record(sample, images, layers, **options)
-            logger.info("sample %d: %s", number, one_line(record.response))
+            logger.info("%s", one_line(record.response))
             if check:
                 self.last_record = self.check(record, sample, images, drawing, **options)
             return self.last_record

@@ -254,6 +254,15 @@ def test_a_finished_sample_of_other_settings_or_data_is_told_before_the_model_is
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
+def test_what_is_said_of_one_sample_names_it_and_later_words_do_not(tiny, dataset, tmp_path, caplog):
+    tiny.visualize_dataset(*dataset, [3, 2, 0], 1, output_dir=tmp_path / "out", **QUICK)
+    cut = [record.getMessage().split(": ")[0] for record in caplog.records if "was cut at" in record.getMessage()]
+    assert cut == ["sample 3", "sample 0"]
+    caplog.clear()
+    vhm.logger.warning("later")
+    assert caplog.messages == ["later"]
+
+
 def test_a_sample_that_cannot_be_drawn_is_reported_and_keeps_its_response(tiny, dataset, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(vhm, "__file__", str(tmp_path / "fail.py"))
     (tmp_path / "fail.py").write_text("import sys; sys.exit('error: no paint')")
