@@ -71,6 +71,7 @@ DEFAULT_PROMPT_TEMPLATE = (
 DEFAULT_LAYER = 20  # falls back to the last layer of a shallower model
 DEFAULT_MAX_NEW_TOKENS = 1024
 DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
+TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
 LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
@@ -150,7 +151,9 @@ FOOTER = 16 + BARS + SHARES + CURVE + PHASES + FOOTER_END
 NOTES = 28  # height of a line of notes, below the phases
 HATCH = 5  # width of a stripe
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20
+TALL_FONT_TEXT = 34  # in a frame taller than wide, whose text is as wide as the frame
 IMAGE_PANEL = (0.4, 0.45, 0.5, 0.55, 0.6)  # parts of the frame's width that the image panel may take
+TALL_IMAGE_PANEL = 0.6  # of what both panels share in a frame taller than wide, at most
 SUMMARY_COLUMNS = 4  # maps side by side, in two rows
 GIF_WIDTH, GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
 MOST_HEADS_NAMED = 4  # in the heading; more are named below the time line
@@ -3197,16 +3200,16 @@ def layout_images(
     record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
     sinks: np.ndarray | None = None,
 ) -> ImageLayout:  # fmt: skip
-    """Place the pictures, each as large as a panel of width × height pixels allows, and index their cells.
+    """Place the pictures, each as large as a panel of at most width × height pixels allows, and index their cells.
 
     sinks: (S,) bool, positions whose cells are hatched.
     """
-    panel = Image.new("RGB", (width, height), PAPER)
+    sizes, label = [image.size for image in images], _label_height(fonts, len(images))
+    slots = _picture_slots(sizes, width, height, label)
+    panel = Image.new("RGB", (width, _used_height(sizes, slots)), PAPER)
     draw = ImageDraw.Draw(panel)
-    index = np.zeros((height, width), np.int64)
+    index = np.zeros((panel.height, width), np.int64)
     found, sides = tuple(map(map_cells, record.images)), []
-    label = round(fonts.size * 1.5) if len(images) > 1 else 0
-    slots = _picture_slots([image.size for image in images], width, height, label)
     for number, (image, cells, (x, y, scale)) in enumerate(zip(images, found, slots), start=1):
         size = round(image.width * scale), round(image.height * scale)
         panel.paste(upright_rgb(image).resize(size, Image.Resampling.LANCZOS), (x, y))
@@ -3241,6 +3244,11 @@ def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
         panel.paste(colour, mask=Image.fromarray(mask.astype(np.uint8)))
 
 
+def _label_height(fonts: FontSet, count: int) -> int:
+    """Pixels above each of so many pictures, for its number; one alone has none."""
+    return round(fonts.size * 1.5) if count > 1 else 0
+
+
 def _picture_slots(
     sizes: Sequence[tuple[int, int]], width: int, height: int, label: int
 ) -> list[tuple[int, int, float]]:
@@ -3262,6 +3270,11 @@ def _picture_slots(
             x += w * scale + label
         y += label + max(h * scale for (_, h), scale in row)
     return slots
+
+
+def _used_height(sizes: Sequence[tuple[int, int]], slots: Sequence[tuple[int, int, float]]) -> int:
+    """Rows that pictures in these slots take."""
+    return max(y + round(height * scale) for (_, height), (_, y, scale) in zip(sizes, slots))
 
 
 def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -3445,7 +3458,7 @@ class DrawingOptions:
     draw_points: str = "auto"
     """Mark the places that the response names: "thousandths" of the picture, its "pixels", "auto" or "off"."""
     frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
-    """Width and height in even pixels."""
+    """Width and height in even pixels; in a frame taller than wide the pictures stand above the text."""
     font_path: str | None = None
     """Font of the text; by default a sans font of the system."""
     format: str = "mp4"
@@ -3582,32 +3595,31 @@ class FrameRenderer:
         self.record, self.layer, self.text_style = record, layer, options.text_style
         self.colormap = COLORMAPS.get(options.colormap, options.colormap)
         self.width, self.height = options.frame_size
+        self.tall = self.height > self.width
         text_fonts, self.title_fonts, self.label_fonts = (
-            FontSet(self.px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)
+            FontSet(self.px(size), options.font_path)
+            for size in (TALL_FONT_TEXT if self.tall else FONT_TEXT, FONT_TITLE, FONT_LABEL)
         )
-        margin, self.top = self.px(MARGIN), self.px(HEADER)
+        margin = self.px(MARGIN)
         shown = shown_rows(record, layer, *options.map)
         self.unit = BASELINES[options.baseline][1], options.baseline == "relative"
         notes = _wrapped(map_notes(record, layer, options, shown), self.label_fonts, self.width - 2 * margin)
-        self.panel_height = self.height - self.top - self.px(FOOTER) - len(notes) * self.px(NOTES)
-        self.sizes = [image.size for image in images]
-        image_width = self._image_width(self.width - 3 * margin)
-        self.panel_width = self.width - 3 * margin - image_width
-        self.x_text, self.x_image, self.right = margin, 2 * margin + self.panel_width, self.width - margin
+        self.sizes, self.left, self.right = [image.size for image in images], margin, self.width - margin
+        self.footer = self.height - self.px(FOOTER) - len(notes) * self.px(NOTES) + self.px(16)
+        self._place_panels(self.footer - self.px(16))
 
         start, self.first_step = find_panel_start(record, start_phrase)
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
-        self.text = layout_text(pieces, text_fonts, self.panel_width)
-        self.image = layout_images(record, images, image_width, self.panel_height, self.label_fonts, shown.sinks)
+        self.text = layout_text(pieces, text_fonts, self.text_size[0])
+        self.image = layout_images(record, images, *self.image_size, self.label_fonts, shown.sinks)
         self._weigh(shown, start, pieces, options.scale)
         self.shares = attention_shares(record, layer)
         self.marks = response_marks(record, layer, self.sizes, options.draw_points)
         self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
-        self.footer = self.top + self.panel_height + self.px(16)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
-        self.base.paste(Image.fromarray(self.image.picture), (self.x_image, self.top))
-        at = (self.x_image, round(self.top * 0.6))
+        self.base.paste(Image.fromarray(self.image.picture), self.image_at)
+        at = (self.image_at[0], self._heading(self.image_at[1]))
         title = layer_title(record, layer)
         fonts = self.title_fonts if at[0] + self.title_fonts.width(title) <= self.right else self.label_fonts
         _draw_runs(ImageDraw.Draw(self.base), at, title, fonts, INK)
@@ -3634,11 +3646,32 @@ class FrameRenderer:
         self.any_heat = bool((np.nan_to_num(self.cell_weights) > 0).any())
         self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
 
-    def _image_width(self, width: int) -> int:
-        """Pixels of the image panel, of those that both panels share: no wider than makes the pictures larger."""
-        widths = [round(width * part) for part in IMAGE_PANEL]
-        slots = [_picture_slots(self.sizes, w, self.panel_height, self.label_fonts.size) for w in widths]
-        return max(zip(widths, slots), key=lambda panel: (round(min(s for *_, s in panel[1]), 4), -panel[0]))[0]
+    def _place_panels(self, bottom: int) -> None:
+        """Where the text and the pictures stand, (x, y), and how large, down to a row.
+
+        They stand side by side; in a frame taller than wide the pictures stand above the text where they are larger so.
+        """
+        margin, top, label = self.left, self.px(HEADER), _label_height(self.label_fonts, len(self.sizes))
+
+        def scale(width: int, height: int) -> float:
+            return round(min(scale for *_, scale in _picture_slots(self.sizes, width, height, label)), 4)
+
+        both, height = self.width - 3 * margin, bottom - top
+        # No wider than makes the pictures larger.
+        width = max((round(both * part) for part in IMAGE_PANEL), key=lambda width: (scale(width, height), -width))
+        self.image_size, self.text_size = (width, height), (both - width, height)
+        self.text_at, self.image_at = (margin, top), (2 * margin + both - width, top)
+        self.second_bar = (margin + self.right) // 2 if self.tall else self.image_at[0]
+        above = self.right - margin, round((height - top) * TALL_IMAGE_PANEL)
+        self.stacked = self.tall and scale(*above) > scale(width, height)
+        if self.stacked:
+            used = _used_height(self.sizes, _picture_slots(self.sizes, *above, label))
+            self.image_size, self.image_at, self.text_at = above, (margin, top), (margin, 2 * top + used)
+            self.text_size = above[0], bottom - self.text_at[1]
+
+    def _heading(self, top: int) -> int:
+        """The base line of the heading of a panel."""
+        return top - self.px(HEADER) + round(self.px(HEADER) * 0.6)
 
     def check_step(self, step: int) -> int:
         """A step that has a frame; negative ones count from the end. Raises ValueError."""
@@ -3649,8 +3682,9 @@ class FrameRenderer:
         return number
 
     def px(self, length: float) -> int:
-        """Pixels of a length that is given for a frame of 1920 × 1080."""
-        return max(round(length * min(self.width / DEFAULT_FRAME_SIZE[0], self.height / DEFAULT_FRAME_SIZE[1])), 1)
+        """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of TALL_FRAME_SIZE."""
+        width, height = TALL_FRAME_SIZE if self.tall else DEFAULT_FRAME_SIZE
+        return max(round(length * min(self.width / width, self.height / height)), 1)
 
     def draw(self, step: int) -> np.ndarray:
         """The frame of one step: (Y, X, 3) uint8."""
@@ -3661,12 +3695,12 @@ class FrameRenderer:
         canvas = self.base.copy()
         canvas.paste(
             visualize_attention_step(
-                self.text, text_values, current, self.panel_height, self.colormap, self.text_style
+                self.text, text_values, current, self.text_size[1], self.colormap, self.text_style
             ),
-            (self.x_text, self.top),
+            self.text_at,
         )
         heat = heat_tint(self.image, self.cell_weights[frame_number] / cell_end, self.colormap)
-        canvas.paste(heat, (self.x_image, self.top + self.image.cell_rows.start), heat)
+        canvas.paste(heat, (self.image_at[0], self.image_at[1] + self.image.cell_rows.start), heat)
         draw = ImageDraw.Draw(canvas)
         self._draw_marks(canvas, step)
         self._draw_token(draw, step, self.text.pieces[current].text)
@@ -3678,11 +3712,11 @@ class FrameRenderer:
 
     def _draw_token(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
         """Which token this is."""
-        px, fonts, base = self.px, self.title_fonts, round(self.top * 0.6)
+        px, fonts, base = self.px, self.title_fonts, self._heading(self.text_at[1])
         title = f"token {step + 1} of {self.record.response_length}"
-        x = _draw_runs(draw, (self.x_text, base), title, fonts, INK) + px(24)
+        x = _draw_runs(draw, (self.text_at[0], base), title, fonts, INK) + px(24)
         shown = " ".join(token.replace("\n", NEWLINE_MARK).split()) or "space"
-        while x + fonts.width(shown) > self.x_image - 2 * px(MARGIN) and len(shown) > 1:
+        while x + fonts.width(shown) > self.text_at[0] + self.text_size[0] - px(MARGIN) and len(shown) > 1:
             shown = shown[: 3 * (len(shown) - 1) // 4] + "…"
         chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
         draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
@@ -3697,7 +3731,7 @@ class FrameRenderer:
         if self.mark_overlay[0] != marks:
             overlay = draw_marks(self.image, marks, self.label_fonts)
             box = overlay.getbbox()
-            at, overlay = (self.x_image + box[0], self.top + box[1]), overlay.crop(box)
+            at, overlay = (self.image_at[0] + box[0], self.image_at[1] + box[1]), overlay.crop(box)
             self.mark_overlay = marks, (overlay.convert("RGB"), at, overlay.getchannel("A"))
         canvas.paste(*self.mark_overlay[1])
         inside = share_inside(self.record, self.layer, step, marks, self.sizes)
@@ -3709,8 +3743,8 @@ class FrameRenderer:
     def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
         """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white."""
         px, fonts, draw, y, width = self.px, self.label_fonts, ImageDraw.Draw(canvas), self.footer, self.px(220)
-        text = (self.x_text, "a token", self.text_ends, TEXT_ALPHA, (BASELINES["off"][1], False))
-        for x, name, ends, alpha, unit in (text, (self.x_image, "a cell", self.cell_ends, CELL_ALPHA, self.unit)):
+        text = (self.left, "a token", self.text_ends, TEXT_ALPHA, (BASELINES["off"][1], False))
+        for x, name, ends, alpha, unit in (text, (self.second_bar, "a cell", self.cell_ends, CELL_ALPHA, self.unit)):
             low = "0" if unit[1] else "0%"
             left = round(_draw_runs(draw, (x, y + px(18)), f"{name}   {low}", fonts, INK)) + px(10)
             weights = np.linspace(0, 1, width)
@@ -3728,7 +3762,7 @@ class FrameRenderer:
 
         Where there is no room for all pictures, the last ones are left out.
         """
-        px, fonts, draw, x = self.px, self.label_fonts, ImageDraw.Draw(self.base), float(self.x_text)
+        px, fonts, draw, x = self.px, self.label_fonts, ImageDraw.Draw(self.base), float(self.left)
         self.share_base = self.footer + px(BARS) + px(50)
         self.share_numbers: list[tuple[Share, float]] = []
         gap, count = px(36), len(self.sizes)
@@ -3750,9 +3784,9 @@ class FrameRenderer:
 
     def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int) -> None:
         """One bar over the width of the frame: where this step's attention lies, with the numbers of the key below."""
-        top, x = self.footer + self.px(BARS), float(self.x_text)
+        top, x = self.footer + self.px(BARS), float(self.left)
         for share in self.shares:
-            end = x + float(share.weights[step]) * (self.right - self.x_text)
+            end = x + float(share.weights[step]) * (self.right - self.left)
             if round(end) > round(x):
                 box = [round(x), top, min(round(end), self.right) - 1, top + self.px(20)]
                 draw.rectangle(box, fill=share.colour)
@@ -3763,7 +3797,7 @@ class FrameRenderer:
     def _column(self, step: int) -> int:
         """Where a step begins on the time line, in pixels from its left."""
         steps = self.record.response_length - self.first_step
-        return (step - self.first_step) * (self.right - self.x_text) // steps
+        return (step - self.first_step) * (self.right - self.left) // steps
 
     def _draw_timeline(self) -> None:
         """The share of the pictures at each step, as bars over the phases: pale here, in full for `_draw_place`."""
@@ -3790,16 +3824,16 @@ class FrameRenderer:
                 _draw_runs(draw, (left + px(8), high + px(19)), phase.name, self.label_fonts, INK)
         pale = np.asarray(self.timeline).astype(float)
         pale[:high] = blend(255, pale[:high], COMING_ALPHA)
-        self.base.paste(Image.fromarray(pale.round().astype(np.uint8)), (self.x_text, self.timeline_y))
+        self.base.paste(Image.fromarray(pale.round().astype(np.uint8)), (self.left, self.timeline_y))
         caption = f"attention on the picture{'s' * (len(shares) > 1)} at each step, up to {top:.1%}"
-        _draw_runs(ImageDraw.Draw(self.base), (self.x_text, self.timeline_y - px(10)), caption, self.label_fonts, INK)
+        _draw_runs(ImageDraw.Draw(self.base), (self.left, self.timeline_y - px(10)), caption, self.label_fonts, INK)
 
     def _draw_place(self, canvas: Image.Image, draw: ImageDraw.ImageDraw, step: int) -> None:
         """The time line up to this step, and where the step stands on it."""
         px, y, left, right = self.px, self.timeline_y, self._column(step), self._column(step + 1)
-        canvas.paste(self.timeline.crop((0, 0, right, self.timeline.height)), (self.x_text, y))
-        left = min(self.x_text + left, self.right - px(4))
-        right = max(self.x_text + right, left + px(4)) - 1
+        canvas.paste(self.timeline.crop((0, 0, right, self.timeline.height)), (self.left, y))
+        left = min(self.left + left, self.right - px(4))
+        right = max(self.left + right, left + px(4)) - 1
         # Round the bar alone: below it stand the names of the phases.
         draw.rectangle([left, y - px(4), right, y + px(CURVE) - 1], outline=CURRENT_TOKEN, width=px(3))
 
@@ -5048,7 +5082,13 @@ def _add_drawing_flags(add: Callable) -> None:
     add("--colormap", choices=tuple(COLORMAPS), default="red_to_green", help="colours of low to high weights")
     add("--draw_points", choices=CHOICES["draw_points"], default="auto", help="mark the places that the answer names")
     add("--text_style", choices=CHOICES["text_style"], default="tint", help="colour the text's ground or its glyphs")
-    add("--frame_size", type=_frame_size, default=DEFAULT_FRAME_SIZE, metavar="WxH", help="size in even pixels")
+    add(
+        "--frame_size",
+        type=_frame_size,
+        default=DEFAULT_FRAME_SIZE,
+        metavar="WxH",
+        help="size in even pixels; in a tall frame the pictures stand above the text",
+    )
     add("--format", choices=CHOICES["format"], default="mp4", help="of the video")
     add("--frames", type=int, nargs="*", default=(), help="steps whose frames are also written as PNG, from 0")
     add("--summary", action="store_true", help="also write one PNG: the response, word maps, mean maps of the phases")

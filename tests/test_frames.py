@@ -21,7 +21,8 @@ def renderer_of(record, images=None, layer=1, size=SMALL, phrase="Based", **opti
 def cell_centre(renderer, cell):
     """(y, x) on the frame of the middle of a cell."""
     rows, columns = np.nonzero(renderer.image.cell_index == cell + 1)
-    return renderer.top + (rows.min() + rows.max()) // 2, renderer.x_image + (columns.min() + columns.max()) // 2
+    left, top = renderer.image_at
+    return top + (rows.min() + rows.max()) // 2, left + (columns.min() + columns.max()) // 2
 
 
 def hot_record(cells, **kwargs):
@@ -127,18 +128,52 @@ def test_the_heat_looks_as_it_did(name):
         np.testing.assert_allclose(np.asarray(heat, int), np.asarray(golden.convert("RGB"), int), atol=3)
 
 
+@pytest.mark.parametrize("size", [(640, 800), (720, 1280), (1080, 1920)])
+@pytest.mark.parametrize("sizes", [[(400, 300)], [(300, 300)], [(900, 100), (300, 400)]])
+def test_in_a_frame_taller_than_wide_the_pictures_stand_above_the_text(size, sizes):
+    record = make_record(["Based"], ["w"] * 3, grids=[(3, 4)] * len(sizes))
+    images = [picture(each) for each in sizes]
+    tall, wide = renderer_of(record, images, size=size), renderer_of(record, images, size=(size[0], size[0]))
+    high = len(tall.image.picture)
+    assert tall.stacked and not wide.stacked
+    assert tall.image_at[1] + high < tall.text_at[1] - tall.px(50) and tall.image_at[0] == tall.text_at[0]
+    assert tall.text_size[1] >= 0.3 * (tall.text_size[1] + high)
+    areas = [min(w * h for *_, w, h in renderer.image.places) for renderer in (tall, wide)]
+    assert areas[0] > areas[1]
+    assert max(top + high for _, top, _, high in tall.image.places) == high
+
+
+def test_a_picture_that_stacking_would_make_smaller_stands_beside_the_text_in_a_tall_frame_too():
+    renderer = renderer_of(make_record(["Based"], ["w"]), [picture((100, 900))], size=(640, 800))
+    assert not renderer.stacked and renderer.image_at[0] > renderer.text_at[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"baseline": "relative"}, {"baseline": "median"}, {"scale": "frame"}])
+@pytest.mark.parametrize("size", [(640, 360), (640, 640), (640, 800), (1080, 1920)])
+def test_the_colour_bars_and_their_numbers_stand_side_by_side(size, options):
+    record = hot_record([0, 3, 4])
+    if options.get("baseline") == "relative":
+        record = vhm.AttentionRecord(**{**vars(record), "neutral": np.full((2, 12), 1e-3, np.float32)})
+    renderer = renderer_of(record, size=size, **options)
+    bars = renderer.draw(1)[renderer.footer : renderer.footer + renderer.px(24)]
+    between = renderer.second_bar - renderer.px(vhm.MARGIN) // 2
+    assert (bars[:, between : renderer.second_bar] == 255).all() and (bars[:, renderer.right :] == 255).all()
+    assert (bars[:, : renderer.second_bar] != 255).any() and (bars[:, renderer.second_bar :] != 255).any()
+
+
 # ---- the text --------------------------------------------------------------------------------------
 
 
 def token_pixels(renderer, piece):
     """The background pixels of a piece in the panel of the first lines."""
-    height = renderer.panel_height // renderer.text.line_height * renderer.text.line_height
+    height = renderer.text_size[1] // renderer.text.line_height * renderer.text.line_height
     return (renderer.text.piece_index[:height] == piece + 1) & (renderer.text.ink[:height] == 0)
 
 
 def text_panel(renderer, step):
-    height = renderer.panel_height // renderer.text.line_height * renderer.text.line_height
-    panel = renderer.draw(step)[renderer.top :, renderer.x_text : renderer.x_text + renderer.panel_width]
+    height = renderer.text_size[1] // renderer.text.line_height * renderer.text.line_height
+    left, top = renderer.text_at
+    panel = renderer.draw(step)[top:, left : left + renderer.text_size[0]]
     return panel[: len(renderer.text.piece_index[:height])]
 
 
@@ -332,18 +367,24 @@ def test_a_run_of_image_tokens_is_a_chip_with_round_corners_coloured_by_its_weig
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(TEXTS, TEXTS, st.booleans())
-def test_nothing_is_drawn_outside_its_panel_and_the_current_token_is_in_every_frame(problem, response, wide):
+@given(TEXTS, TEXTS, st.booleans(), st.sampled_from([SMALL, (640, 800), (720, 1280)]))
+def test_nothing_is_drawn_outside_its_panel_and_the_current_token_is_in_every_frame(problem, response, wide, size):
     record = make_record(["Based", *problem], [text or "·" for text in response])
-    renderer = renderer_of(record, [picture((400, 100) if wide else (100, 400), "khaki")], phrase="Based")
-    renderer = renderer if "Based" in "".join(problem) else renderer_of(record, phrase="Based")
-    bottom = renderer.top + renderer.panel_height
+    renderer = renderer_of(record, [picture((400, 100) if wide else (100, 400), "khaki")], size=size)
+    renderer = renderer if "Based" in "".join(problem) else renderer_of(record, size=size)
+    (left, top), (width, height) = renderer.text_at, renderer.text_size
+    bottom = top + height
+    assert bottom <= renderer.footer and left + width <= renderer.right
     for step in range(0, record.response_length, 7):
         frame = renderer.draw(step)
-        gap = slice(renderer.x_text + renderer.panel_width, renderer.x_image)
-        assert (frame[:bottom, gap] == 255).all() and (frame[bottom : renderer.footer] == 255).all()
-        assert (frame[:, : renderer.x_text] == 255).all() and (frame[:, renderer.right :] == 255).all()
-        text = frame[renderer.top : bottom, renderer.x_text : renderer.x_image]
+        if renderer.stacked:  # between the pictures and the heading of the text
+            low, between = renderer.image_at[1] + len(renderer.image.picture), renderer.px(8)
+            assert (frame[low : low + between] == 255).all() and top > low + between
+        else:
+            assert (frame[:bottom, left + width : renderer.image_at[0]] == 255).all()
+        assert (frame[bottom : renderer.footer] == 255).all()
+        assert (frame[:, : renderer.left] == 255).all() and (frame[:, renderer.right :] == 255).all()
+        text = frame[top:bottom, left : left + width]
         current = renderer.text.pieces[int((renderer.piece_starts <= record.prompt_length + step).sum()) - 1]
         assert (text == vhm.CURRENT_TOKEN).all(axis=2).any() or not current.text.strip()
 
@@ -510,7 +551,7 @@ def test_phases_come_from_the_tags(response, phases):
 def test_the_time_line_has_its_past_in_full_its_future_pale_and_the_place_in_blue():
     renderer = renderer_of(make_record(["Based"], ["w"] * 20))
     frame, y = renderer.draw(9), renderer.timeline_y + renderer.px(vhm.CURVE) - 2
-    middle = [renderer.x_text + (renderer._column(n) + renderer._column(n + 1)) // 2 for n in range(20)]
+    middle = [renderer.left + (renderer._column(n) + renderer._column(n + 1)) // 2 for n in range(20)]
     assert (frame[y, middle[:10]] == vhm.SHARE_COLOURS[0]).all()
     assert (frame[y, middle[10:]] > np.array(vhm.SHARE_COLOURS[0]) + 50).all()
     place = np.nonzero((frame[renderer.timeline_y - 1 :] == vhm.CURRENT_TOKEN).all(axis=2))[1]
@@ -599,7 +640,7 @@ def test_a_mark_is_drawn_as_soon_as_its_place_is_generated_and_an_answer_takes_o
     def marked(step, x):
         """Whether the frame differs from one without marks at a place of the picture."""
         left, top, wide, high = renderer.image.places[0]
-        at = renderer.top + top + high // 2, renderer.x_image + left + int(x * wide)
+        at = renderer.image_at[1] + top + high // 2, renderer.image_at[0] + left + int(x * wide)
         area = tuple(slice(middle - 3, middle + 4) for middle in at)
         return bool((renderer.draw(step)[area] != plain.draw(step)[area]).any())
 
@@ -693,7 +734,7 @@ def test_a_sink_is_hatched_visibly_on_any_picture_and_not_tinted(colour, colorma
         """Of the pixels of the cell, but for the grid lines round it."""
         renderer = renderer_of(sink_record(), [picture(colour=colour)], colormap=colormap, **options)
         rows, columns = np.nonzero(renderer.image.cell_index == 6)
-        panel = renderer.draw(step)[renderer.top :, renderer.x_image :]
+        panel = renderer.draw(step)[renderer.image_at[1] :, renderer.image_at[0] :]
         return panel[rows.min() + 2 : rows.max() - 1, columns.min() + 2 : columns.max() - 1].mean(axis=2)
 
     light = lightness(0, sinks=True)
@@ -741,7 +782,7 @@ def test_notes_stand_below_the_time_line_within_the_frame(size):
     checks = (vhm.Check(1, "", "answer", 0.7, (0.1, 0.2)),)
     record = vhm.AttentionRecord(**{**vars(record), "checks": checks})
     plain, noted = renderer_of(sink_record(), size=size), renderer_of(record, size=size, view="clear")
-    lines = (plain.panel_height - noted.panel_height) / noted.px(vhm.NOTES)
+    lines = (plain.text_size[1] - noted.text_size[1]) / noted.px(vhm.NOTES)
     assert lines == round(lines) >= 2
     bottom = noted.timeline_y + noted.timeline.height + noted.px(5)
     written = (noted.draw(0)[bottom:] < 128).all(axis=2)
