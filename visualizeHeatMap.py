@@ -1428,8 +1428,8 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
 
     def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token
         bar.update()
-        # Of a cache that grows each step has a number of keys of its own, for each of which cuDNN's attention, torch's
-        # first choice on some GPUs, builds a plan: tens of milliseconds. The prompt is its one pass that is worth it.
+        # The prompt's pass is over. Where the cache grows, each step has a number of keys of its own, and for each of
+        # them cuDNN's attention, torch's first choice on some GPUs, would build a plan.
         torch.backends.cuda.enable_cudnn_sdp(cudnn and "cache_implementation" in generation)
         return scores
 
@@ -4411,7 +4411,8 @@ def run_samples(
     """Answer one sample after the other, and have each drawn while the next is answered.
 
     answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
-    settings_of: of a sample that another run may have finished meanwhile, to leave it out; None where all are done.
+    settings_of: of a sample that another run may have finished meanwhile, to leave it out; None where all are done,
+    as by processes that share a model: they have to agree.
     Raises OSError where nothing can be written any more.
     """
     from tqdm import tqdm
@@ -4969,7 +4970,7 @@ class AttentionVisualizer:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         try:
             with BackgroundDrawing(start_phrase, drawing, save_record) as beside:
-                writer = beside if is_first or not self.tp_plan else None  # processes of a plan have to agree
+                writer = beside if is_first or not self.tp_plan else None
                 run_samples(waiting, output_dir, answer, writer, None if overwrite or self.tp_plan else settings_of)
             wait_for_everyone()
         finally:

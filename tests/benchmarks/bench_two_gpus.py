@@ -224,7 +224,7 @@ def sweep(arguments: argparse.Namespace) -> dict:
     """Seconds of the command line over samples, by one process on one card and by two on two."""
     shape, found = arguments.sweep_shape, {"shape": arguments.sweep_shape or "demo", "flags": arguments.sweep_flags}
     launch = ["-m", "accelerate.commands.launch", "--num_processes", "2"]
-    with tempfile.TemporaryDirectory(dir=scratch_folder(2**34)) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_folder(2**34 if GPU else 0)) as folder:
         model = checkpoint_of_shape(shape, Path(folder)) if shape else ROOT / "demo/model"
         for count, start in ((1, []), (2, launch)):
             found[f"by {count}"] = swept(model, arguments.sweep_flags, count, start)
