@@ -93,8 +93,10 @@ class Case:
 
     def __init__(self, visualizer, sample: dict, images: list, ids: list[int]) -> None:
         self.images, self.ids = images, ids
-        self.inputs, located = visualizer._inputs(sample["problem"], images, vhm.DEFAULT_PROMPT_TEMPLATE, None)
-        neutral, places = visualizer._inputs(vhm.NEUTRAL_PROMPT, images, "{Question}", None)
+        self.inputs, located = visualizer._inputs(sample["problem"], images, vhm.RecordingOptions())
+        neutral, places = visualizer._inputs(
+            vhm.NEUTRAL_PROMPT, images, vhm.RecordingOptions(prompt_template="{Question}")
+        )
         model, P, layers = visualizer.model, self.inputs["input_ids"].shape[1], tuple(range(visualizer.num_layers))
         weights = all_rows(model, self.inputs, ids)
         at = np.concatenate([image.positions for image in places])
@@ -272,6 +274,8 @@ def main() -> None:
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    if arguments.samples < len(TASKS) * len(LANGUAGES):
+        parser.error(f"--samples {arguments.samples} is no sample of each task and language; give at least 4")
     started = time.perf_counter()
     model = str(ROOT / "demo" / "model")
     visualizer = vhm.AttentionVisualizer(model, dtype="float32", device_map=arguments.device)
