@@ -1428,8 +1428,8 @@ def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) 
 
     def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token
         bar.update()
-        # The prompt's pass is over. Where the cache grows, each step has a number of keys of its own, and for each of
-        # them cuDNN's attention, torch's first choice on some GPUs, would build a plan.
+        # The prompt's pass is over. Where the cache grows, each step has a number of keys of its own, and for each new
+        # one cuDNN's attention, torch's first choice on some GPUs, gets ready anew: 60 ms a token instead of 20.
         torch.backends.cuda.enable_cudnn_sdp(cudnn and "cache_implementation" in generation)
         return scores
 

@@ -62,6 +62,7 @@ def main() -> None:
         with torch.inference_mode():
             model.generate(**unseen, **generation)
         facts["plain_generate_s"] = time.perf_counter() - start
+        print(f"generated {arguments.tokens} tokens in the plain way in {facts['plain_generate_s']:.1f} s", flush=True)
     host_before = host_peak()
     if gpu:
         weights_GiB = torch.cuda.memory_allocated() / 2**30
@@ -70,7 +71,7 @@ def main() -> None:
     response_ids = vhm.generate_fast(model, inputs, generation) if arguments.fast else None
     rows = vhm.record_rows(model, inputs, (layer,), "mean", generation, response_ids)
     recorded = time.perf_counter()
-    print(f"recorded {len(rows.response_ids)} tokens", flush=True)
+    print(f"recorded {len(rows.response_ids)} tokens in {recorded - start:.1f} s", flush=True)
     record = as_record(inputs, rows, layer)
     height, width = (14 * side for side in IMAGE_GRID)
     image = vhm.Image.new("RGB", (width, height), "khaki")
