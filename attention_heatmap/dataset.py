@@ -1,0 +1,211 @@
+"""A dataset, one of its samples, its pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from attention_heatmap.log import logger, one_line
+
+
+def load_sample(
+    benchmark_json: str | Path,
+    image_dir: str | Path,
+    sample_idx: int = 0,
+    max_image_num: int = 2,
+    *,
+    allow_absolute_paths: bool = False,
+) -> tuple[dict, list[Image.Image]]:
+    """Read one sample of a dataset and its pictures.
+
+    The dataset is a JSON list of {"id", "image": ["rel/path.png"] or "rel/path.png", "problem", "solution",
+    "answer"}; only "image" and "problem" are required. Returns the sample as it stands in the file, and its
+    pictures as upright RGB images. Raises OSError for a file that is missing or unreadable, ValueError for
+    one with the wrong content, or for a picture outside image_dir unless allow_absolute_paths lets it be anywhere.
+    """
+    samples = read_dataset(benchmark_json)
+    (number,) = select_samples([sample_idx], len(samples), benchmark_json)
+    where = f"sample {number} of {benchmark_json}"
+    sample = samples[number]
+    return sample, open_pictures_of(sample, image_dir, max_image_num, where, allow_absolute_paths)
+
+
+def select_samples(selection: int | str | Iterable[int], count: int, benchmark_json: str | Path) -> list[int]:
+    """The numbers of the samples that a selection names, each once, in its order, of a dataset of `count` samples.
+
+    selection: a number, several numbers, or a text: `3`, a range with both its ends `0-99`, a list `0,5-7,9`, `all`.
+    Raises ValueError for what cannot be read or is out of range.
+    """
+    if isinstance(selection, str) and selection.strip() == "all":
+        return list(range(count))
+    if isinstance(selection, str):
+        parts = [re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part) for part in selection.split(",")]
+        spans = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+        if not all(parts) or any(first > last for first, last in spans):
+            raise ValueError(
+                f"sample_idx {selection!r} cannot be read; expected a number, a range such as 0-99, a list such as "
+                "0,5,9, or all"
+            )
+    else:
+        spans = [(n, n) for n in (selection if isinstance(selection, Iterable) else [selection])]
+    for span in spans:
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in span)
+        if not whole or not 0 <= span[0] <= span[1] < count:
+            named = "-".join(dict.fromkeys(map(str, span)))
+            raise ValueError(
+                f"sample_idx {named} is out of range: {benchmark_json} has {count} samples (0..{count - 1})"
+            )
+    if not spans:
+        raise ValueError("sample_idx names no sample; expected one or more")
+    return list(dict.fromkeys(n for first, last in spans for n in range(int(first), int(last) + 1)))
+
+
+def check_image_dir(image_dir: str | Path) -> None:
+    """Raises FileNotFoundError where there is no such folder."""
+    if not Path(image_dir).is_dir():
+        raise FileNotFoundError(f"image_dir {image_dir} is no directory; give the folder that holds the pictures")
+
+
+def open_pictures_of(
+    sample: object, image_dir: str | Path, max_image_num: int, where: str, allow_absolute_paths: bool = False
+) -> list[Image.Image]:
+    """The pictures of a sample whose fields are as they should be, upright and RGB. Raises ValueError or OSError."""
+    paths = check_sample(sample, where)
+    if len(paths) > max_image_num:
+        raise ValueError(
+            f"{where} has {len(paths)} pictures, more than max_image_num={max_image_num}; "
+            f"raise it with --max_image_num {len(paths)} (in Python: max_image_num={len(paths)})"
+        )
+    check_image_dir(image_dir)
+    images = [_open_image(Path(image_dir), path, where, allow_absolute_paths) for path in paths]
+    logger.debug("%s: %d picture(s), sizes %s", where, len(images), [image.size for image in images])
+    return images
+
+
+def read_dataset(benchmark_json: str | Path) -> list:
+    """The JSON list in a file, with at least one entry."""
+    path = Path(benchmark_json)
+    try:
+        samples = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"benchmark_json {path} does not exist; give a JSON list of samples") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"benchmark_json {path} is a folder; give a JSON list of samples") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"benchmark_json {path} is not UTF-8 text: {one_line(error)}; expected a JSON list") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"benchmark_json {path} is not JSON: {one_line(error)}; expected a JSON list") from error
+    if not isinstance(samples, list):
+        raise ValueError(
+            f"benchmark_json {path} holds a {type(samples).__name__}; expected a JSON list of samples, "
+            '[{"id": ..., "image": [...], "problem": ...}, ...]'
+        )
+    if not samples:
+        raise ValueError(f"benchmark_json {path} is an empty list; expected at least one sample")
+    return samples
+
+
+def select_from_dataset(
+    benchmark_json: str | Path, image_dir: str | Path, selection: int | str | Iterable[int]
+) -> tuple[list, list[int]]:
+    """The samples of a dataset and the numbers of those selected; the folder of their pictures is there."""
+    samples = read_dataset(benchmark_json)
+    numbers = select_samples(selection, len(samples), benchmark_json)
+    check_image_dir(image_dir)
+    return samples, numbers
+
+
+def check_sample(sample: object, where: str) -> list[str]:
+    """The picture paths of a sample whose fields are as they should be."""
+    if not isinstance(sample, dict):
+        raise ValueError(f"{where} is a {type(sample).__name__}; expected an object with image and problem")
+    for key in ("image", "problem"):
+        if key not in sample:
+            raise ValueError(f"{where} has no key {key!r}; it has {sorted(map(str, sample))}")
+    problem_of(sample, where)
+    paths = sample["image"]
+    paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise ValueError(f"the image of {where} is {paths!r}; expected a path or a list of paths")
+    return paths
+
+
+def problem_of(sample: dict, where: str) -> str:
+    """The problem of a sample. Raises ValueError where there is none."""
+    problem = sample.get("problem")
+    if not isinstance(problem, str) or not problem.strip():
+        raise ValueError(f"the problem of {where} is {problem!r}; expected a text that is not empty")
+    return problem
+
+
+def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bool) -> Image.Image:
+    """A picture, upright and RGB: the model and the overlay both see it so."""
+    path = image_dir / name
+    if not allow_absolute_paths and not lies_in(path, image_dir):
+        raise ValueError(
+            f"{where} names a picture outside image_dir {image_dir}: {name}; move it there, or give "
+            "--allow_absolute_paths if you trust the dataset"
+        )
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("a device or a pipe")  # reading one may never end
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only large; the error is twice as far
+            with Image.open(path) as image:
+                if image.format == "EPS":
+                    raise ValueError("a program, which Ghostscript would have to run; convert it to PNG")
+                return upright_rgb(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where} names a picture that does not exist: {path}; check image_dir") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{where} names a folder where a picture is expected: {path}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{where} has a picture that is too large: {path} ({one_line(error)}); it may be made to fill the memory: "
+            "shrink it"
+        ) from error
+    except (UnidentifiedImageError, SyntaxError, ValueError, RuntimeError, OSError) as error:
+        raise OSError(f"{where} has a picture that cannot be read: {path} ({one_line(error)})") from error
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, as the sign of a broken character."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file is below a folder, symbolic links followed; what is no path at all leaves no folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (ValueError, RuntimeError, OSError):  # a null character, a ring of links, a name too long
+        return True
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says, transparency laid on white, as RGB (a copy)."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bits a pixel: convert("RGB") would clip at 255
+        values = np.asarray(image, np.float64)
+        top = 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
+        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The picture, smaller where it has more than `max_pixels` pixels, which must be 1 or more."""
+    if max_pixels is None:
+        return image
+    scale = min(math.sqrt(max_pixels / (image.width * image.height)), 1)
+    size = [max(int(length * scale), 1) for length in image.size]
+    return image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)

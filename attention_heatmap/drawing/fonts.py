@@ -1,0 +1,229 @@
+"""Fonts at one size, with others to fall back on, and lines of text drawn with them."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+
+from attention_heatmap.drawing.colour import INK
+from attention_heatmap.drawing.text import BREAK_ANYWHERE
+from attention_heatmap.log import logger, one_line
+
+FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20  # pixels in a frame 1080 high
+BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
+CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
+FONT_ADVICE = {
+    "cjk": "a CJK font, such as Debian's fonts-noto-cjk",
+    "emoji": "an emoji font, such as Debian's fonts-noto-color-emoji",
+    "any": "a font that has it, such as Debian's fonts-noto-core, or give font_path",
+}
+ASCII = "".join(map(chr, range(32, 127)))  # what every font must be able to draw
+FONT_NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
+FONT_FOLDERS = (
+    "/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts",
+    "/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts", "C:/Windows/Fonts",
+)  # fmt: skip
+NEWLINE_MARK = "↵"
+TURNING_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+JOINER = "\u200d"  # has no width; an Arabic letter beside it takes its joined form
+
+
+@lru_cache(maxsize=1)
+def _font_files() -> tuple[str, ...]:
+    """Every font file in the usual folders."""
+    folders = [Path(folder).expanduser() for folder in FONT_FOLDERS]
+    found = (path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*")))
+    return tuple(str(path) for path in found if path.suffix.lower() in (".ttf", ".otf", ".ttc"))
+
+
+@lru_cache(maxsize=4096)
+def _fonts_with(char: str) -> tuple[tuple[str, int], ...]:
+    """(file, face) of installed fonts that may have a character: by fontconfig, else every font there is."""
+    query = ["fc-list", f":charset={ord(char):x}:scalable=true", "--format=%{file}|%{index}|%{style}|%{family}\n"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return tuple((file, 0) for file in _font_files())
+    faces = [line.split("|") for line in lines if line.count("|") == 3]
+    # The plain sans face first: a bold or a serif glyph stands out in a line of regular ones. Of the faces of one
+    # Chinese, Japanese and Korean font, which share most characters, the simplified Chinese one.
+    faces.sort(key=lambda f: ("Regular" not in f[2], "Sans" not in f[3], "Mono" in f[3], " SC" not in f[3], f[0]))
+    return tuple((file, int(face)) for file, face, _, _ in faces)
+
+
+class BitmapFont:
+    """A font of coloured bitmaps, which has one size only, as grey glyphs of another size."""
+
+    def __init__(self, file: str, size: int, face: int) -> None:
+        self._font = ImageFont.truetype(file, BITMAP_FONT_SIZE, index=face)
+        self._scale = size / BITMAP_FONT_SIZE
+
+    def getmask(self, text: str) -> Any:
+        return self._font.getmask(text, "RGBA")
+
+    def getlength(self, text: str) -> float:
+        return self._font.getlength(text) * self._scale
+
+    def getmetrics(self) -> tuple[int, int]:
+        ascent, descent = self._font.getmetrics()
+        return math.ceil(ascent * self._scale), math.ceil(descent * self._scale)
+
+    def coverage(self, text: str) -> Image.Image:
+        """How much ink each pixel takes, as an L image whose base line lies `getmetrics()[0]` below its top."""
+        size = math.ceil(self._font.getlength(text)), sum(self._font.getmetrics())
+        drawn = Image.new("RGBA", size)
+        ImageDraw.Draw(drawn).text((0, size[1]), text, font=self._font, embedded_color=True, anchor="ld")
+        dark = ImageOps.invert(drawn.convert("L")).point(lambda level: 64 + level * 3 // 4)
+        grey = ImageChops.multiply(dark, drawn.getchannel("A"))
+        return grey.resize((max(round(size[0] * self._scale), 1), sum(self.getmetrics())), Image.Resampling.BOX)
+
+
+_warned_of: set[str] = set()  # one warning a package, not one a character
+
+
+class FontSet:
+    """A font at one size, with others to fall back on for the characters that it lacks."""
+
+    def __init__(self, size: int, font_path: str | None = None) -> None:
+        self.size = size
+        self.main, self.small = self._open_main(font_path)
+        self._fallbacks: list[ImageFont.FreeTypeFont] = []
+        self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
+
+    def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
+        """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
+
+        sizes = self.size, max(round(self.size * CODE_POINT_SIZE), 6)
+
+        def opened(name: str) -> list[ImageFont.FreeTypeFont]:
+            fonts = [ImageFont.truetype(name, size) for size in sizes]
+            for font in fonts:
+                font.getmask(ASCII)
+            return fonts
+
+        if font_path is not None:
+            try:
+                return opened(font_path)
+            except OSError as error:
+                raise OSError(
+                    f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
+                ) from error
+        for name in FONT_NAMES:
+            try:
+                return opened(name)
+            except OSError:
+                continue
+        return [ImageFont.load_default(size) for size in sizes]  # Pillow's own; Latin only
+
+    @staticmethod
+    def has_glyph(font: ImageFont.FreeTypeFont, char: str) -> bool:
+        """Whether a font draws the character itself, and not the box for a missing one."""
+        if char.isspace():
+            return True
+        try:
+            glyph, missing = font.getmask(char), font.getmask("\U0010ffff")
+        except OSError:  # a broken font
+            return False
+        return glyph.size != missing.size or bytes(glyph) != bytes(missing)
+
+    def font_for(self, char: str) -> ImageFont.FreeTypeFont | None:
+        """The first font that has the character, or None where no installed font has it."""
+        if char not in self._by_char:
+            self._by_char[char] = self._search(char)
+        return self._by_char[char]
+
+    def _search(self, char: str) -> ImageFont.FreeTypeFont | None:
+        if unicodedata.category(char) in ("Cc", "Cs", "Cn", "Co"):
+            return None  # nothing to see; drawn as its code point
+        for font in (self.main, *self._fallbacks):
+            if self.has_glyph(font, char):
+                return font
+        for file, face in _fonts_with(char):
+            for kind in (ImageFont.truetype, BitmapFont):
+                try:
+                    font = kind(file, self.size, face)
+                    if self.has_glyph(font, char):
+                        self._fallbacks.append(font)
+                        return font
+                except OSError:  # a bitmap font without this size
+                    continue
+        kind = "cjk" if BREAK_ANYWHERE.match(char) else "emoji" if unicodedata.category(char) == "So" else "any"
+        if kind not in _warned_of:
+            _warned_of.add(kind)
+            logger.warning(
+                "no installed font has %r (U+%04X): code points are shown; install %s",
+                char, ord(char), FONT_ADVICE[kind],
+            )  # fmt: skip
+        return None
+
+    def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        """The text in runs of one font each; a character that no font has becomes its code point, small."""
+        drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
+        for char in text:
+            if char in TURNING_MARKS:  # text would stand in another order than the tokens
+                continue
+            # An accent or a joiner belongs to the character before it.
+            if drawn and unicodedata.category(char) in ("Mn", "Me", "Mc", "Cf"):
+                before = drawn[-1][0]
+                if before is not self.small and self.has_glyph(before, char):
+                    drawn.append((before, char))
+                    continue
+                if unicodedata.category(char) == "Cf":
+                    continue
+            if char == NEWLINE_MARK and not self.has_glyph(self.main, char):
+                drawn.append((self.small, "\\n"))
+                continue
+            font = self.font_for(char)
+            drawn.append((font, char) if font else (self.small, f"{ord(char):04X} "))
+        return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
+
+    def width(self, text: str) -> float:
+        """Pixels that the text takes on one line."""
+        return sum(font.getlength(part) for font, part in self.runs(text))
+
+    def metrics(self) -> tuple[int, int]:
+        """Pixels above and below the base line that hold every font used so far."""
+        ascents, descents = zip(*(font.getmetrics() for font in (self.main, *self._fallbacks)))
+        return max(ascents), max(descents)
+
+
+def draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: FontSet, fill: Any = 255) -> float:
+    """Draw a line of text with its base line at a point; returns the x at which it ends."""
+    x, y = at
+    for font, part in fonts.runs(text):
+        if isinstance(font, BitmapFont):
+            draw.bitmap((round(x), round(y) - font.getmetrics()[0]), font.coverage(part), fill)
+        else:
+            draw.text((x, y), part, fill=fill, font=font, anchor="ls")
+        x += font.getlength(part)
+    return x
+
+
+def draw_lines(
+    canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet, fill: Any = INK
+) -> None:
+    """Draw lines of text below each other, the base line of the first at a point."""
+    for number, line in enumerate(lines):
+        draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, fill)
+
+
+def wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
+    """Notes on lines of a width in pixels, broken between words."""
+    lines: list[str] = []
+    for note in notes:
+        lines.append("")
+        for word in note.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if fonts.width(longer) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+    return lines

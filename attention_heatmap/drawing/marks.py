@@ -1,0 +1,106 @@
+"""Places that an answer names: points and boxes, and the picture that each is in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attention_heatmap.phases import Phase, response_ends, response_phases
+from attention_heatmap.record import AttentionRecord
+
+_N = r"\s*(\d+(?:\.\d+)?)\s*"
+# (x1,y1),(x2,y2) is a box where nothing but one comma joins exactly two; else each bracket stands for itself.
+COORDINATES = re.compile(
+    rf"(?<!\),)\({_N},{_N}\),\({_N},{_N}\)(?!,\()|[(\[（]{_N}[,，]{_N}(?:[,，]{_N}[,，]{_N})?[)\]）]"
+)
+_NOUN = r"(?:image|picture|photo|figure|图片?)"
+NUMERALS = tuple(
+    words.split() for words in (
+        "one first 一", "two second 二", "three third 三", "four fourth 四", "five fifth 五", "six sixth 六",
+        "seven seventh 七", "eight eighth 八", "nine ninth 九", "ten tenth 十",
+    )
+)  # fmt: skip
+_CARDINAL, _ORDINAL, _CHINESE = ("|".join(words) for words in zip(*NUMERALS))
+PICTURE_NAMED = re.compile(
+    rf"{_NOUN}\s*#?\s*(\d{{1,4}}(?!\d)|(?:{_CARDINAL})(?![a-z])|{_CHINESE})"
+    rf"|(?:({_ORDINAL})|(\d{{1,4}})(?:st|nd|rd|th)|第\s*({_CHINESE}|\d{{1,4}}))\s*[张幅个]?\s*{_NOUN}",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place that the response names."""
+
+    step: int
+    """The response token that completes it."""
+    phase: str
+    image: int
+    """Which picture it is in, from 0."""
+    corners: tuple[float, ...]
+    """x, y of a point or left, top, right, bottom of a box, as parts 0..1 of the picture's width and height."""
+
+
+def response_marks(
+    record: AttentionRecord, plane: int, sizes: Sequence[tuple[int, int]], draw_points: str = "auto"
+) -> list[Mark]:
+    """The points `(x,y)`, `[x, y]` and the boxes `(x1,y1),(x2,y2)`, `[x1, y1, x2, y2]` that the response names.
+
+    sizes: width and height of the pictures. draw_points: "thousandths" or "pixels" (of the pictures as given);
+    "auto" takes thousandths unless a number is above 1000 or the prompt speaks of pixels; "off" finds none.
+    With several pictures a place belongs to the one that the text has named last in this phase ("picture two");
+    else to that of an earlier mark at the same place; else to the one with more attention while it was written.
+    What lies outside its picture is left out.
+    """
+    text, ends, phases = record.response, response_ends(record), response_phases(record)
+    found = list(COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
+    places = [tuple(float(group) for group in match.groups() if group) for match in found]
+    prompt = "".join(record.tokens[: record.prompt_length])
+    # (1,000) is a number, and places that are all 0 or 1 are intervals and the like.
+    pairs = [(m, p) for m, p in zip(found, places) if not re.search(r"(?<![\d.])0\d", m[0]) and max(p) > 1]
+    found, places = [m for m, _ in pairs], [p for _, p in pairs]
+    beyond = any(max(place) > 1000 for place in places)
+    pixels = draw_points == "pixels" or (draw_points == "auto" and (beyond or "pixel" in prompt.lower()))
+    rows_TS = record.rows(plane)
+    looked_IT = np.array([rows_TS[:, image.positions].sum(axis=1) for image in record.images])
+    marks: list[Mark] = []
+    image_of: dict[tuple, int] = {}
+    for match, place in zip(found, places):
+        first, last = np.searchsorted(ends, (match.start(), match.end() - 1), side="right").tolist()
+        phase = next((phase for phase in phases if phase.first <= last < phase.last), Phase("", 0, 0))
+        image = _picture_named(text[int(ends[phase.first - 1]) if phase.first else 0 : match.start()])
+        if image not in range(len(sizes)):
+            image = image_of.get(place, int(looked_IT[:, first : last + 1].sum(axis=1).argmax()))
+        image_of[place] = image
+        whole = np.resize(sizes[image] if pixels else 1000, len(place))
+        corners = tuple((np.array(place) / whole).tolist())
+        if max(corners) <= 1 and all(low < high for low, high in zip(corners[:2], corners[2:])):
+            marks.append(Mark(last, phase.name, image, corners))
+    return marks
+
+
+def _picture_named(text: str) -> int | None:
+    """The picture that a text names last, from 0, whether there are so many or not."""
+    names = ["".join(match.groups("")).lower() for match in PICTURE_NAMED.finditer(text)]
+    if names and names[-1].isdecimal():
+        return int(names[-1]) - 1
+    return next((n for n, words in enumerate(NUMERALS) if names and names[-1] in words), None)
+
+
+def share_inside(
+    record: AttentionRecord, plane: int, step: int, marks: Sequence[Mark], sizes: Sequence
+) -> float | None:
+    """How much of a step's attention on the pictures lies inside the boxes among the marks; None without a box."""
+    boxes = [mark for mark in marks if len(mark.corners) == 4]
+    row_S, inside, total = record.rows(plane)[step], 0.0, 0.0
+    for number, (tokens, size) in enumerate(zip(record.images, sizes)):
+        cells, weights = tokens.boxes / np.resize(size, 4), row_S[tokens.positions]
+        area, covered = (cells[:, 2:] - cells[:, :2]).prod(axis=1), np.zeros(len(cells))
+        for box in (mark.corners for mark in boxes if mark.image == number):
+            overlap = np.minimum(cells[:, 2:], box[2:]) - np.maximum(cells[:, :2], box[:2])
+            covered = np.fmax(covered, np.clip(overlap, 0, None).prod(axis=1) / area)  # boxes may overlap
+        inside, total = inside + float(weights @ covered), total + float(weights.sum())
+    return inside / total if boxes and total else None

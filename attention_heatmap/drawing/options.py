@@ -1,0 +1,115 @@
+"""How a video looks."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attention_heatmap.drawing.colour import COLORMAPS, Colormap, check_colormap
+from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet
+from attention_heatmap.drawing.video import check_fps
+from attention_heatmap.log import one_line
+from attention_heatmap.maps import BASELINES
+from attention_heatmap.options import are_whole, check_options, option, pick
+
+DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
+SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
+LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
+LEAST_SMOOTH = 0.1  # cells; a narrower Gaussian reaches no other cell
+# What the view "clear" sets where it is left at its default: of recording, then of drawing.
+CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
+MAP, PICTURE, OUTPUT = "map", "picture", "output"  # headings of the flags
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{one_line(text)!r} is no size; expected WIDTHxHEIGHT, such as 1920x1080")
+    return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
+
+    view: str = option(
+        "plain", "plain: the model's weights; clear: layer and head auto, baseline median, sinks", group=MAP,
+        choices=("plain", "clear"),
+    )  # fmt: skip
+    baseline: str = option(
+        "off", "take off what every cell gets anyway: its median over the steps, or its mean under a neutral prompt; "
+        "relative divides by the latter", group=MAP, choices=tuple(BASELINES),
+    )  # fmt: skip
+    sinks: bool = option(False, "hatch cells that glow at nearly all steps, and leave them out of the scale", group=MAP)
+    smooth: float = option(0, "width of a Gaussian over the map, in cells", group=MAP)
+    scale: str = option(
+        "video", "one colour scale for all frames, or its own for each", group=PICTURE, choices=("video", "frame")
+    )
+    colormap: str | Colormap = option(
+        "red_to_green", "colours of low to high weights; in Python also any function of (n,) weights in 0..1 to (n, 3) "
+        "RGB in 0..255", group=PICTURE, flag={"choices": tuple(COLORMAPS)},
+    )  # fmt: skip
+    text_style: str = option(
+        "tint", "colour the ground of the text, or its glyphs", group=PICTURE, choices=("tint", "glyph")
+    )
+    draw_points: str = option(
+        "auto", "mark the places that the answer names, in thousandths of the picture or its pixels", group=PICTURE,
+        choices=("auto", "thousandths", "pixels", "off"),
+    )  # fmt: skip
+    frame_size: tuple[int, int] = option(
+        DEFAULT_FRAME_SIZE, "width and height in even pixels; in a tall frame the pictures stand above the text",
+        group=PICTURE, flag={"type": _read_size, "metavar": "WxH"}, shown="{}x{}".format(*DEFAULT_FRAME_SIZE),
+    )  # fmt: skip
+    font_path: str | None = option(None, "font of the text, a .ttf, .otf or .ttc file", group=PICTURE)
+    fps: float = option(2, "frames a second", group=OUTPUT)
+    format: str = option(
+        "mp4", "of the video: mp4, webm (VP9) or gif (at most 960 pixels wide)", group=OUTPUT,
+        choices=("mp4", "gif", "webm"),
+    )  # fmt: skip
+    frames: int | Sequence[int] = option(
+        (), "steps whose frames are also written as PNG, from 0; negative ones count from the end", group=OUTPUT,
+        flag={"type": int, "nargs": "*", "metavar": "STEP"},
+    )  # fmt: skip
+    summary: bool = option(
+        False, "also write one PNG: the response, maps of single words, mean maps of the phases", group=OUTPUT
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_fps(self.fps, f".{self.format}")
+        if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
+            raise ValueError(
+                f"smooth is {self.smooth}; expected a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
+            )
+        check_colormap(self.colormap)
+        frames = tuple(self.frames) if isinstance(self.frames, Iterable) else (self.frames,)
+        if not are_whole(frames):
+            raise ValueError(f"frames is {self.frames!r}; expected the numbers of steps, such as (0, 51)")
+        object.__setattr__(self, "frames", tuple(map(int, frames)))
+        if not are_whole(self.frame_size) or len(self.frame_size) != 2:
+            raise ValueError(f"frame_size is {self.frame_size!r}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
+        (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
+        fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
+        if width % 2 or height % 2 or not fits:
+            raise ValueError(
+                f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height} "
+                f"and at most {LARGEST_SIDE_OF_FRAME}"
+            )
+        FontSet(FONT_TEXT, self.font_path)
+        for name, value in CLEAR_DRAWING.items():
+            if self.view == "clear" and getattr(self, name) == type(self).__dataclass_fields__[name].default:
+                object.__setattr__(self, name, value)
+
+    @property
+    def map(self) -> tuple[str, bool, float]:
+        """What is done to the weights before they are drawn: the last arguments of `shown_rows` and `view_names`."""
+        return self.baseline, self.sinks, self.smooth
+
+
+def drawing_options(given: dict[str, Any]) -> DrawingOptions:
+    """Options of drawing, given by name. Raises ValueError for a name that there is not, with the nearest."""
+    return DrawingOptions(**pick(given, DrawingOptions)[0])

@@ -1,0 +1,111 @@
+"""One picture of a whole answer: its text, its phases, the words that looked the most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from attention_heatmap.drawing.colour import COLORMAPS, INK, MUTED, PAPER, colour_bar, text_colours
+from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, draw_lines, draw_runs, wrapped
+from attention_heatmap.drawing.frame import MARGIN
+from attention_heatmap.drawing.image_panel import draw_heat, layout_images
+from attention_heatmap.drawing.legend import NOTES, amount_text, map_notes, plane_title
+from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
+from attention_heatmap.drawing.text import BREAK_ANYWHERE, LETTERS, text_pieces
+from attention_heatmap.drawing.text_layout import layout_text
+from attention_heatmap.drawing.text_panel import visualize_attention_step
+from attention_heatmap.maps import BASELINES, TINY, image_shares, shown_rows
+from attention_heatmap.phases import response_ends, response_phases
+from attention_heatmap.record import AttentionRecord
+
+SUMMARY_COLUMNS = 4  # maps side by side, in two rows
+
+
+def words_that_looked(record: AttentionRecord, plane: int, count: int) -> list[tuple[int, str]]:
+    """(step, word) of the words that looked at the pictures the most, the most first, each word once.
+
+    A word counts by the token that begins it; in a script without spaces each token is a word.
+    """
+    text, words = record.response, {}
+    starts = np.concatenate([[0], response_ends(record)])
+    for step in np.argsort(-image_shares(record, plane), kind="stable"):
+        token = record.tokens[record.prompt_length + step]
+        match = LETTERS.search(token)
+        at = starts[step] + match.start() if match else 0
+        if not match or (at and text[at - 1] in "</") or len(words) == count:
+            continue
+        alone = bool(BREAK_ANYWHERE.match(match[0]))
+        if alone or not (at and text[at - 1].isalpha()):
+            words.setdefault(match[0] if alone else LETTERS.match(text, at)[0], int(step))
+    return [(step, word) for word, step in words.items()]
+
+
+def summary_spans(record: AttentionRecord, plane: int) -> list[tuple[str, int, int]]:
+    """(title, first step, the one after the last) of each map of the summary: the phases, then single words."""
+    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
+    words = words_that_looked(record, plane, 2 * SUMMARY_COLUMNS - len(phases))
+    return phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+
+
+def summary_facts(
+    spans: Sequence[tuple], shares_T: np.ndarray, cells_TN: np.ndarray, images: int, options: DrawingOptions
+) -> list[str]:
+    """What is written over the map of each span of steps: the share of the pictures, and the highest cell."""
+    relative, unit = options.baseline == "relative", f" {BASELINES[options.baseline][1]}" * (options.baseline != "off")
+    tops = [np.nan_to_num(cells_TN[start:end].mean(axis=0)).max(initial=0) for _, start, end in spans]
+    looked = [f"{shares_T[start:end].mean():.1%} on the picture{'s' * (images > 1)}" for _, start, end in spans]
+    return [f"{share}, highest cell {amount_text(top, relative)}{unit}" for share, top in zip(looked, tops)]
+
+
+def draw_summary(
+    record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None
+) -> Image.Image:
+    """One picture of a whole response, as wide as a frame: its text, where its phases and some of its words looked.
+
+    The text is coloured by the share of each token's attention that lies on the pictures.
+    """
+    options = options or DrawingOptions()
+    colormap, width = COLORMAPS.get(options.colormap, options.colormap), options.frame_size[0]
+    px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
+    text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
+    margin = px(MARGIN)
+    shown, shares_T = shown_rows(record, plane, *options.map), image_shares(record, plane)
+    pieces = text_pieces(record, record.prompt_length)
+    text = layout_text(pieces, text_fonts, width - 2 * margin)
+    first = np.array([piece.start - record.prompt_length for piece in pieces])
+    values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), TINY)
+    written = visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
+
+    spans = summary_spans(record, plane)
+    tile = (width - margin) // SUMMARY_COLUMNS - margin
+    image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks)  # two pictures stand side by side
+    cells_TN = image.cell_weights(shown.rows, shown.sinks)
+    notes = wrapped(map_notes(record, plane, options, shown), fonts, width - 2 * margin)
+    notes += ["each map below goes up to its own highest cell"]
+    facts = [wrapped([text], fonts, tile) for text in summary_facts(spans, shares_T, cells_TN, len(images), options)]
+    y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
+    tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
+    y_text = margin + px(100) + len(notes) * px(NOTES)
+    y_maps = y_text + px(40) + written.height
+    canvas = Image.new("RGB", (width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw_runs(draw, (margin, margin + px(30)), plane_title(record, plane), title_fonts, INK)
+    caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
+    x = round(draw_runs(draw, (margin, margin + px(74)), caption, fonts, INK))
+    shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
+    canvas.paste(colour_bar(shades, px(20)), (x, margin + px(58)))
+    draw_runs(draw, (x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts, INK)
+    draw_lines(canvas, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
+    canvas.paste(written, (margin, y_text))
+    for number, (name, start, end) in enumerate(spans):
+        row, column = divmod(number, SUMMARY_COLUMNS)
+        x, y = margin + column * (tile + margin), y_maps + row * tile_height
+        cells = cells_TN[start:end].mean(axis=0)
+        top = max(np.nan_to_num(cells).max(initial=0), TINY)
+        draw_runs(draw, (x, y + px(22)), name, fonts, INK)
+        draw_lines(canvas, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
+        heat = draw_heat(image, cells / top, colormap)
+        canvas.paste(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
+    return canvas

@@ -1,0 +1,70 @@
+"""The text of the panel: where it begins, and the pieces that are coloured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from attention_heatmap.log import logger
+from attention_heatmap.record import AttentionRecord
+
+
+def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, int]:
+    """The position at which the text panel begins, and the first step that gets a frame.
+
+    The phrase is looked for in the problem (last occurrence), then in the response (first one: the video then
+    begins there). Where it is absent, the panel begins at the response.
+    """
+    P = record.prompt_length
+    ends = np.cumsum([0, *(len(token) for token in record.tokens)])
+    first, last = record.problem or (0, P)
+    text = "".join(record.tokens)
+    if start_phrase:
+        at = text.rfind(start_phrase, int(ends[first]), int(ends[last]))
+        at = at if at >= 0 else text.find(start_phrase, int(ends[P]))
+        if at >= 0:
+            position = int(np.searchsorted(ends, at, side="right")) - 1
+            return position, max(position - P, 0)
+        logger.warning("start_phrase %r was not found; the text begins at the response", start_phrase)
+    return P, 0
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A stretch of positions that is shown as one: a token, a character of several tokens, a run of image tokens."""
+
+    start: int
+    """First position."""
+    text: str
+    kind: str
+    """"text", "special" or "image"."""
+
+
+def text_pieces(record: AttentionRecord, start: int) -> list[TextPiece]:
+    """The pieces of the text panel: together they cover every position from `start` to the end."""
+    image_of = {int(p): number for number, image in enumerate(record.images, 1) for p in image.positions}
+    special = set(record.special_ids)
+    pieces: list[TextPiece] = []
+    waiting = None  # first position of a character that is not complete yet
+    for position in range(start, len(record.tokens)):
+        number = image_of.get(position)
+        if number is not None:
+            if not (pieces and image_of.get(position - 1) == number and position > start):
+                pieces.append(TextPiece(position, f"[image {number}]", "image"))
+            continue
+        waiting = position if waiting is None else waiting
+        text = record.tokens[position]
+        if text or position == len(record.tokens) - 1:
+            kind = "special" if int(record.token_ids[position]) in special else "text"
+            pieces.append(TextPiece(waiting, text if pieces else text.lstrip(" "), kind))
+            waiting = None
+    return pieces
+
+
+LETTERS = re.compile(r"[^\W\d_]+")
+# Scripts written without spaces: a line may break before and after each of their characters.
+BREAK_ANYWHERE = re.compile(
+    "[\u1100-\u11ff\u2e80-\u303f\u3040-\u30ff\u3100-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)

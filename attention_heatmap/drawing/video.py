@@ -1,0 +1,133 @@
+"""Frames to a video file, whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from attention_heatmap.files import folder_advice, moved_into_place, new_partial
+from attention_heatmap.log import logger, one_line
+
+# By suffix: codec, pixel format, options. A GIF is made from a lossless video, by two passes: palette, then frames.
+_ENCODERS = {
+    ".mp4": ("libx264", "yuv420p", "-preset superfast -crf 20 -movflags +faststart"),
+    ".webm": ("libvpx-vp9", "yuv420p", "-deadline realtime -cpu-used 6 -row-mt 1 -crf 28 -b:v 0"),
+    ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
+}
+_GIF_WIDTH, _GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
+_KEY_FRAME_SECONDS, _FEWEST_BETWEEN_KEYS = 5, 10  # lets a player jump about in a video of few frames a second
+SLOWEST_FPS, FASTEST_FPS = 0.01, 240
+FASTEST_GIF = 50  # frames a second: delays are whole hundredths of a second, and players draw out a single one
+
+
+def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) -> str:
+    """Encode (Y, X, 3) uint8 frames, as they come, under a name that appears when all is well.
+
+    The suffix of the path decides: .mp4 is H.264 (yuv420p), .webm VP9, .gif at most 960 pixels wide.
+    Returns the path. Raises ValueError when there is no frame, fps does not fit or the suffix is another,
+    OSError when the file cannot be written whole, RuntimeError when the encoder is missing.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _ENCODERS:
+        raise ValueError(f"{path} has no suffix of a video; expected {', '.join(_ENCODERS)}")
+    check_fps(fps, suffix)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder; make it first")
+    with moved_into_place(path) as temporary:
+        try:
+            count = _write_gif(frames, temporary, fps) if suffix == ".gif" else _encode(frames, temporary, fps, suffix)
+        except OSError as error:  # the encoder ended early; the last line that it said tells why
+            lines = [line for line in str(error).splitlines() if line.strip()] or ["the encoder ended"]
+            reason = re.sub(r"^\[[^]]*\]\s*", "", lines[-1].strip()) if error.errno is None else error.strerror
+            raise OSError(f"{path} could not be written: {one_line(reason)}; {folder_advice(path)}") from error
+        if not count:
+            raise ValueError(f"{path} would have no frame: the response is empty")
+        _prove(temporary, path, count)
+    logger.info("wrote %s: %d frames at %g a second", path, count, fps)
+    return str(path)
+
+
+def check_fps(fps: float, suffix: str) -> None:
+    """Raises ValueError for a rate that a video of such a suffix cannot have."""
+    fastest = FASTEST_GIF if suffix == ".gif" else FASTEST_FPS
+    if not SLOWEST_FPS <= fps <= fastest:
+        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {fastest} for {suffix}")
+
+
+def find_encoder() -> str:
+    """The path of ffmpeg. Raises RuntimeError where there is none."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
+
+
+def _drawn_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same frames, each drawn in a second thread while the encoder takes the one before."""
+    source = iter(frames)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, source, None)
+        while (frame := coming.result()) is not None:
+            coming = pool.submit(next, source, None)
+            yield frame
+
+
+def _encode(frames: Iterable[np.ndarray], target: Path, fps: float, suffix: str) -> int:
+    """Write a video as one of a suffix; the number of its frames."""
+    from imageio.v2 import get_writer
+
+    find_encoder()
+    codec, pixel_format, options = _ENCODERS[suffix]
+    between = str(max(round(_KEY_FRAME_SECONDS * fps), _FEWEST_BETWEEN_KEYS))
+    settings = {"fps": fps, "codec": codec, "pixelformat": pixel_format, "quality": None, "macro_block_size": 1}
+    count = 0
+    with get_writer(
+        target, "FFMPEG", **settings, output_params=[*options.split(), "-g", between], ffmpeg_log_level="error"
+    ) as writer:
+        for frame in _drawn_ahead(frames):
+            writer.append_data(frame)
+            count += 1
+    return count
+
+
+def _prove(target: Path, path: Path, count: int) -> None:
+    """Raises OSError where a finished file does not hold so many frames, as on a disk that was full at the end."""
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        found, seconds = count_frames_and_secs(str(target))
+    except RuntimeError:
+        found, seconds = 0, 0.0
+    if found != count or not seconds > 0:
+        raise OSError(f"{path} could not be written whole ({found} of {count} frames); {folder_advice(path)}")
+
+
+def _write_gif(frames: Iterable[np.ndarray], target: Path, fps: float) -> int:
+    """A GIF by way of a lossless video beside it; the number of its frames.
+
+    One palette for the whole video and no dithering: what does not change from frame to frame costs nothing.
+    """
+    lossless = new_partial(target.with_name(f"{target.name.split('.')[1]}.mkv"))
+    try:
+        count = _encode(frames, lossless, fps, ".gif")
+        size = f"scale='min({_GIF_WIDTH},iw)':-1:flags=area"
+        filters = (
+            f"[0]{size},palettegen=max_colors={_GIF_COLOURS}[palette];"
+            f"[1]{size}[frames];[frames][palette]paletteuse=dither=none:diff_mode=rectangle"
+        )
+        inputs = ["-i", str(lossless)] * 2
+        command = [find_encoder(), "-y", "-loglevel", "error", *inputs, "-lavfi", filters, str(target)]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if count and result.returncode:
+            raise OSError(result.stderr)
+        return count
+    finally:
+        lossless.unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+"""What is said to the user: one line, harmless in any terminal."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+logger = logging.getLogger("visualizeHeatMap")
+warn_once = lru_cache(logger.warning)  # options are made anew for each sample
+NOTE = 25  # level of what the user asked to be told (a choice, a verdict), in the log between info and warning
+logging.addLevelName(NOTE, "NOTE")
+LONGEST_LINE = 2000  # characters of one message; whole files have come as the text of an error
+
+
+def visible(text: object) -> str:
+    """The text with all that a terminal obeys or hides written as escapes; line breaks and spaces stay.
+
+    The text of a dataset or a model may hold escape sequences, marks that turn the direction of writing or lone
+    surrogates: they must not steer the terminal of whoever reads it.
+    """
+    harmless = (c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs" for c in str(text))
+    return "".join(c if keep else c.encode("unicode_escape").decode() for c, keep in zip(str(text), harmless))
+
+
+def one_line(text: object) -> str:
+    """The text with every run of white space, line breaks included, as one space, nothing hidden in it, and cut."""
+    line = visible(" ".join(str(text)[: 4 * LONGEST_LINE].split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+
+
+@contextmanager
+def said_of(name: str) -> Iterator[None]:
+    """Within this block whatever is logged begins with a name, such as that of a sample."""
+
+    def add_name(message: logging.LogRecord) -> bool:
+        message.msg = f"{name}: {message.msg}"
+        return True
+
+    logger.addFilter(add_name)
+    try:
+        yield
+    finally:
+        logger.removeFilter(add_name)

@@ -1,0 +1,211 @@
+"""From rows to what is drawn: baselines, sinks, smoothing, cells of overlapping views, shares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from attention_heatmap.record import AttentionRecord, ImageTokens
+
+LEAST_BASELINE = 0.1  # of its mean over the image tokens; a smaller one would make a ratio of nothing to nothing glow
+# A sink: a weight that many times the mean of all but the highest twentieth, in so large a part of the steps.
+SINK_TIMES, SINK_STEPS, SINK_OTHERS = 10, 0.95, 0.95
+FEWEST_SINK_STEPS = 10  # an answer of fewer tokens cannot tell a sink from what all of it looks at
+TINY = np.finfo(np.float32).tiny  # what is divided by is no smaller
+SMALLEST_BARE_PART = 0.05  # of a cell; less of it that finer cells leave bare is their rounding
+SINKS_LEFT_OUT = "sinks left out"
+BASELINES = {  # what is done to the weight of a cell, and what the number on the colour bar then is
+    "off": ("", "of the attention"),
+    "median": ("cells minus their median over the steps", "above its median"),
+    "neutral": ("cells minus their mean under a neutral prompt", "above a neutral prompt's"),
+    "relative": ("cells over their mean under a neutral prompt", "a neutral prompt's"),
+}
+
+
+def view_names(baseline: str, sinks: bool, smooth: float) -> str:
+    """What is done to the weights before they are drawn, in words; "" for the plain weights."""
+    smoothed = f"smoothed over {smooth:g} cell{'s' * (smooth != 1)}" * bool(smooth)
+    names = [BASELINES[baseline][0], SINKS_LEFT_OUT * sinks, smoothed]
+    return ", ".join(name for name in names if name)
+
+
+def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray | None = None) -> np.ndarray:
+    """(T, N) weights of image tokens without what each of them gets anyway, 0 at the lowest.
+
+    "median": minus the token's own median over the steps of the response. "neutral": minus `neutral_N`, its mean
+    weight while the same response is replayed after a neutral prompt; "relative": divided by it, as the relative
+    attention of Zhang et al. 2025 (arXiv 2502.17422). Raises ValueError where the record has no such replay.
+    """
+    if baseline == "off":
+        return weights_TN
+    if baseline == "median":
+        return np.maximum(weights_TN - np.median(weights_TN, axis=0), 0)
+    if neutral_N is None:
+        raise ValueError(
+            f"baseline {baseline!r} needs a record made with neutral_prompt; record again, or take baseline 'median'"
+        )
+    if baseline == "neutral":
+        return np.maximum(weights_TN - neutral_N, 0)
+    return weights_TN / np.maximum(neutral_N, max(LEAST_BASELINE * neutral_N.mean(), TINY))
+
+
+def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
+    """(N,) bool, the columns that take far more weight than the others at nearly all steps, whatever is said.
+
+    Far more: over SINK_TIMES the mean of all but the step's highest twentieth; nearly all: SINK_STEPS of them. What
+    is looked at for some words only is none, and neither is anything in fewer than FEWEST_SINK_STEPS steps.
+    See Xiao et al. 2023 (arXiv 2309.17453) and, of image tokens, Kang et al. 2025 (arXiv 2503.03321).
+    """
+    T, N = weights_TN.shape
+    if T < FEWEST_SINK_STEPS or N < 2:
+        return np.zeros(N, bool)
+    ordinary_T = np.sort(weights_TN, axis=1)[:, : max(int(SINK_OTHERS * N), 1)].mean(axis=1)
+    return (weights_TN > SINK_TIMES * ordinary_T[:, None]).mean(axis=0) >= SINK_STEPS
+
+
+def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out_N: np.ndarray) -> np.ndarray:
+    """(T, N) weights of one picture's tokens, each the mean of its neighbours by a Gaussian of a width in cells.
+
+    out_N: (N,) bool, tokens that are left out: they neither give nor take.
+
+    Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way. Tokens without a place stay as
+    they are; views of different fineness are not mixed.
+    """
+    smoothed_TN, side_N2 = weights_TN.copy(), boxes_N4[:, 2:] - boxes_N4[:, :2]
+    middle_N2, area_N = boxes_N4[:, :2] + side_N2 / 2, side_N2.prod(axis=1)
+    for cell in np.flatnonzero(np.isfinite(area_N) & ~out_N):
+        away_N = (((middle_N2 - middle_N2[cell]) / side_N2[cell]) ** 2).sum(axis=1)
+        near_N = np.exp(-away_N / (2 * width**2)) * (np.abs(np.log(area_N / area_N[cell])) < math.log(2))
+        near_N = np.nan_to_num(near_N) * ~out_N
+        smoothed_TN[:, cell] = weights_TN @ (near_N / near_N.sum())
+    return smoothed_TN
+
+
+@dataclass(frozen=True, eq=False)
+class ShownRows:
+    """The rows of a plane as they are drawn."""
+
+    rows: np.ndarray
+    """(T, S) float32, the record's own but for the image tokens."""
+    sinks: np.ndarray
+    """(S,) bool, positions of the prompt that are left out of the picture and of the scales."""
+    left_out: float
+    """Mean over the steps of the part of the attention on the pictures that lies on image tokens left out."""
+
+
+def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, smooth: float) -> ShownRows:
+    """What is drawn of a plane: baseline, sinks and smoothing, in this order, on the weights of the image tokens."""
+    rows_TS, at_N = record.rows(plane), record.image_positions
+    sink_S = np.zeros(rows_TS.shape[1], bool)
+    if not view_names(baseline, sinks, smooth):
+        return ShownRows(rows_TS, sink_S, 0.0)
+    rows_TS, weights_TN = rows_TS.copy(), rows_TS[:, at_N]
+    if sinks:
+        words = np.setdiff1d(np.arange(record.prompt_length), at_N)
+        for part in (at_N, words):
+            sink_S[part] = find_sinks(rows_TS[:, part])
+    out_N = sink_S[at_N]
+    whole = weights_TN.sum(axis=1)
+    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(whole, TINY)).mean())
+    neutral_N = None if record.neutral is None else record.neutral[plane]
+    weights_TN = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
+    if smooth:
+        ends = np.cumsum([len(image.positions) for image in record.images])[:-1]
+        parts = zip(np.split(weights_TN, ends, axis=1), record.images, np.split(out_N, ends))
+        smoothed = [smooth_cells(part, image.boxes, smooth, out) for part, image, out in parts]
+        weights_TN = np.concatenate(smoothed, axis=1)
+    rows_TS[:, at_N] = weights_TN
+    return ShownRows(rows_TS, sink_S, left_out)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one picture's map."""
+
+    boxes: np.ndarray
+    """(cells, 4) float32, in pixels of the picture."""
+    positions: np.ndarray
+    """(cells,) int64, the position in the prompt of each cell's image token."""
+    spread: tuple[tuple[int, np.ndarray, np.ndarray], ...]
+    """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
+
+    def weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+        """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
+        alone = ~np.isin(self.positions, [position for position, _, _ in self.spread])
+        weights = rows_TS[:, self.positions] * alone
+        for position, cells, fractions in self.spread:
+            weights[:, cells] += rows_TS[:, position, None] * fractions
+        if sinks is not None:
+            weights[:, sinks[self.positions]] = np.nan
+        return weights
+
+
+def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
+    """The boxes that are cells of the map, coarsest first, and (box, places, fractions) of those that finer ones cover.
+
+    Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
+    coarser box lies on them by area, and on the rest of it, if it sticks out. `places` are indices into the cells.
+    Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    """
+    x0, y0, x1, y1 = boxes.T.astype(np.float64)
+    area = (x1 - x0) * (y1 - y0)
+    everything = np.arange(len(boxes))
+    if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
+        return everything, []
+    order, is_cell, covered = np.argsort(-area, kind="stable"), np.zeros(len(boxes), bool), {}
+    for box in order[::-1]:
+        wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
+        high = np.minimum(y1, y1[box]) - np.maximum(y0, y0[box])
+        shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0) / area[box]
+        bare = 1 - shared.sum()
+        is_cell[box] = bare > SMALLEST_BARE_PART
+        if bare < 1 - SMALLEST_BARE_PART:
+            shared[box] = max(bare, 0) * is_cell[box]
+            covered[int(box)] = shared / shared.sum()
+    cells = order[is_cell[order]]
+    return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
+
+
+def map_cells(tokens: ImageTokens) -> Cells:
+    """The cells of a picture, of those of its tokens that have a place."""
+    placed = np.isfinite(tokens.boxes).all(axis=1)
+    boxes, at = tokens.boxes[placed], tokens.positions[placed]
+    cells, covered = finest_cells(boxes)
+    return Cells(boxes[cells], at[cells], tuple((int(at[box]), on, fractions) for box, on, fractions in covered))
+
+
+def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarray, np.ndarray]]:
+    """((cells, 4), (cells,)) a picture: boxes, and weights as drawn, mean over the steps; NaN for a sink."""
+    mean_1S = shown.rows.mean(axis=0, keepdims=True)
+    return [(cells.boxes, cells.weights(mean_1S, shown.sinks)[0]) for cells in map(map_cells, record.images)]
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """A part of a row: how much of the attention lies on one kind of position."""
+
+    kind: str
+    """"image", "problem", "response" or "first"."""
+    weights: np.ndarray
+    """(T,) float, the share at each step, 0..1."""
+
+
+def attention_shares(record: AttentionRecord, plane: int) -> list[Share]:
+    """Where each step's attention lies: each picture, the rest of the prompt, the response, the first token."""
+    rows_TS = record.rows(plane)
+    total = np.maximum(rows_TS.sum(axis=1), TINY)
+    kind = np.full(rows_TS.shape[1], 0)  # 0: problem
+    kind[record.prompt_length :] = 1
+    kind[0] = 2
+    for number, image in enumerate(record.images):
+        kind[image.positions] = 3 + number
+    pictures = [("image", 3 + number) for number in range(len(record.images))]
+    kinds = [*pictures, ("problem", 0), ("response", 1), ("first", 2)]
+    return [Share(name, rows_TS[:, kind == number].sum(axis=1) / total) for name, number in kinds]
+
+
+def image_shares(record: AttentionRecord, plane: int) -> np.ndarray:
+    """(T,) float, the part of each step's attention that lies on the pictures."""
+    return sum(share.weights for share in attention_shares(record, plane)[: len(record.images)])

@@ -1,0 +1,120 @@
+"""Options: each is written once, as a field of a dataclass that knows its default, choices, help and flag.
+
+A wing has a frozen dataclass of options. Checks, the command line and its help are made from the fields.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
+from typing import Any
+
+from attention_heatmap.log import one_line
+
+# What an option must be, by the annotation of its field: types, and the words for them. True and False are no numbers.
+_KINDS = {
+    "int": (Integral, "a whole number"), "int | None": ((Integral, type(None)), "a whole number"),
+    "float": (Real, "a number"), "bool": (bool, "True or False"),
+    "str | None": ((str, os.PathLike, type(None)), "a text"), "str": (str, "a text"),
+}  # fmt: skip
+_READERS = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
+
+
+def option(
+    default: Any, help: str, *, group: str, choices: tuple[str, ...] = (), flag: dict | None = None, shown: str = ""
+) -> Any:
+    """A field of a class of options.
+
+    group: the heading that the flag stands under. choices: the only values. flag: more for argparse's add_argument.
+    shown: the default in words, where it is not typed as it stands.
+    """
+    facts = {"help": help, "group": group, "choices": choices, "flag": flag or {}, "shown": shown}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def names_of(kind: type) -> list[str]:
+    """The names of a class's options."""
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    """The defaults of a class's options by name."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def are_whole(values: object) -> bool:
+    """Whether values are there, all of them whole numbers, of Python's or NumPy's; True and False are none."""
+    return isinstance(values, Iterable) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in values)
+
+
+def check_options(options: Any) -> None:
+    """Raises ValueError for fields that are not of the kind that they are annotated with, or none of their choices."""
+    for field in dataclasses.fields(options):
+        value, (kind, expected) = getattr(options, field.name), _KINDS.get(field.type, (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+            raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {expected}")
+        choices = field.metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {' or '.join(map(repr, choices))}")
+
+
+def pick(given: dict, *kinds: type) -> list[dict]:
+    """Options given by name, parted between classes. Raises ValueError for a name that none of them has."""
+    known = [names_of(kind) for kind in kinds]
+    for name in given:
+        if not any(name in names for names in known):
+            every = sorted(set().union(*known))
+            near = difflib.get_close_matches(name, every, 1)
+            advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(every)}"
+            raise ValueError(f"there is no option {name!r}; {advice}")
+    return [{name: given[name] for name in given if name in names} for names in known]
+
+
+def shows_options(*kinds: type) -> Callable:
+    """A function whose `**options` are those of some classes: its signature, for help and completion, lists them."""
+
+    def decorate(function: Callable) -> Callable:
+        signature, new = inspect.signature(function), []
+        for parameter in signature.parameters.values():
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                new.append(parameter)
+                continue
+            own = set(signature.parameters)
+            for field in (field for kind in kinds for field in dataclasses.fields(kind) if field.name not in own):
+                new.append(
+                    inspect.Parameter(
+                        field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+                    )
+                )
+        function.__signature__ = signature.replace(parameters=new)
+        return function
+
+    return decorate
+
+
+def add_flags(parser: argparse.ArgumentParser, groups: dict[str, Any], kind: type) -> None:
+    """A flag for each option of a class, under the heading that the option names.
+
+    groups: the headings that are there already, by name; new ones are added.
+    """
+    for field in dataclasses.fields(kind):
+        facts = field.metadata
+        if facts["group"] not in groups:
+            groups[facts["group"]] = parser.add_argument_group(facts["group"])
+        shown = facts["shown"] or (str(field.default) if field.default not in (None, False, ()) else "")
+        flag: dict[str, Any] = {
+            "default": field.default,
+            "help": facts["help"].replace("%", "%%") + (f" (default: {shown})" if shown else ""),
+        }
+        if field.type == "bool":
+            flag["action"] = "store_true"
+        elif field.type in _READERS:
+            flag["type"] = _READERS[field.type]
+        if facts["choices"]:
+            flag["choices"] = facts["choices"]
+        groups[facts["group"]].add_argument(f"--{field.name}", **(flag | facts["flag"]))

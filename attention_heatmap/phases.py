@@ -1,0 +1,44 @@
+"""The phases of a response: the thinking, then the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from attention_heatmap.record import AttentionRecord
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the response, such as the thinking before the answer."""
+
+    name: str
+    """"think", "answer", or "response" where no tag parts the two."""
+    first: int
+    """First step."""
+    last: int
+    """First step after it."""
+
+
+def response_ends(record: AttentionRecord) -> np.ndarray:
+    """(T,) int, the character of the response at which each of its tokens ends."""
+    return np.cumsum([len(token) for token in record.tokens[record.prompt_length :]], dtype=int)
+
+
+def response_phases(record: AttentionRecord) -> list[Phase]:
+    """The phases, from the tags in the response. `<think>` may stand in the prompt: `</think>` alone ends it."""
+    text, ends = record.response, response_ends(record)
+    thought, answer = text.find("</think>"), text.find("<answer>")
+    think = text.find("<think>") if "<think>" in text else 0
+    think_end = thought + len("</think>") if thought >= 0 else answer if answer >= 0 else len(text)
+    spans = [("think", think, think_end)] if "<think>" in text or thought >= 0 else []
+    if answer >= 0 or (thought >= 0 and think_end < len(text)):
+        spans.append(("answer", max(answer, think_end) if spans else answer, len(text)))
+    steps = [(name, *np.searchsorted(ends, (first, last - 1), side="right").tolist()) for name, first, last in spans]
+    T = record.response_length
+    phases = [Phase(name, first, min(last + 1, T)) for name, first, last in steps if first < T]
+    if len(phases) > 1:  # a token may hold the end of one tag and the start of the other
+        phases[0] = Phase("think", phases[0].first, phases[1].first)
+        phases = [phase for phase in phases if phase.first < phase.last]
+    return phases or [Phase("response", 0, T)]

@@ -1,0 +1,106 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attention_heatmap.record import ImageTokens
+from attention_heatmap.recording.attention import recording
+from attention_heatmap.recording.prompt import forced_pass
+from attention_heatmap.recording.recorder import AttentionRecorder, attention_layers, cross_layers, picture_columns
+
+SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are compared, whatever the cells' size
+
+
+class HeadSurvey(AttentionRecorder):
+    """How the heads of every layer agree on where a given response looks, instead of rows.
+
+    Of each head the weights of the image tokens are summed over a coarse grid on the device; of each layer only the
+    agreement of its heads is kept.
+    """
+
+    def __init__(
+        self, layers: Sequence[int], first_query: int, end: int, located: Sequence[ImageTokens],
+        regions: Sequence[np.ndarray], crosses: bool = False,
+    ) -> None:  # fmt: skip
+        """end: the position after the pass's last; crosses: the keys are those of pictures, not positions."""
+        super().__init__(layers, first_query, crossing=layers if crosses else ())
+        self.end, self.located = end, located
+        regions_N = np.concatenate(regions)
+        self.count = int(regions_N.max(initial=0)) + 1
+        self.regions_N = np.where(regions_N < 0, self.count, regions_N)  # the last region: no place
+        self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
+        self._sums: list[Any] = []  # of the layer that is met, a block of queries each
+
+    def _keep(self, layer: int, position: int, first_column: int, part_HQK: Any, are_weights: bool = False) -> None:
+        """Sum the weights of the queries from a position on over the regions."""
+        import torch
+
+        weights_HQK = part_HQK.float() if are_weights else torch.softmax(part_HQK, -1, dtype=torch.float32)
+        H, Q, keys = weights_HQK.shape
+        if layer in self.crossing:
+            columns_N = picture_columns(self.located, keys)
+        else:
+            columns_N = np.concatenate([image.positions for image in self.located]) - first_column
+        seen = (columns_N >= 0) & (columns_N < keys)
+        columns, regions = (torch.as_tensor(a[seen], device=part_HQK.device) for a in (columns_N, self.regions_N))
+        sums_HQR = weights_HQK.new_zeros(H, Q, self.count + 1).index_add_(2, regions, weights_HQK[..., columns])
+        self._sums.append(sums_HQR[..., : self.count].cpu())
+        if position + Q == self.end:
+            self.found[layer] = head_agreement(torch.cat(self._sums, dim=1).transpose(0, 1).numpy())
+            self._sums.clear()
+
+
+def picture_regions(located: Sequence[ImageTokens], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """(N,) int a picture, the region of a coarse grid that each cell's middle is in; -1 without a place."""
+    regions, first = [], 0
+    for image, size in zip(located, sizes):
+        middle = (image.boxes[:, :2] + image.boxes[:, 2:]) / 2 / np.float32(size)
+        x, y = np.clip(np.nan_to_num(middle) * SURVEY_REGIONS, 0, SURVEY_REGIONS - 1).astype(int).T
+        regions.append(np.where(np.isnan(middle[:, 0]), -1, first + y * SURVEY_REGIONS + x))
+        first += SURVEY_REGIONS**2
+    return regions
+
+
+def survey_heads(
+    model: Any, inputs: Any, response_ids: list[int], located: Sequence[ImageTokens], regions: Sequence[np.ndarray]
+) -> dict[int, np.ndarray]:
+    """By layer, (H,) the agreement of the heads over a response: one teacher-forced pass, without generating.
+
+    Raises RuntimeError where the model does not go through our attention function.
+    """
+    P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
+    layers = crossing or attention_layers(model.config)
+    survey = HeadSurvey(layers, P - 1, P - 1 + T, located, regions, bool(crossing))
+    with recording(model, survey):
+        forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
+    if not survey.found:
+        raise RuntimeError(
+            f"{type(model).__name__} does not go through transformers' AttentionInterface, so that no layer or head "
+            "can be chosen by auto; name them"
+        )
+    return survey.found
+
+
+def head_agreement(survey_THR: np.ndarray) -> np.ndarray:
+    """(H,) how much of what each head looks at from token to token the other heads of its layer look at, too.
+
+    The covariance over the steps of a head's weights with the mean of the others', summed over the regions. What
+    glows at every step counts nothing, a blur next to nothing, and neither does a head that moves on its own.
+    No label goes in. In the spirit of Kang et al. 2025 (arXiv 2503.06287), who find a few heads that locate what
+    is spoken of by the sum and the spatial concentration of their attention.
+    """
+    H = survey_THR.shape[1]
+    moved_THR = survey_THR - survey_THR.mean(axis=0)
+    others_THR = (moved_THR.sum(axis=1, keepdims=True) - moved_THR) / (H - 1) if H > 1 else moved_THR
+    return (moved_THR * others_THR).mean(axis=0).sum(axis=-1)
+
+
+def choose_heads(agreement: dict[int, np.ndarray]) -> tuple[int, dict[int, int]]:
+    """The layer whose heads agree most, on average, and of each layer the head that agrees most."""
+    seeing = [number for number, heads in agreement.items() if heads.any()]  # a window may end before the picture
+    layer = max(seeing or agreement, key=lambda number: agreement[number].mean())
+    return layer, {number: int(heads.argmax()) for number, heads in agreement.items()}

@@ -1,0 +1,130 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from attention_heatmap.log import one_line
+
+# Reason-RFT's own question prompt; {Question} is replaced by the sample's problem.
+DEFAULT_PROMPT_TEMPLATE = (
+    "{Question} Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+)
+
+
+def prompt_text(processor: Any, content: list[dict]) -> str:
+    """One user message as the text of a prompt. Raises ValueError where the processor has no chat template."""
+    from jinja2 import TemplateError
+
+    own, borrowed = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
+    if own or borrowed:
+        message = {"role": "user", "content": content}
+        template = {} if own else {"chat_template": borrowed}
+        try:
+            return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
+        except TemplateError as error:
+            raise ValueError(f"the checkpoint's chat template cannot be used: {one_line(error)}; mend it") from error
+    if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
+        return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
+    raise ValueError(
+        f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
+    )
+
+
+def check_prompt_template(prompt_template: str) -> None:
+    """Raises ValueError for a template without a place for the problem."""
+    if "{Question}" not in prompt_template:
+        raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
+
+
+def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
+    """The model's inputs for one problem and its pictures, by the processor's own chat template.
+
+    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the
+    template has no {Question}, or the processor no chat template.
+    """
+    check_prompt_template(prompt_template)
+    question = prompt_template.replace("{Question}", problem)
+    text = prompt_text(processor, [*({"type": "image"} for _ in images), {"type": "text", "text": question}])
+    # As apply_chat_template does: a template that writes the first token leaves none to the tokenizer.
+    begun = processor.tokenizer.bos_token is not None and text.startswith(processor.tokenizer.bos_token)
+    special = {"add_special_tokens": False} if begun else {}
+    try:
+        inputs = processor(text=[text], images=[list(images)], return_tensors="pt", **special)
+    except Exception as error:  # each processor has its own complaints
+        raise ValueError(
+            f"{type(processor).__name__} cannot take the problem and its {len(images)} picture(s): {one_line(error)}; "
+            "check the pictures' sizes and processor_kwargs"
+        ) from error
+    inputs.pop("labels", None)
+    return inputs
+
+
+def input_device(model: Any) -> Any:
+    """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
+    import torch
+
+    if model.device.type != "meta":
+        return model.device
+    return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
+
+
+def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
+    """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
+    import torch
+
+    ids_1P, T = inputs["input_ids"], len(response_ids)
+    extended = dict(inputs)
+    for key, value in inputs.items():
+        if key == "input_ids":
+            tail = torch.tensor([list(response_ids)])
+        elif key == "cross_attention_mask":  # (1, P, pictures, tiles): the response sees what the prompt's end sees
+            tail = value[:, -1:].repeat(1, T, 1, 1)
+        elif not torch.is_tensor(value) or value.shape != ids_1P.shape:
+            continue
+        elif key == "token_type_ids" and not value.any():  # paligemma's 0 is the prefix, which sees itself whole
+            tail = torch.ones(1, T)
+        else:  # the attention mask goes on with ones, token types with the text's 0
+            tail = torch.full((1, T), int(key == "attention_mask"))
+        extended[key] = torch.cat([value, tail.to(value)], dim=1)
+    return extended
+
+
+def forced_pass(model: Any, inputs: Any, response_ids: Sequence[int], **options: Any) -> Any:
+    """The model's output for prompt and response, by one pass without a cache and without gradients.
+
+    The response's last token is left out: it produces nothing that is shown. options: a `logits_to_keep` among them
+    must be a slice. A number would make gemma4 cut its queries; a tensor would be moved by accelerate to the card where
+    the model begins, which need not be that of its last layers.
+    """
+    import torch
+
+    with torch.inference_mode():
+        return model(**append_response(inputs, response_ids[:-1]), use_cache=False, **options)
+
+
+def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of every token, so that joined they are the decoded text.
+
+    Tokens are decoded behind the one before, never alone: a character whose bytes are spread over several
+    tokens comes whole, with the last of them, and leading spaces are kept.
+    """
+    pieces: list[str] = []
+    before, start = 0, 0  # ids[before:start] is text that is out already, ids[start:] waits for its last byte
+    for end in range(1, len(token_ids) + 1):
+        known = _decode(tokenizer, token_ids[before:start])
+        text = _decode(tokenizer, token_ids[before:end])
+        # A UTF-8 character has at most four bytes: what is broken for longer is no character.
+        if text.endswith("\ufffd") and end - start < 4 and end < len(token_ids):
+            pieces.append("")
+            continue
+        pieces.append(text[len(known) :])
+        before, start = start, end
+    return tuple(pieces)
+
+
+def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
