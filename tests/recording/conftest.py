@@ -10,11 +10,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def twin(tiny_checkpoint):
-    """A function from a family's name to its model as transformers loads it, with the attention asked for."""
+    """A function from a family's name to its model as transformers loads it, with its own attention or another."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     @cache
-    def load(family: str, attention: str = "sdpa") -> Any:
+    def load(family: str, attention: str | None = None) -> Any:
         folder = tiny_checkpoint(family)
         fits = type(AutoConfig.from_pretrained(folder)) in AutoModelForImageTextToText._model_mapping
         kind = AutoModelForImageTextToText if fits else AutoModelForCausalLM

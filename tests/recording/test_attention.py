@@ -50,8 +50,8 @@ def test_left_padding_gets_no_weight_and_changes_no_row(tiny_visualizer, family)
     padded = dict(inputs)
     for key, value in inputs.items():
         if value.shape == inputs["input_ids"].shape:
-            fill = {"input_ids": visualizer.processor.tokenizer.pad_token_id, "token_type_ids": family == "paligemma2"}
-            padded[key] = torch.nn.functional.pad(value, (pad, 0), value=int(fill.get(key, 0)))
+            fill = visualizer.processor.tokenizer.pad_token_id if key == "input_ids" else 0
+            padded[key] = torch.nn.functional.pad(value, (pad, 0), value=fill)
     rows, moved = (record_rows(visualizer.model, given, PLANES, RESPONSE).weights for given in (inputs, padded))
     assert not moved[..., :pad].any()
     assert np.abs(moved[..., pad:] - rows).max() < 2e-5
