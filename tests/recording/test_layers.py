@@ -33,7 +33,9 @@ def test_a_configuration_without_a_text_model_is_refused():
 
 
 def test_only_the_default_layer_falls_back_and_says_so(config, caplog):
-    assert resolve_layer(config(), 20) == 2 and "has 3 layers; layer 2 is shown in place of the default 20" in caplog.text
+    assert (
+        resolve_layer(config(), 20) == 2 and "has 3 layers; layer 2 is shown in place of the default 20" in caplog.text
+    )
     assert [resolve_layer(config(), layer) for layer in (0, 2, -1, -3, np.int64(1))] == [0, 2, 2, 0, 1]
     for layer in (3, 19, 21, -4):
         with pytest.raises(ValueError, match=rf"layer_idx {layer} is out of range: the model has 3 layers \(0\.\.2"):
@@ -82,7 +84,15 @@ def test_several_heads_of_which_one_is_none_are_refused(heads):
 
 @pytest.mark.parametrize(
     "head, taken",
-    [("mean", "mean"), ("auto", "auto"), (-1, 3), (np.int64(2), 2), ((1, 3), (1, 3)), ([0, -1, 3], (0, 3)), ((2, 2), 2)],
+    [
+        ("mean", "mean"),
+        ("auto", "auto"),
+        (-1, 3),
+        (np.int64(2), 2),
+        ((1, 3), (1, 3)),
+        ([0, -1, 3], (0, 3)),
+        ((2, 2), 2),
+    ],
 )
 def test_a_head_counts_from_0_and_each_once(head, taken):
     assert check_head(head, 4) == taken and type(check_head(head, 4)) is type(taken)

@@ -67,7 +67,8 @@ def test_a_given_response_that_is_none_is_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    "options, response", [({}, None), ({"response": "a"}, "a"), ({"response_key": "pred"}, "b"), ({"response": "\ud800"}, "\ufffd")]
+    "options, response",
+    [({}, None), ({"response": "a"}, "a"), ({"response_key": "pred"}, "b"), ({"response": "\ud800"}, "\ufffd")],
 )
 def test_the_given_response_is_the_text_or_that_of_the_field(options, response):
     assert RecordingOptions(**options).given_response({"pred": "b"}) == response

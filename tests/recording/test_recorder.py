@@ -54,7 +54,9 @@ def test_a_mask_is_obeyed_and_cut_to_the_keys(kind):
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     recorder = AttentionRecorder([(0, "max")], 2, 4)
     recorder.observe(0, query, key, mask, 0.7, None)
-    np.testing.assert_allclose(recorder.weights()[:, 0, :6], expected_rows(query, key, allowed, 0.7)[:, 2:].max(0), atol=1e-6)
+    np.testing.assert_allclose(
+        recorder.weights()[:, 0, :6], expected_rows(query, key, allowed, 0.7)[:, 2:].max(0), atol=1e-6
+    )
 
 
 def test_a_layer_that_sees_fewer_queries_than_others_sees_the_last_ones():
