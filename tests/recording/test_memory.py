@@ -153,10 +153,10 @@ def test_running_out_of_memory_is_one_line_with_the_numbers_and_leaves_nothing_b
         held.append(weakref.ref(large))
         raise error
 
-    with pytest.raises(RuntimeError, match=r"^out of memory: .*allocate[^.]*(\..*)?; 7 tokens; lower it$") as told:
-        with out_of_memory_told("lower it") as facts:
-            facts.append("7 tokens")
-            fails()
+    message = r"^out of memory: .*allocate[^.]*(\..*)?; 7 tokens; lower it$"
+    with pytest.raises(RuntimeError, match=message) as told, out_of_memory_told("lower it") as facts:
+        facts.append("7 tokens")
+        fails()
     assert "\n" not in str(told.value)
     assert [reference() for reference in held] == [None], "a tensor of the failed pass is still held"
     with pytest.raises(RuntimeError) as again, out_of_memory_told():

@@ -77,8 +77,8 @@ def test_layers_that_are_none_are_refused(tiny, given, message):
 
 @pytest.mark.parametrize(
     "given, heads",
-    [("mean", ("mean",)), ("each", (0, 1, 2, 3)), (-1, (3,)), ("0-2", (0, 1, 2)), ("1+3", ((1, 3),)), ((1, 3), ((1, 3),)),
-     (["max", 2, "each"], ("max", 2, 0, 1, 3)), ("auto", ("auto",)), ([[0, 1], "1"], ((0, 1), 1))],
+    [("mean", ("mean",)), ("each", (0, 1, 2, 3)), (-1, (3,)), ("0-2", (0, 1, 2)), ("1+3", ((1, 3),)),
+     ((1, 3), ((1, 3),)), (["max", 2, "each"], ("max", 2, 0, 1, 3)), ("auto", ("auto",)), ([[0, 1], "1"], ((0, 1), 1))],
 )  # fmt: skip
 def test_heads_are_reduced_or_named_each_once(tiny, given, heads):
     assert resolve_heads(tiny.config, given) == heads
