@@ -65,3 +65,18 @@ def write_videos(
             write_video(map(renderer.draw, bar), folder / video, options.fps)
         paths += [folder / name for name in (*names, video)]
     return paths
+
+
+def write_records(
+    records: Sequence[AttentionRecord], images: Sequence[Image.Image], planes: Sequence[int] | None, start_phrase: str,
+    output_dir: str | Path, options: DrawingOptions,
+) -> list[Path]:  # fmt: skip
+    """The files of a record, or of two of the same tokens beside each other; planes: of the first, None: all."""
+    planes = range(len(records[0].layers)) if planes is None else planes
+    return write_videos(records[0], images, planes, start_phrase, output_dir, options)
+
+
+def video_names(records: Sequence[AttentionRecord], planes: Sequence[int] | None, options: DrawingOptions) -> list[str]:
+    """The names of the videos that `write_records` makes."""
+    planes = range(len(records[0].layers)) if planes is None else planes
+    return [file_names(records[0], plane, (), options)[-1] for plane in planes]
