@@ -266,6 +266,13 @@ class AttentionRecord:
         renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
         return Image.fromarray(renderer.draw(renderer.check_step(step)))
 
+    def overview(self, what: int | str, **options: Any) -> Image.Image:
+        """A small map for each plane, rows are layers, columns heads: what a step, word or phase looked at."""
+        from attention_heatmap.drawing.options import drawing_options
+        from attention_heatmap.drawing.overview import draw_overview
+
+        return draw_overview(self, self.open_pictures(), what, drawing_options(options))
+
     def _repr_html_(self) -> str:
         """What a notebook shows of a record: its summary."""
         from attention_heatmap.drawing.summary import draw_summary
