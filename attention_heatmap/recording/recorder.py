@@ -156,7 +156,7 @@ class AttentionRecorder:
             if not found_T.all():
                 raise RuntimeError(
                     f"layer {layer} gave {found_T.sum()} attention rows for {self.steps} tokens; it may have no "
-                    "softmax attention or bypass transformers' AttentionInterface: try another layer or attention='eager'"
+                    "softmax attention or bypass transformers' AttentionInterface: try another layer, or eager"
                 )
         return self._weights_TNK
 
