@@ -33,7 +33,6 @@ FONT_FOLDERS = (
 )  # fmt: skip
 NEWLINE_MARK = "↵"
 TURNING_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-JOINER = "\u200d"  # has no width; an Arabic letter beside it takes its joined form
 
 
 @lru_cache(maxsize=1)
@@ -97,6 +96,7 @@ class FontSet:
         self.main, self.small = self._open_main(font_path)
         self._fallbacks: list[ImageFont.FreeTypeFont] = []
         self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
+        self._widths: dict[str, float] = {}  # of words, which come again and again
 
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
@@ -187,7 +187,9 @@ class FontSet:
 
     def width(self, text: str) -> float:
         """Pixels that the text takes on one line."""
-        return sum(font.getlength(part) for font, part in self.runs(text))
+        if text not in self._widths:
+            self._widths[text] = sum(font.getlength(part) for font, part in self.runs(text))
+        return self._widths[text]
 
     def metrics(self) -> tuple[int, int]:
         """Pixels above and below the base line that hold every font used so far."""
