@@ -209,14 +209,6 @@ def draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fon
     return x
 
 
-def draw_lines(
-    canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet, fill: Any = INK
-) -> None:
-    """Draw lines of text below each other, the base line of the first at a point."""
-    for number, line in enumerate(lines):
-        draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, fill)
-
-
 def wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
     """Notes on lines of a width in pixels, broken between words."""
     lines: list[str] = []

@@ -63,7 +63,10 @@ class Written:
         """(fragment, left, right) of each, in pixels from the line's left."""
         starts, width = (0.0, *self.ends[:-1]), self.ends[-1]
         if self.turned:
-            return [(f, self.x + width - end, self.x + width - start) for f, start, end in zip(self.fragments, starts, self.ends)]
+            return [
+                (f, self.x + width - end, self.x + width - start)
+                for f, start, end in zip(self.fragments, starts, self.ends)
+            ]
         return [(f, self.x + start, self.x + end) for f, start, end in zip(self.fragments, starts, self.ends)]
 
 
@@ -155,7 +158,9 @@ def _fitting(word: list[Fragment], fonts: FontSet, width: float) -> Iterator[lis
 
 
 # A character with the accents and joiners that belong to it.
-_CLUSTER = re.compile("(?:.[\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u093a-\u094f\u200d\ufe0f]*)", re.DOTALL)
+_CLUSTER = re.compile(
+    "(?:.[\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u093a-\u094f\u200d\ufe0f]*)", re.DOTALL
+)
 
 
 def _place(fragments: Sequence[Fragment], fonts: FontSet, width: float) -> list[tuple[Fragment, int]]:
