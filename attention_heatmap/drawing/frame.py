@@ -35,6 +35,7 @@ SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what i
 # The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
+LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
 class FrameRenderer:
@@ -85,6 +86,7 @@ class FrameRenderer:
         self._weigh(shown, start, pieces)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         self._mark_steps = [mark.step for mark in self.marks]
+        self._phase_starts = {mark.phase: n for n, mark in reversed(list(enumerate(self.marks)))}
         second = (margin + self.right) // 2 if self.stacked else panels.pictures[0]
         place = Place(margin, self.right, footer, max(second, self.right // 3), self.px, self.small)
         self.legend = Legend(record, plane, self.first_step, place, self.label_fonts, options)
@@ -229,20 +231,12 @@ class FrameRenderer:
         marks = self.marks[first:end]
         if not marks:
             return
-        draw_marks(pen, panel.at, panel.layout, marks, self.label_fonts, first - self._phase_start(end))
+        draw_marks(pen, panel.at, panel.layout, marks, self.label_fonts, first - self._phase_starts[self.marks[first].phase])
         inside = None if self.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
             at = (self.right - self.label_fonts.width(text), self.legend.timeline_y - self.px(10))
             pen.text(at, text, self.label_fonts)
-
-    def _phase_start(self, end: int) -> int:
-        """The number of the first mark of the phase that the last of so many is in."""
-        phase = self.marks[end - 1].phase
-        return next(n for n, mark in enumerate(self.marks) if mark.phase == phase)
-
-
-LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
 def _cut(text: str, fonts: FontSet, width: float) -> str:
