@@ -88,7 +88,7 @@ class FrameRenderer:
         self._mark_steps = [mark.step for mark in self.marks]
         self._phase_starts = {mark.phase: n for n, mark in reversed(list(enumerate(self.marks)))}
         second = (margin + self.right) // 2 if self.stacked else panels.pictures[0]
-        place = Place(margin, self.right, footer, max(second, self.right // 3), self.px, self.small)
+        place = Place(margin, self.right, footer, max(second, self.right // 4), self.px, self.small)
         self.legend = Legend(record, plane, self.first_step, place, self.label_fonts, options)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         for panel in self.maps:

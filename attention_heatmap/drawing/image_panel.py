@@ -33,7 +33,7 @@ from attention_heatmap.drawing.pen import AnyPen, VectorPen
 from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
 from attention_heatmap.record import AttentionRecord
 
-CELL_LEVELS = 64  # steps of the colour scale: what hardly changes from frame to frame does not change at all
+CELL_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 # The highest weights are clipped here, so that one outlier among very many cells does not turn all the rest red.
 IMAGE_SCALE_QUANTILE = 0.999
 GRID_ALPHA = 0.2  # opacity of the grid lines

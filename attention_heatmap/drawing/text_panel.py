@@ -24,7 +24,7 @@ from attention_heatmap.drawing.pen import VectorPen
 from attention_heatmap.drawing.text_layout import INK_LEVELS, TextLayout
 
 CURRENT_ALPHA = 0.12  # of the blue behind the current token where glyphs are coloured
-TEXT_LEVELS = 127  # steps of the colour scale
+TEXT_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 _SINGLE = range(3)  # levels that are no weights: not there yet, the current token, left out
 
 
