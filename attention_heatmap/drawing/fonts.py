@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
-from attention_heatmap.drawing.colour import INK
 from attention_heatmap.drawing.text import BREAK_ANYWHERE
 from attention_heatmap.log import logger, one_line
 

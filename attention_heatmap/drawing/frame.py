@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import CURRENT_TOKEN, INK, MUTED, PAPER, colour_map, scale_ends, strengths
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, colour_map, scale_ends, strengths
 from attention_heatmap.drawing.fonts import (
     FONT_LABEL,
     FONT_TEXT,
@@ -20,7 +20,7 @@ from attention_heatmap.drawing.fonts import (
 )
 from attention_heatmap.drawing.image_panel import MapPanel, draw_marks, label_height, layout_images
 from attention_heatmap.drawing.layout import place_panels
-from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes, plane_title
+from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes
 from attention_heatmap.drawing.marks import MOST_INSIDE, response_marks, share_inside
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions, drawing_options
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
@@ -68,7 +68,7 @@ class FrameRenderer:
         self.piece_starts = np.array([piece.start for piece in pieces])
         self.sizes = [image.size for image in images]
         label = label_height(self.label_fonts, len(images))
-        letters = sum(len(piece.text) + (40 if "\n" in piece.text else 0) for piece in pieces)
+        lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
         panels = place_panels(
             self.sizes,
             (margin, 0, self.right, footer - self.px(8)),
@@ -76,7 +76,7 @@ class FrameRenderer:
             margin,
             label,
             self.px(FONT_TEXT),
-            letters,
+            lines,
         )
         self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
         text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), options.font_path)
@@ -145,13 +145,15 @@ class FrameRenderer:
         last = self.height - self.px(FOOTER_END) // 2
         at = self.left, last - self.px(NOTES) * (len(self.notes) - 1)
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
-        title = plane_title(self.record, self.plane)
         for panel in self.maps:
-            fonts = self.title_fonts
-            if panel.at[0] + fonts.width(f"{title}    100.0% on the pictures") > self.right:
-                fonts = self.label_fonts
-            pen.text(
-                (panel.at[0], self._heading(panel.at[1])), _cut(title, fonts, self.right - panel.at[0]), fonts, MUTED
+            x, base, room = panel.at[0], self._heading(panel.at[1]), self.right - panel.at[0]
+            if self._share_fits(panel, self.title_fonts):
+                pen.text((x, base), panel.title, self.title_fonts, MUTED)
+                continue
+            lines, pitch = wrapped([panel.title], self.label_fonts, room)[:2], self.px(24)
+            top = base - pitch * (len(lines) - 1)
+            draw_lines(
+                pen, [_cut(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
             )
         self.legend.draw_fixed(pen)
 
@@ -177,13 +179,20 @@ class FrameRenderer:
         """The base line of the heading of a panel."""
         return top - self.header + round(self.header * 0.62)
 
+    def _share_fits(self, panel: MapPanel, fonts: FontSet) -> bool:
+        """Whether a map's title and the share of the pictures find room on one line, in some fonts."""
+        used = fonts.width(f"{panel.title}   {self._share_text(1)}")
+        return panel.at[0] + used <= self.right
+
+    def _share_text(self, share: float) -> str:
+        return f"{share:.1%} on the picture{'s' * (len(self.sizes) > 1)}"
+
     def _draw_share(self, pen: AnyPen, panel: MapPanel, number: int) -> None:
-        """How much of the attention lies on the pictures, at the right of a map's heading."""
-        text = f"{panel.shares[number]:.1%} on the picture{'s' * (len(self.sizes) > 1)}"
+        """How much of the attention lies on the pictures, at the right of a map's heading if there is room."""
+        text, colour = self._share_text(float(panel.shares[number])), self.legend.shares[0].colour
         for fonts in (self.title_fonts, self.label_fonts):
-            x, used = self.right - fonts.width(text), fonts.width(panel.title) if fonts is self.title_fonts else 0
-            if x > panel.at[0] + used + self.px(24) and (used or x > panel.at[0] + self.label_fonts.width(panel.title)):
-                pen.text((x, self._heading(panel.at[1])), text, fonts, self.legend.shares[0].colour)
+            if self._share_fits(panel, fonts):
+                pen.text((self.right - fonts.width(text), self._heading(panel.at[1])), text, fonts, colour)
                 return
 
     def _draw_above(self, pen: AnyPen, number: int, current: int) -> float:
@@ -231,7 +240,9 @@ class FrameRenderer:
         marks = self.marks[first:end]
         if not marks:
             return
-        draw_marks(pen, panel.at, panel.layout, marks, self.label_fonts, first - self._phase_starts[self.marks[first].phase])
+        draw_marks(
+            pen, panel.at, panel.layout, marks, self.label_fonts, first - self._phase_starts[self.marks[first].phase]
+        )
         inside = None if self.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"

@@ -44,7 +44,8 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
         try:
             count = _write_gif(frames, temporary, fps) if suffix == ".gif" else _encode(frames, temporary, fps, suffix)
         except OSError as error:  # the encoder ended early; the last line that it said tells why
-            lines = [line for line in str(error).splitlines() if line.strip()] or ["the encoder ended"]
+            said = "" if "FFMPEG COMMAND" in str(error) else str(error)  # else it has said it on stderr itself
+            lines = [line for line in said.splitlines() if line.strip()] or ["the encoder ended"]
             reason = re.sub(r"^\[[^]]*\]\s*", "", lines[-1].strip()) if error.errno is None else error.strerror
             raise OSError(f"{path} could not be written: {one_line(reason)}; {folder_advice(path)}") from error
         if not count:

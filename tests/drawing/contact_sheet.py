@@ -24,7 +24,7 @@ from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.options import drawing_options
 
 SIZE, GRID = (640, 448), (14, 20)
-TILE, LABEL = 620, 30  # pixels: width of a tile, height of the line above it
+TILE, LABEL = 560, 30  # pixels: width of a tile, height of the line above it
 HOT = ((4, 5), (10, 15))  # the two places that are looked at
 WORDS = [" the", " road", " turns", " left", " at", " (", "3", "0", "0", ",", " 4", "0", "0", ")", ".\n"]
 
@@ -38,7 +38,9 @@ def landscape(night: bool) -> Image.Image:
     for n, colour in enumerate(((86, 112, 80), (60, 92, 52), (94, 78, 50))):
         ridge = 180 + 75 * n + 30 * np.sin(x / (60 + 25 * n) + n) + 12 * np.sin(x / 13 + 2 * n)
         sky = np.where((y > ridge)[..., None], np.array(colour) + rng.normal(0, 16, sky.shape), sky)
-    image = Image.fromarray(np.clip(sky * (0.13 if night else 1), 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    image = Image.fromarray(np.clip(sky * (0.13 if night else 1), 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(1)
+    )
     draw = ImageDraw.Draw(image)
     for left in (90, 310, 480):
         draw.rectangle([left, 190, left + 90, 290], (30, 24, 22) if night else (178, 92, 70))
@@ -48,14 +50,18 @@ def landscape(night: bool) -> Image.Image:
 
 
 def screenshot(dark: bool) -> Image.Image:
-    paper, ink, accent = ((24, 26, 32), (200, 204, 212), (60, 120, 220)) if dark else ((250, 250, 252), (40, 44, 52), (36, 110, 230))
+    paper, ink, accent = (
+        ((24, 26, 32), (200, 204, 212), (60, 120, 220)) if dark else ((250, 250, 252), (40, 44, 52), (36, 110, 230))
+    )
     image, fonts = Image.new("RGB", SIZE, paper), FontSet(15)
     draw = ImageDraw.Draw(image)
     draw.rectangle([0, 0, SIZE[0], 40], accent)
     draw.text((14, 10), "Settings    Account    Privacy    Help", "white", fonts.main)
     for n, line in enumerate(("Notifications", "Language", "Display", "Keyboard", "Backups", "Network", "About")):
         draw.text((24, 64 + 52 * n), line, ink, fonts.main)
-        draw.rounded_rectangle([440, 60 + 52 * n, 600, 90 + 52 * n], 8, outline=ink, fill=accent if n % 3 == 0 else paper)
+        draw.rounded_rectangle(
+            [440, 60 + 52 * n, 600, 90 + 52 * n], 8, outline=ink, fill=accent if n % 3 == 0 else paper
+        )
     return image
 
 
@@ -75,14 +81,19 @@ def green_leaves() -> Image.Image:
     draw = ImageDraw.Draw(image)
     for _ in range(900):
         x, y, r = rng.integers(0, 640), rng.integers(0, 448), rng.integers(6, 26)
-        draw.ellipse([x, y, x + r, y + r * 0.6], (int(rng.integers(0, 90)), int(rng.integers(90, 220)), int(rng.integers(10, 80))))
+        draw.ellipse(
+            [x, y, x + r, y + r * 0.6],
+            (int(rng.integers(0, 90)), int(rng.integers(90, 220)), int(rng.integers(10, 80))),
+        )
     return image
 
 
 def chart() -> Image.Image:
     image, fonts = Image.new("RGB", SIZE, "white"), FontSet(16)
     draw = ImageDraw.Draw(image)
-    for n, (high, colour) in enumerate(zip((300, 210, 340, 120, 260), ("crimson", "orange", "seagreen", "royalblue", "purple"))):
+    for n, (high, colour) in enumerate(
+        zip((300, 210, 340, 120, 260), ("crimson", "orange", "seagreen", "royalblue", "purple"))
+    ):
         draw.rectangle([70 + 110 * n, 400 - high, 140 + 110 * n, 400], colour)
         draw.text((85 + 110 * n, 408), f"Q{n + 1}", "black", fonts.main)
     draw.line([(50, 20), (50, 400), (630, 400)], "black", 2)
@@ -113,13 +124,36 @@ def looking_record(share: float = 0.3):
 
 def on_pictures() -> list[tuple[str, Image.Image]]:
     record, options = looking_record(), drawing_options({"figure": "map"})
-    return [(name, draw_figure(FrameRenderer(record, [image], 1, "Based", options), 0, "map")) for name, image in kinds()]
+    return [
+        (name, draw_figure(FrameRenderer(record, [image], 1, "Based", options), 0, "map")) for name, image in kinds()
+    ]
 
 
 def hard() -> list[tuple[str, Image.Image]]:
     """The layouts that leave room blank or squeeze the text, if any do."""
     long = (WORDS * 70)[:900]
-    scripts = ["السلام", " علي", "كم", " ل", "ا", " إله ", "लि", "पि", " ภาษาไทย", " 日本語", "中文", " 😀", " ש", "לום", "\x07", " "] + [" "] * 40 + ["ا" + "لسلام" * 40, " end"]
+    scripts = (
+        [
+            "السلام",
+            " علي",
+            "كم",
+            " ل",
+            "ا",
+            " إله ",
+            "लि",
+            "पि",
+            " ภาษาไทย",
+            " 日本語",
+            "中文",
+            " 😀",
+            " ש",
+            "לום",
+            "\x07",
+            " ",
+        ]
+        + [" "] * 40
+        + ["ا" + "لسلام" * 40, " end"]
+    )
 
     def shown(name: str, sizes: list, frame: tuple, words: list, step: int, **options) -> tuple[str, Image.Image]:
         grids = [(max(h // 40, 1), max(w // 40, 1)) for w, h in sizes]
@@ -143,7 +177,10 @@ def hard() -> list[tuple[str, Image.Image]]:
 
 
 def sheet(tiles: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
-    tiles = [(name, image.resize((TILE, round(TILE * image.height / image.width)), Image.Resampling.LANCZOS)) for name, image in tiles]
+    tiles = [
+        (name, image.resize((TILE, round(TILE * image.height / image.width)), Image.Resampling.LANCZOS))
+        for name, image in tiles
+    ]
     rows = [tiles[n : n + columns] for n in range(0, len(tiles), columns)]
     heights = [LABEL + max(image.height for _, image in row) for row in rows]
     whole = Image.new("RGB", (columns * (TILE + 10) - 10, sum(heights)), "white")
@@ -162,8 +199,6 @@ def main() -> None:
     parser.add_argument("--hard", action="store_true")
     arguments = parser.parse_args()
     picture = sheet(hard(), 2) if arguments.hard else sheet(on_pictures(), 2)
-    if not arguments.hard:
-        picture = picture.quantize(256, dither=Image.Dither.NONE)
     picture.save(arguments.path, optimize=True)
 
 
