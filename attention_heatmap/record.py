@@ -252,9 +252,7 @@ class AttentionRecord:
         """The step, from 0, of a response token's number, from 1 as in every frame; -1: the last. Raises ValueError."""
         step = number - 1 if number > 0 else number + self.response_length
         if number == 0 or not 0 <= step < self.response_length:
-            raise ValueError(
-                f"token {number} is not there; tokens are numbered 1 to {self.response_length}, -1: the last"
-            )
+            raise ValueError(f"token {number} is not there; expected 1 to {self.response_length}, or -1 for the last")
         return step
 
     # Here alone does a room use one below it, inside the methods, so that a record can show itself.

@@ -35,6 +35,7 @@ SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what i
 # The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
+LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
 LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
@@ -88,7 +89,14 @@ class FrameRenderer:
         self._mark_steps = [mark.step for mark in self.marks]
         self._phase_starts = {mark.phase: n for n, mark in reversed(list(enumerate(self.marks)))}
         second = (margin + self.right) // 2 if self.stacked else panels.pictures[0]
-        place = Place(margin, self.right, footer, max(second, self.right // 4), self.px, self.small)
+        place = Place(
+            margin,
+            self.right,
+            footer,
+            max(min(second, self.right - self.px(LEAST_SCALE)), self.right // 4),
+            self.px,
+            self.small,
+        )
         self.legend = Legend(record, plane, self.first_step, place, self.label_fonts, options)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         for panel in self.maps:

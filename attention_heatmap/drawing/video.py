@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,9 +68,12 @@ def find_encoder() -> str:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        return get_ffmpeg_exe()
+        encoder = get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise RuntimeError(f"no video encoder: {one_line(error)}; run pip install imageio-ffmpeg") from error
+    if not shutil.which(encoder):
+        raise OSError(f"the encoder {encoder} cannot be run: No such file or directory; reinstall it")
+    return encoder
 
 
 def _drawn_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

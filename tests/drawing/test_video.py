@@ -12,7 +12,7 @@ from attention_heatmap.drawing.video import _GIF_WIDTH, write_video
 def frames(count, size=(64, 48)):
     """Frames of one grey each, lighter from one to the next."""
     for number in range(count):
-        yield np.full((size[1], size[0], 3), 40 + 10 * number, np.uint8)
+        yield np.full((size[1], size[0], 3), min(40 + 10 * number, 255), np.uint8)
 
 
 @pytest.mark.parametrize("count, fps", [(1, 2), (7, 2), (12, 0.5), (5, 24)])
