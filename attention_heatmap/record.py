@@ -143,28 +143,8 @@ class AttentionRecord:
     """What hiding cells did to the answer, where that was asked for."""
 
     def __post_init__(self) -> None:
-        S, T, N = len(self.tokens), self.response_length, len(self.layers)
-        object.__setattr__(self, "heads", self.heads or ("mean",) * N)
-        if len(self.token_ids) != S:
-            raise ValueError(f"token_ids has {len(self.token_ids)} entries; expected {S}, one for each of tokens")
-        if not 0 < self.prompt_length <= S:
-            raise ValueError(f"prompt_length is {self.prompt_length}; expected 1..{S}, the number of tokens")
-        if self.weights.shape != (T, N, S):
-            raise ValueError(
-                f"weights has shape {self.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
-            )
-        if len(self.pictures) not in (0, len(self.images)):
-            raise ValueError(
-                f"pictures has {len(self.pictures)} entries; expected {len(self.images)}, one an image, or 0"
-            )
-        if len(self.heads) != N:
-            raise ValueError(f"heads has {len(self.heads)} entries; expected {N}, one a plane")
-        tokens = len(self.image_positions)
-        if self.neutral is not None and self.neutral.shape != (N, tokens):
-            raise ValueError(f"neutral has shape {self.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
-        for number, image in enumerate(self.images, start=1):
-            if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
-                raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+        object.__setattr__(self, "heads", self.heads or ("mean",) * len(self.layers))
+        _check_shapes(self)
 
     def __repr__(self) -> str:
         planes = ", ".join(map(self.plane_name, range(min(len(self.layers), 3)))) + ", ..." * (len(self.layers) > 3)
@@ -359,6 +339,31 @@ def _read(cls: type[AttentionRecord], path: str | Path, layers: Iterable[int] | 
     if record.pictures:
         record.open_pictures()
     return record
+
+
+def _check_shapes(record: AttentionRecord) -> None:
+    """Raises ValueError where the parts of a record do not fit each other."""
+    S, T, N = len(record.tokens), record.response_length, len(record.layers)
+    if len(record.token_ids) != S:
+        raise ValueError(f"token_ids has {len(record.token_ids)} entries; expected {S}, one for each of tokens")
+    if not 0 < record.prompt_length <= S:
+        raise ValueError(f"prompt_length is {record.prompt_length}; expected 1..{S}, the number of tokens")
+    if record.weights.shape != (T, N, S):
+        raise ValueError(
+            f"weights has shape {record.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
+        )
+    if len(record.pictures) not in (0, len(record.images)):
+        raise ValueError(
+            f"pictures has {len(record.pictures)} entries; expected {len(record.images)}, one an image, or 0"
+        )
+    if len(record.heads) != N:
+        raise ValueError(f"heads has {len(record.heads)} entries; expected {N}, one a plane")
+    tokens = len(record.image_positions)
+    if record.neutral is not None and record.neutral.shape != (N, tokens):
+        raise ValueError(f"neutral has shape {record.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
+    for number, image in enumerate(record.images, start=1):
+        if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
+            raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
 
 
 def _check_values(record: AttentionRecord) -> None:
