@@ -18,16 +18,16 @@ from PIL import Image, UnidentifiedImageError
 
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import one_line
-from attention_heatmap.options import expand
+from attention_heatmap.options import are_whole, expand
 
 DEFAULT_START_PHRASE = "Based on the following requirements"
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
 _FORMAT = 2  # version written into every file
 _PICTURE_BYTES = 2**20  # a record keeps a picture whose PNG is larger as a JPEG
 # In a record that is read: number of a head, nats a token, a weight that was rounded, pixels along a picture and in
-# all of them, characters of a token.
+# all of them, characters of a token and of a map's name.
 _LARGEST_HEAD, _LARGEST_FALL, _LARGEST_WEIGHT = 2**16, 700, 1.01
-_LARGEST_SIDE, _LARGEST_PIXELS, _LARGEST_TOKEN = 2**20, 2**28, 2**16
+_LARGEST_SIDE, _LARGEST_PIXELS, _LARGEST_TOKEN, _LONGEST_VIEW = 2**20, 2**28, 2**16, 200
 # The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
 CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
 CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
@@ -242,6 +242,8 @@ class AttentionRecord:
         from attention_heatmap.drawing.frame import FrameRenderer
         from attention_heatmap.drawing.options import drawing_options
 
+        if not are_whole([step]):
+            raise ValueError(f"step is {one_line(repr(step))}; expected a whole number, negative ones from the end")
         plane = self.plane(layer, head)
         renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
         return Image.fromarray(renderer.draw(renderer.check_step(step)))
@@ -265,14 +267,16 @@ class AttentionRecord:
             "format": _FORMAT, "images": len(self.images), "pictures": len(self.pictures),
             "checks": [asdict(check) for check in self.checks],
         }  # fmt: skip
-        arrays = {"token_ids": self.token_ids, "weights": np.ascontiguousarray(self.weights)}
+        arrays = {"token_ids": self.token_ids, "weights": self.weights}
         for number, image in enumerate(self.images):
             arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
         arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
         arrays |= {} if self.neutral is None else {"neutral": self.neutral}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with moved_into_place(Path(path)) as temporary:
-            save_file(arrays, temporary, {"facts": json.dumps(facts)})
+        with moved_into_place(Path(path)) as temporary:  # safetensors writes strided arrays as their bytes lie
+            save_file(
+                dict(zip(arrays, map(np.ascontiguousarray, arrays.values()))), temporary, {"facts": json.dumps(facts)}
+            )
 
     @classmethod
     def load(cls, path: str | Path, layers: Iterable[int] | None = None) -> AttentionRecord:
@@ -370,8 +374,9 @@ def _check_values(record: AttentionRecord) -> None:
     """Raises ValueError where a record that was read holds what no recording gives."""
     P, numbered = record.prompt_length, [head for head in record.heads if head not in ("mean", "max")]
     heads = [one for head in numbered for one in (head if isinstance(head, tuple) and head else (head,))]
-    numbers = [P, *record.layers, *record.special_ids, *heads, *(record.problem or (0, 1))]
-    falls = [fall for check in record.checks for fall in (check.hottest, *check.random)]
+    numbers = [P, *record.layers, *record.special_ids, *(record.problem or (0, 1))]
+    checks = record.checks
+    falls = [fall for check in checks for fall in (check.hottest, *check.random)]
     extra = np.concatenate([np.zeros(1), np.ravel(0 if record.neutral is None else record.neutral)])
     boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
     low, high = record.weights.min(initial=0), record.weights.max(initial=0)
@@ -379,12 +384,12 @@ def _check_values(record: AttentionRecord) -> None:
     rules = {
         "tokens must be texts": type(record.tokens) is tuple and all(isinstance(token, str) for token in record.tokens)
         and max(map(len, record.tokens)) <= _LARGEST_TOKEN,
-        "lengths, layers, heads and ids must be whole numbers": all(type(number) is int for number in numbers),
+        "lengths, layers and ids must be whole numbers": all(type(number) is int for number in numbers),
         "layers must be layers of the model, each plane a different one": 0
         < len(set(zip(record.layers, record.heads))) == len(record.layers)
         and type(record.num_layers or 0) is int
         and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
-        "heads must be mean, max or numbers": all(abs(head) < _LARGEST_HEAD for head in heads),
+        "heads must be mean, max or numbers": all(type(head) is int and abs(head) < _LARGEST_HEAD for head in heads),
         "auto_layer and auto_head must be true or false": type(record.auto_layer) is type(record.auto_head) is bool,
         "the problem must lie in the prompt": record.problem is None
         or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
@@ -393,11 +398,11 @@ def _check_values(record: AttentionRecord) -> None:
         and bool(0 <= low <= high <= _LARGEST_WEIGHT),
         "neutral must be from 0 up and finite": extra.dtype.kind == "f"
         and bool(((extra >= 0) & (extra < np.inf)).all()),
-        "checks must be of planes, their falls numbers": all(c.plane in range(len(record.layers)) for c in record.checks)
+        "checks must be of planes, their falls numbers": all(c.plane in range(len(record.layers)) for c in checks)
         and all(type(fall) is float and abs(fall) < _LARGEST_FALL for fall in falls)
-        and len(record.checks) <= len(record.layers)
-        and all(isinstance(c.view, str) and isinstance(c.part, str) and c.random for c in record.checks),
-        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": boxes.dtype.kind == "f"
+        and len(checks) <= len(record.layers) and all(c.random for c in checks)
+        and all(type(name) is str and len(name) <= _LONGEST_VIEW for c in checks for name in (c.view, c.part)),
+        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": all(i.boxes.dtype.kind == "f" for i in record.images)
         and not ((boxes < 0) | (boxes > _LARGEST_SIDE)).any(),
     }  # fmt: skip
     broken = [rule for rule, kept in rules.items() if not kept]
