@@ -32,7 +32,7 @@ from attention_heatmap.drawing.video import find_encoder, write_video
 from attention_heatmap.files import check_output_dir, check_target
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, ImageTokens, check_pictures
+from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, ImageTokens, check_pictures, check_replaced
 from attention_heatmap.recording.check import check_record
 from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
 from attention_heatmap.recording.image_tokens import locate_image_tokens
@@ -107,7 +107,7 @@ class AttentionVisualizer:
 
     def load_sample_data(
         self,
-        benchmark_json: str | Path,
+        benchmark_json: str | Path | list,
         image_dir: str | Path,
         sample_idx: int = 0,
         *,
@@ -202,7 +202,7 @@ class AttentionVisualizer:
     @shows_options(RecordingOptions, DrawingOptions)
     def visualize_dataset(
         self,
-        benchmark_json: str | Path,
+        benchmark_json: str | Path | list,
         image_dir: str | Path,
         sample_idx: int | str | Iterable[int] = "all",
         layer_idx: Layers = DEFAULT_LAYER,
@@ -217,8 +217,9 @@ class AttentionVisualizer:
     ) -> list[dict]:
         """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
 
-        sample_idx: as in `select_samples`. overwrite: do samples again that an earlier run has finished; without it a
-        run that was stopped goes on. save_record: a name, under which the record of each sample is kept in its folder.
+        benchmark_json: a file, or a list of samples. sample_idx: as in `select_samples`. overwrite: do samples again
+        that an earlier run has finished; without it a run that was stopped goes on. save_record: a name, under which
+        the record of each sample is kept in its folder.
         The rest is as in `create_attention_visualization_for_sample`. Under `accelerate launch` each process takes a
         part of the samples, and a card of its own.
         Returns their rows of `output_dir/samples.csv`: sample, id, response, answer, correct (1, 0, or None without an
@@ -237,7 +238,7 @@ class AttentionVisualizer:
             return {**settings, "input": fingerprint(samples[number], Path(image_dir), allow_absolute_paths)}
 
         def answer(number: int, facts: dict) -> AttentionRecord:
-            sample, where = samples[number], f"sample {number} of {benchmark_json}"
+            sample, where = samples[number], f"sample {number} of {samples}"
             facts |= {key: sample.get(key) for key in ("id", "answer")} if isinstance(sample, dict) else {}
             images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
             facts["settings"] = settings_of(number)
@@ -289,6 +290,7 @@ def check_save_record(path: str | Path, *read: str | Path) -> None:
         raise ValueError(f"save_record {path}: records are safetensors files; give a name such as run.safetensors")
     check_output_dir(Path(path).parent, "the folder of save_record")
     check_target(path, read)
+    check_replaced(path)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -396,7 +398,9 @@ def run_command(arguments: dict) -> str | list[str]:
         paths = {"allow_absolute_paths": arguments["allow_absolute_paths"]}
         sample, images = load_sample(*(arguments[key] for key in dataset), **paths)
     elif arguments["benchmark_json"]:
-        select_from_dataset(arguments["benchmark_json"], arguments["image_dir"], arguments["sample_idx"])
+        arguments["benchmark_json"], _ = select_from_dataset(
+            *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
+        )
     if arguments["from_record"]:
         return draw_record(
             arguments["from_record"], images, layers, arguments["head"], start_phrase, output_dir, options

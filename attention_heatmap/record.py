@@ -419,6 +419,21 @@ def picture_file(image: Image.Image) -> bytes:
     return jpeg.getvalue() or png.getvalue()
 
 
+def check_replaced(path: str | Path) -> None:
+    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    try:
+        with safe_open(path, framework="numpy") as data:
+            ours = "facts" in (data.metadata() or {})
+    except (SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
+
+
 def check_pictures(record: AttentionRecord, given: Sequence[Image.Image] | None) -> list[Image.Image]:
     """The pictures of a record. Raises ValueError when others were given, told by their size and coarse colours."""
     if not record.pictures:
