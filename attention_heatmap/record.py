@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from attention_heatmap.log import one_line
-from attention_heatmap.options import expand
+from attention_heatmap.options import are_whole, expand
 
 DEFAULT_START_PHRASE = "Based on the following requirements"
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
@@ -137,28 +137,8 @@ class AttentionRecord:
     """What hiding cells did to the answer, where that was asked for."""
 
     def __post_init__(self) -> None:
-        S, T, N = len(self.tokens), self.response_length, len(self.layers)
-        object.__setattr__(self, "heads", self.heads or ("mean",) * N)
-        if len(self.token_ids) != S:
-            raise ValueError(f"token_ids has {len(self.token_ids)} entries; expected {S}, one for each of tokens")
-        if not 0 < self.prompt_length <= S:
-            raise ValueError(f"prompt_length is {self.prompt_length}; expected 1..{S}, the number of tokens")
-        if self.weights.shape != (T, N, S):
-            raise ValueError(
-                f"weights has shape {self.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
-            )
-        if len(self.pictures) not in (0, len(self.images)):
-            raise ValueError(
-                f"pictures has {len(self.pictures)} entries; expected {len(self.images)}, one an image, or 0"
-            )
-        if len(self.heads) != N:
-            raise ValueError(f"heads has {len(self.heads)} entries; expected {N}, one a plane")
-        tokens = len(self.image_positions)
-        if self.neutral is not None and self.neutral.shape != (N, tokens):
-            raise ValueError(f"neutral has shape {self.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
-        for number, image in enumerate(self.images, start=1):
-            if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
-                raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+        object.__setattr__(self, "heads", self.heads or ("mean",) * len(self.layers))
+        _check_shapes(self)
 
     def __repr__(self) -> str:
         planes = ", ".join(map(self.plane_name, range(min(len(self.layers), 3)))) + ", ..." * (len(self.layers) > 3)
@@ -256,6 +236,8 @@ class AttentionRecord:
         from attention_heatmap.drawing.frame import FrameRenderer
         from attention_heatmap.drawing.options import drawing_options
 
+        if not are_whole([step]):
+            raise ValueError(f"step is {one_line(repr(step))}; expected a whole number, negative ones from the end")
         plane = self.plane(layer, head)
         renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
         return Image.fromarray(renderer.draw(renderer.check_step(step)))
@@ -295,6 +277,31 @@ class AttentionRecord:
         return read_record(path, layers)
 
 
+def _check_shapes(record: AttentionRecord) -> None:
+    """Raises ValueError where the parts of a record do not fit each other."""
+    S, T, N = len(record.tokens), record.response_length, len(record.layers)
+    if len(record.token_ids) != S:
+        raise ValueError(f"token_ids has {len(record.token_ids)} entries; expected {S}, one for each of tokens")
+    if not 0 < record.prompt_length <= S:
+        raise ValueError(f"prompt_length is {record.prompt_length}; expected 1..{S}, the number of tokens")
+    if record.weights.shape != (T, N, S):
+        raise ValueError(
+            f"weights has shape {record.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
+        )
+    if len(record.pictures) not in (0, len(record.images)):
+        raise ValueError(
+            f"pictures has {len(record.pictures)} entries; expected {len(record.images)}, one an image, or 0"
+        )
+    if len(record.heads) != N:
+        raise ValueError(f"heads has {len(record.heads)} entries; expected {N}, one a plane")
+    tokens = len(record.image_positions)
+    if record.neutral is not None and record.neutral.shape != (N, tokens):
+        raise ValueError(f"neutral has shape {record.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
+    for number, image in enumerate(record.images, start=1):
+        if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
+            raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+
+
 def picture_file(image: Image.Image) -> bytes:
     """The picture as a PNG file, or as a JPEG where that would be too large for a record."""
     png, jpeg = io.BytesIO(), io.BytesIO()
@@ -302,6 +309,21 @@ def picture_file(image: Image.Image) -> bytes:
     if png.tell() > _PICTURE_BYTES:
         image.save(jpeg, "JPEG", quality=92)
     return jpeg.getvalue() or png.getvalue()
+
+
+def check_replaced(path: str | Path) -> None:
+    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    try:
+        with safe_open(path, framework="numpy") as data:
+            ours = "facts" in (data.metadata() or {})
+    except (SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
 
 
 def check_pictures(record: AttentionRecord, given: Sequence[Image.Image] | None) -> list[Image.Image]:
