@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -266,6 +267,13 @@ class AttentionRecord:
         renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
         return Image.fromarray(renderer.draw(renderer.check_step(step)))
 
+    def overview(self, what: int | str, **options: Any) -> Image.Image:
+        """A small map for each plane, rows are layers, columns heads: what a step, word or phase looked at."""
+        from attention_heatmap.drawing.options import drawing_options
+        from attention_heatmap.drawing.overview import draw_overview
+
+        return draw_overview(self, self.open_pictures(), what, drawing_options(options))
+
     def _repr_html_(self) -> str:
         """What a notebook shows of a record: its summary."""
         from attention_heatmap.drawing.summary import draw_summary
@@ -291,6 +299,11 @@ class AttentionRecord:
         arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
         arrays |= {} if self.neutral is None else {"neutral": self.neutral}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(Path(path).parent).free
+        if needed > free:
+            raise OSError(
+                f"{path} needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; record fewer layers or heads"
+            )
         with moved_into_place(Path(path)) as temporary:
             save_file(arrays, temporary, {"facts": json.dumps(facts)})
 

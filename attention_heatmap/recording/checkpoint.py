@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import json
 import time
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Checkpoint:
 
     def __init__(self, model: Any, options: CheckpointOptions, processor: Any = None) -> None:
         self.options, loaded = options, hasattr(model, "generate")
+        self._given = loaded
         self.name = str(getattr(model, "name_or_path", None) or type(model).__name__) if loaded else str(model)
         if loaded:
             if processor is None:
@@ -146,6 +148,26 @@ class Checkpoint:
         facts = type(model).__name__, ", ".join(devices), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
+
+    def release(self) -> None:
+        """Let go of weights that were loaded here, for another model's; the next use loads them again."""
+        if self._given:
+            return
+        import torch
+
+        self.__dict__.pop("model", None)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def check_same_words(self, other: Checkpoint) -> None:
+        """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
+        own, others = (one.processor.tokenizer.get_vocab() for one in (self, other))
+        if own != others:
+            differ = sum(own.get(word) != number for word, number in others.items())
+            raise ValueError(
+                f"the tokenizers of {self.name} and {other.name} differ in {differ or len(own) - len(others)} tokens; "
+                "compare checkpoints of one tokenizer, such as a model and its fine-tune"
+            )
 
     def _model_class(self) -> Any:
         """The class of transformers that loads the model."""

@@ -34,15 +34,23 @@ _locks_lock = threading.Lock()
 
 @contextmanager
 def alone_with(model: Any) -> Iterator[None]:
-    """Within this block no other thread uses the model by way of this package; one that wants to waits."""
+    """Within this block no other thread uses the model by way of this package; one that wants to waits.
+
+    A model in training is in evaluation mode meanwhile; each of its modules gets back the mode that it had.
+    """
     with _locks_lock:
         lock = _locks.setdefault(model, threading.RLock())
     if not lock.acquire(blocking=False):
         logger.info("the model is in use by another thread; waiting")
         lock.acquire()
+    training = [module for module in model.modules() if module.training]
     try:
+        if training:
+            model.eval()
         yield
     finally:
+        for module in training:
+            module.training = True
         lock.release()
 
 

@@ -56,6 +56,16 @@ def record_memory(prompt: int, steps: int, planes: int) -> int:
     return values * np.dtype(record_dtype(values)).itemsize
 
 
+def check_record_memory(prompt: int, steps: int, planes: int) -> None:
+    """Raises ValueError where the record of an answer surely does not fit on the host."""
+    record, free = record_memory(prompt, steps, planes), free_memory("cpu")
+    if free is not None and record > free:
+        raise ValueError(
+            f"the record of {steps} tokens over {prompt} for {planes} planes takes {gib(record)}, {gib(free)} are free "
+            "on the host: record fewer layers or heads, or head mean"
+        )
+
+
 def free_memory(device: Any) -> int | None:
     """Bytes that can be taken on a device, torch's own reserve included; None where that is not known."""
     import torch
