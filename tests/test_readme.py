@@ -6,7 +6,6 @@ import functools
 import json
 import re
 import shlex
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -22,10 +21,6 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, *DOCS]
 MOST_LINES = 200  # of a README
 QUICK = {"frame_size": (640, 360), "max_new_tokens": 24}  # what the tests add to each run that does not say it
-LAUNCHERS = {
-    "torchrun": [sys.executable, "-m", "torch.distributed.run"],
-    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
-}
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -87,7 +82,10 @@ def checkout(folder, monkeypatch) -> Path:
 
 
 def quick_flags(arguments: list[str]) -> list[str]:
-    size, tokens = ["--frame_size", "{}x{}".format(*QUICK["frame_size"])], ["--max_new_tokens", str(QUICK["max_new_tokens"])]
+    size, tokens = (
+        ["--frame_size", "{}x{}".format(*QUICK["frame_size"])],
+        ["--max_new_tokens", str(QUICK["max_new_tokens"])],
+    )
     size = [] if "--frame_size" in arguments else size
     return size if {"--max_new_tokens", "--from_record"} & set(arguments) else size + tokens
 
@@ -95,19 +93,30 @@ def quick_flags(arguments: list[str]) -> list[str]:
 def run(command: str, capsys) -> str:
     """Run a command of a page, and give what it prints. In this process where that can be: torch is loaded once."""
     program, *arguments = shlex.split(command)
-    tool = program == "visualize-heatmap" or arguments[0] == "visualizeHeatMap.py"
-    if program in LAUNCHERS:
-        whole = [*LAUNCHERS[program], *arguments, *quick_flags(arguments)]
-        result = subprocess.run(whole, capture_output=True, text=True)
-        assert result.returncode == 0, f"{command}\n{result.stderr}"
-        return result.stdout
-    assert tool or program == "python", command
-    if not tool:  # the benchmarks run in a test of their own
+    if program in ("torchrun", "accelerate"):
+        arguments = launched(program, arguments)
+    elif program == "python" and arguments[0] != "visualizeHeatMap.py":  # the benchmarks run in a test of their own
         return check_script(arguments)
-    arguments = arguments[program == "python" :]
+    else:
+        assert program in ("python", "visualize-heatmap"), command
+        arguments = arguments[program == "python" :]
+    if "--tp_plan" in arguments:  # two processes, tested where models are shared
+        vhm.check_flags(vhm.build_parser(), vars(vhm.build_parser().parse_args(arguments)))
+        return ""
     capsys.readouterr()
     assert vhm.main([*arguments, *quick_flags(arguments)]) == 0, f"{command}\n{capsys.readouterr().err}"
     return capsys.readouterr().out
+
+
+def launched(program: str, arguments: list[str]) -> list[str]:
+    """The arguments of the tool in a command of a launcher, whose own flags are read by its own parser."""
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+
+    parser = get_args_parser() if program == "torchrun" else launch_command_parser()
+    found = parser.parse_args(arguments[program == "accelerate" :])
+    assert found.training_script == "visualizeHeatMap.py"
+    return found.training_script_args
 
 
 def check_script(arguments: list[str]) -> str:
