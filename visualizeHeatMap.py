@@ -1,6 +1,6 @@
 """See what a vision-language model looks at while it answers: the class, the command line, and all public names.
 
-    sample -> inputs -> answer (plain generate) -> one teacher-forced pass: rows -> record -> maps, text -> frames -> video
+    sample -> inputs -> answer (plain generate) -> one teacher-forced pass: rows -> record -> maps, text -> frames
 
 The rooms behind it stand in `attention_heatmap/`. torch and transformers are imported when a model is needed only.
 """
@@ -313,39 +313,34 @@ def build_parser() -> argparse.ArgumentParser:
     )
     names = ("required", "model", "sample", "answer", "recording", "map", "picture", "output", "dataset")
     groups = {name: parser.add_argument_group(name) for name in names}
-    required, sample, output, dataset = (
-        groups[name].add_argument for name in ("required", "sample", "output", "dataset")
+    required, model, sample, recording, picture, output, dataset = (
+        groups[name].add_argument
+        for name in ("required", "model", "sample", "recording", "picture", "output", "dataset")
     )
     required("--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub")
     required("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}, or a file of such lines (.jsonl)")
     required("--image_dir", help="folder that the pictures' paths start in")
+    help = "a second checkpoint, which reads the very same tokens; both maps are drawn"
+    model("--compare_model_path", metavar="PATH", help=help)
     sample("--image", nargs="+", metavar="PATH", help="picture(s) to ask about, in place of a dataset")
     sample("--problem", metavar="TEXT", help="the question about them")
-    sample("--sample_idx", type=number_or_text, default=0,
-           help="which sample, from 0 (default: 0); or several: 0-99, or 0,5,9, or all")  # fmt: skip
+    help = "which sample, from 0 (default: 0); or several: 0-99, or 0,5,9, or all"
+    sample("--sample_idx", type=number_or_text, default=0, help=help)
     sample("--max_image_num", type=int, default=2, help="the most pictures that a sample may have (default: 2)")
     sample("--allow_absolute_paths", action="store_true", help="let the dataset name pictures outside image_dir")
-    groups["recording"].add_argument("--layer_idx", nargs="+", type=number_or_text, default=[DEFAULT_LAYER], metavar="LAYER",
-                                     help="layer(s), from 0; -1: the last; 0-7, all, or auto (default: 20)")  # fmt: skip
-    groups["model"].add_argument("--compare_model_path", metavar="PATH",
-                                 help="a second checkpoint, which reads the very same tokens; both maps are drawn")  # fmt: skip
-    add_flags(parser, groups, CheckpointOptions)
-    add_flags(parser, groups, RecordingOptions)
-    groups["recording"].add_argument("--check", action="store_true",
-                                     help="hide the hottest cells, then random ones: does the answer suffer?")  # fmt: skip
+    help = "layer(s), from 0; -1: the last; 0-7, all, or auto (default: 20)"
+    recording("--layer_idx", nargs="+", type=number_or_text, default=[DEFAULT_LAYER], metavar="LAYER", help=help)
+    recording("--check", action="store_true", help="hide the hottest cells, then random ones: does the answer suffer?")
+    help = f"where the text panel begins (default: {DEFAULT_START_PHRASE})"
+    picture("--start_phrase", default=DEFAULT_START_PHRASE, help=help)
     output("--output_dir", default=".", help="folder of the video (default: .)")
     output("--save_record", metavar="FILE", help="keep the record behind the video in this .safetensors file")
-    output(
-        "--from_record",
-        nargs="+",
-        metavar="FILE",
-        help="draw a kept record again, or two beside each other: no model, nothing generated",
-    )
-    groups["picture"].add_argument("--start_phrase", default=DEFAULT_START_PHRASE,
-                                   help=f"where the text panel begins (default: {DEFAULT_START_PHRASE})")  # fmt: skip
-    add_flags(parser, groups, DrawingOptions)
-    dataset("--overwrite", action="store_true", help="with several samples: do those again that are finished")
+    help = "draw a kept record again, or two beside each other: no model, nothing generated"
+    output("--from_record", nargs="+", metavar="FILE", help=help)
     output("--verbose", action="store_true", help="say what is loaded, how large it is, how long it takes; tracebacks")
+    dataset("--overwrite", action="store_true", help="with several samples: do those again that are finished")
+    for kind in (CheckpointOptions, RecordingOptions, DrawingOptions):
+        add_flags(parser, groups, kind)
     return parser
 
 

@@ -92,6 +92,7 @@ def _maps(
 def _fact(row: dict, names: tuple[str, str]) -> str:
     """A phase's figures in words."""
     return (
-        f"{row['phase']}, {row['steps']} steps: {row['image_share_a']:.1%} of the attention on the pictures in {names[0]}, "
+        f"{row['phase']}, {row['steps']} steps: {row['image_share_a']:.1%} of the attention on the pictures in "
+        f"{names[0]}, "
         f"{row['image_share_b']:.1%} in {names[1]}; the maps lie {row['distance']:.2f} apart"
     )

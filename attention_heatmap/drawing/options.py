@@ -78,7 +78,7 @@ class DrawingOptions:
         False, "also write one PNG: the response, maps of single words, mean maps of the phases", group=OUTPUT
     )
     overview: str | None = option(
-        None, "also write one PNG of all planes, rows are layers, columns heads: what this word, phase or step looked at",
+        None, "also write one PNG of all planes (a row a layer, a column a head) for this word, phase or step",
         group=OUTPUT, flag={"metavar": "WORD"},
     )  # fmt: skip
 
