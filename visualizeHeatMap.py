@@ -376,11 +376,7 @@ def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
     layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
     layers = [int(one) if isinstance(one, str) and re.fullmatch(r"-?[0-9]{1,9}", one) else one for one in layers]
-    head = (
-        [int(h) if re.fullmatch(r"-?[0-9]{1,9}", h) else h for h in arguments["head"]]
-        if isinstance(arguments["head"], list)
-        else arguments["head"]
-    )
+    head = arguments["head"]  # a list of what was typed, or the default
     arguments["head"] = head[0] if isinstance(head, list) and len(head) == 1 else head
     drawing = {key: arguments[key] for key in names_of(DrawingOptions)}
     options = DrawingOptions(**drawing)
