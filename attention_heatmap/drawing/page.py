@@ -53,7 +53,8 @@ from attention_heatmap.phases import response_phases
 from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, picture_file
 
 ASSETS = Path(__file__).parent / "page_assets"
-SCRIPTS = ("data.js", "maps.js", "pictures.js", "text.js", "timeline.js", "take.js", "page.js")  # in the order they run
+SCRIPTS = ("data.js", "maps.js", "pictures.js", "text.js", "timeline.js", "words.js", "render.js", "hands.js", "address.js",
+           "take.js", "page.js")  # in the order they run
 # A weight is kept as one of 255 levels on a logarithmic scale below the row's highest one: two of them are 4.4% apart,
 # so a weight is right to 2.2%, and one below a 65536th of the highest is 0.
 LOG_RANGE = math.log(65536)

@@ -105,3 +105,12 @@ async function copyText(words) {
     return done;
   }
 }
+
+// Where a place is pinned, how much each token looked there; else the map.
+async function copyTable() {
+  const { maps } = state.map, sides = Object.keys(maps), ofPlace = looked && state.place;
+  const names = { first: data.records[0].name, second: data.records[1]?.name, difference: "difference" };
+  const named = Object.fromEntries(sides.map((side) => [sides.length > 1 || isTwo() ? names[side] : "weight", maps[side]]));
+  const table = ofPlace ? placeTable(looked) : mapTable(named), lines = table.split("\n").length - 2;
+  toast((await copyText(table)) ? `copied ${lines} ${ofPlace ? "tokens" : "cells"}` : "this browser does not let the page copy");
+}

@@ -9,7 +9,7 @@ const text = {
       const span = document.createElement("span");
       const shown = piece.kind === "image" ? piece.text.replace(/[[\]]/g, "") : piece.text;
       span.textContent = shown;
-      span.className = piece.kind;
+      span.className = `kind-${piece.kind}`;
       span.dataset.piece = i;
       if (piece.end > P) {
         Object.assign(span, { id: `token-${i}` });
