@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attention_heatmap.log import logger, one_line
+from attention_heatmap.options import spans
 
 
 def load_sample(
@@ -47,25 +50,24 @@ def select_samples(selection: int | str | Iterable[int], count: int, benchmark_j
     if isinstance(selection, str) and selection.strip() == "all":
         return list(range(count))
     if isinstance(selection, str):
-        parts = [re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part) for part in selection.split(",")]
-        spans = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
-        if not all(parts) or any(first > last for first, last in spans):
+        parsed = spans(selection)
+        if parsed is None:
             raise ValueError(
-                f"sample_idx {selection!r} cannot be read; expected a number, a range such as 0-99, a list such as "
-                "0,5,9, or all"
+                f"sample_idx {one_line(selection)[:200]!r} cannot be read; expected a number, a range such as 0-99, a "
+                "list such as 0,5,9, or all"
             )
     else:
-        spans = [(n, n) for n in (selection if isinstance(selection, Iterable) else [selection])]
-    for span in spans:
+        parsed = [(n, n) for n in (selection if isinstance(selection, Iterable) else [selection])]
+    for span in parsed:
         whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in span)
         if not whole or not 0 <= span[0] <= span[1] < count:
             named = "-".join(dict.fromkeys(map(str, span)))
             raise ValueError(
                 f"sample_idx {named} is out of range: {benchmark_json} has {count} samples (0..{count - 1})"
             )
-    if not spans:
+    if not parsed:
         raise ValueError("sample_idx names no sample; expected one or more")
-    return list(dict.fromkeys(n for first, last in spans for n in range(int(first), int(last) + 1)))
+    return list(dict.fromkeys(n for first, last in parsed for n in range(int(first), int(last) + 1)))
 
 
 def check_image_dir(image_dir: str | Path) -> None:
@@ -88,6 +90,20 @@ def open_pictures_of(
     images = [_open_image(Path(image_dir), path, where, allow_absolute_paths) for path in paths]
     logger.debug("%s: %d picture(s), sizes %s", where, len(images), [image.size for image in images])
     return images
+
+
+def open_pictures(images: Iterable[Any]) -> list[Image.Image]:
+    """Pictures given as PIL images or as paths, upright and RGB. Raises ValueError or OSError."""
+    opened = []
+    for image in [images] if isinstance(images, (str, Path, Image.Image)) else images:
+        if isinstance(image, (str, os.PathLike)):
+            path = Path(image)
+            opened.append(_open_image(path.parent, path.name, "image", allow_absolute_paths=True))
+        elif isinstance(image, Image.Image):
+            opened.append(upright_rgb(image))
+        else:
+            raise ValueError(f"a picture is a {type(image).__name__}; expected a path or a PIL image")
+    return opened
 
 
 def read_dataset(benchmark_json: str | Path) -> list:

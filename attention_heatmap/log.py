@@ -15,6 +15,10 @@ logging.addLevelName(NOTE, "NOTE")
 LONGEST_LINE = 2000  # characters of one message; whole files have come as the text of an error
 
 
+class OurMistake(RuntimeError):
+    """An error that no input should lead to."""
+
+
 def visible(text: object) -> str:
     """The text with all that a terminal obeys or hides written as escapes; line breaks and spaces stay.
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -22,6 +23,7 @@ _KINDS = {
     "float": (Real, "a number"), "bool": (bool, "True or False"),
     "str | None": ((str, os.PathLike, type(None)), "a text"), "str": (str, "a text"),
 }  # fmt: skip
+_LONGEST_RANGE = 2**16  # numbers of a range of layers or heads
 _READERS = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
 
 
@@ -50,6 +52,41 @@ def defaults_of(kind: type) -> dict[str, Any]:
 def are_whole(values: object) -> bool:
     """Whether values are there, all of them whole numbers, of Python's or NumPy's; True and False are none."""
     return isinstance(values, Iterable) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in values)
+
+
+def number_or_text(text: str) -> int | str:
+    """A number as one, any other text as it stands: how flags are read that take both."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def spans(text: str) -> list[tuple[int, int]] | None:
+    """(first, last) of each number or range of a list such as "3", "0-7" or "0,5-7"; None for another text."""
+    parts = [re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part) for part in text.split(",")]
+    found = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    return found if all(parts) and all(first <= last for first, last in found) else None
+
+
+def expand(given: Any, name: str) -> list:
+    """What names layers or heads, as a flat list: numbers, tuples for a mean such as "1+3", and words as they stand.
+
+    given: one, or several, of numbers, tuples and texts such as "7", "-1", "0-7", "0,5", "1+3", "all".
+    Raises ValueError for a range that is far too long.
+    """
+    found: list = []
+    for one in [given] if isinstance(given, (str, Integral)) or given is None else list(given):
+        if not isinstance(one, str):
+            found.append(one)
+        elif re.fullmatch(r"-?[0-9]{1,9}", one):
+            found.append(int(one))
+        elif re.fullmatch(r"[0-9]{1,9}(?:\+[0-9]{1,9})+", one):
+            found.append(tuple(int(part) for part in one.split("+")))
+        elif (parsed := spans(one)) is not None:
+            if sum(last - first for first, last in parsed) > _LONGEST_RANGE:
+                raise ValueError(f"{name} {one[:200]!r} is out of range: no model has so many")
+            found += [number for first, last in parsed for number in range(first, last + 1)]
+        else:
+            found.append(one)
+    return found
 
 
 def check_options(options: Any) -> None:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import one_line
+from attention_heatmap.options import expand
 
 DEFAULT_START_PHRASE = "Based on the following requirements"
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
@@ -193,17 +194,27 @@ class AttentionRecord:
 
         layer: 0-based; negative ones count from the model's end. Raises ValueError where it was not recorded.
         """
-        wanted = self.layers[-1] if layer is None else layer
-        wanted = wanted + self.num_layers if wanted < 0 and self.num_layers else wanted
-        if wanted not in self.layers:
-            raise ValueError(f"layer {layer} was not recorded; the record holds {sorted(set(self.layers))}")
-        found = [n for n, own in enumerate(self.layers) if own == wanted]
-        if head is not None:
-            heads = [self.heads[n] for n in found]
-            found = [n for n in found if self.heads[n] == head]
-            if not found:
-                raise ValueError(f"head {head} of layer {wanted} was not recorded; the record holds {heads}")
-        return found[0]
+        return self.select(self.layers[-1] if layer is None else layer, None if head is None else [head])[0]
+
+    def select(self, layers: Any = None, heads: Any = None) -> list[int]:
+        """The numbers of the planes of some layers and heads, in the record's order; None: of all.
+
+        layers, heads: a number, "all" or "each", a range such as "0-7", or several of these. Raises ValueError where
+        one that is named was not recorded.
+        """
+        from_end = [layer - self.num_layers for layer in self.layers] if self.num_layers else self.layers
+        found = []
+        for name, given, every, others in (
+            ("layer", layers, self.layers, from_end), ("head", heads, self.heads, self.heads)
+        ):  # fmt: skip
+            wanted = expand(given, name) if given is not None else ["all"]
+            wanted = list(every) if set(wanted) & {"all", "each"} else wanted
+            missing = [one for one in wanted if one not in every and one not in others]
+            if missing:
+                held = sorted(set(every), key=str)
+                raise ValueError(f"{name} {missing[0]} was not recorded; the record holds {held}")
+            found.append([own in wanted or other in wanted for own, other in zip(every, others)])
+        return [plane for plane, (layer, head) in enumerate(zip(*found)) if layer and head]
 
     def plane_name(self, plane: int) -> str:
         """A plane in words, such as "layer 7, head 2"."""
@@ -212,6 +223,12 @@ class AttentionRecord:
         if isinstance(head, tuple):
             return f"layer {self.layers[plane]}, mean of heads {', '.join(map(str, head))}"
         return f"layer {self.layers[plane]}, {names.get(head, f'head {head}')}"
+
+    def plane_key(self, plane: int) -> str:
+        """A plane in the names of files and columns: "layer7", with its head where the layer has several planes."""
+        layer, head = self.layers[plane], self.heads[plane]
+        name = "+".join(map(str, head)) if isinstance(head, tuple) else head
+        return f"layer{layer}" + f"_head{name}" * (self.layers.count(layer) > 1)
 
     def rows(self, plane: int) -> np.ndarray:
         """(T, S) float32 rows of a plane."""
@@ -390,3 +407,17 @@ def picture_file(image: Image.Image) -> bytes:
     if png.tell() > _PICTURE_BYTES:
         image.save(jpeg, "JPEG", quality=92)
     return jpeg.getvalue() or png.getvalue()
+
+
+def check_pictures(record: AttentionRecord, given: Sequence[Image.Image] | None) -> list[Image.Image]:
+    """The pictures of a record. Raises ValueError when others were given, told by their size and coarse colours."""
+    if not record.pictures:
+        return list(given) if given else record.open_pictures()
+    own = record.open_pictures()
+    for number, (kept, other) in enumerate(zip(own, given or own), start=1):
+        small = [np.asarray(image.resize((16, 16)), float) for image in (kept, other)]
+        if len(own) != len(given or own) or kept.size != other.size or np.abs(small[0] - small[1]).max() > 32:
+            raise ValueError(
+                f"picture {number} of the sample is not the record's; check --sample_idx, or leave the dataset out"
+            )
+    return own

@@ -1,82 +1,41 @@
-"""TODO."""
+"""Whole datasets: each sample recorded and drawn, one drawn while the next is answered, and resumed."""
 
 from __future__ import annotations
 
-import csv
-import errno
 import hashlib
 import json
-import logging
-import os
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from numbers import Real
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_heatmap.dataset import check_sample, lies_in
-from attention_heatmap.drawing.frame import layer_title
-from attention_heatmap.drawing.options import DRAWING_OPTIONS, DrawingOptions
-from attention_heatmap.drawing.outputs import file_names, stills_of, write_layer_videos
-from attention_heatmap.drawing.shares import image_shares
-from attention_heatmap.drawing.text import find_panel_start
-from attention_heatmap.files import DRAWN_FOR, check_output_dir, moved_into_place, partial_path
-from attention_heatmap.log import logger, one_line, visible
-from attention_heatmap.phases import Phase, response_phases
+import numpy as np
+
+from attention_heatmap.background import BackgroundDrawing, NoSpaceLeft, fail_sample
+from attention_heatmap.dataset import check_sample, lies_in, open_pictures_of
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.files import check_output_dir
+from attention_heatmap.log import OurMistake, logger, one_line, said_of
 from attention_heatmap.record import AttentionRecord
+from attention_heatmap.recording.options import RecordingOptions
+from attention_heatmap.recording.processes import part_of
+from attention_heatmap.table import (
+    TABLE_NAME,
+    forget_sample,
+    is_finished,
+    read_facts,
+    sample_folder,
+    write_table,
+)
 
-FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
-SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and layer
-LAST_COLUMNS = ("map", "check", "files", "error")
-DRAWING_PATIENCE = 10  # seconds that a process that draws may take to end when it is stopped
-FAILURES_NAMED = 20  # samples, at most, in the last line
-LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
-
-
-def sample_folder(output_dir: str | Path, number: int) -> Path:
-    """Where the files of one sample of a dataset go."""
-    return Path(output_dir) / f"sample_{number:04d}"
-
-
-def read_facts(folder: Path) -> dict:
-    """What is known of a sample: number, response, shares, files, the settings behind them; {} where nothing is."""
-    try:
-        facts = json.loads((folder / FACTS_NAME).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+_COLOURS_COMPARED = 255  # of a colour map that is a function, whose name says nothing
+_FAILURES_NAMED = 20  # samples, at most, in the last line
 
 
-def write_facts(folder: Path, facts: dict) -> None:
-    """Keep what is known of a sample. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with moved_into_place(folder / FACTS_NAME) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1), "utf-8")
-
-
-def own_files(folder: Path, facts: dict) -> list[Path]:
-    """The files that a sample's facts name; a name that would leave the folder is none."""
-    names = facts.get("files")
-    names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    return [folder / name for name in names if name not in ("", "..") and Path(name).name == name]
-
-
-def is_finished(folder: Path, facts: dict) -> bool:
-    """Whether a sample succeeded and every file of it is there: each appears under its name when it is whole."""
-    files = own_files(folder, facts)
-    return bool(files) and not facts.get("error") and all(path.is_file() for path in files)
-
-
-def forget_sample(folder: Path) -> None:
-    """Remove what an earlier run made of a sample, the facts first: without them nothing counts as finished."""
-    for path in (folder / FACTS_NAME, *own_files(folder, read_facts(folder))):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
+class SamplesFailed(RuntimeError):
+    """Some samples of a dataset failed, the rest is done."""
 
 
 def fingerprint(sample: object, image_dir: Path, allow_absolute_paths: bool = False) -> str:
@@ -87,8 +46,7 @@ def fingerprint(sample: object, image_dir: Path, allow_absolute_paths: bool = Fa
             path = image_dir / name
             if path.is_file() and (allow_absolute_paths or lies_in(path, image_dir)):
                 with path.open("rb") as file:
-                    for part in iter(lambda: file.read(2**20), b""):
-                        digest.update(part)
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -106,241 +64,169 @@ def unfinished_samples(output_dir: str | Path, numbers: Iterable[int], settings_
     if others:
         number, names = next(iter(others.items()))
         raise ValueError(
-            f"{len(others)} finished sample(s) in {output_dir} were made otherwise, such as sample {number} (other "
-            f"{', '.join(names)}); give another output_dir, or --overwrite to make them again"
+            f"{len(others)} finished sample(s) in {output_dir} were made with other settings, such as sample {number} "
+            f"(other {', '.join(names)}); give another output_dir, or --overwrite to make them again"
         )
     return unfinished
 
 
-def answer_text(text: object) -> str:
-    """What is compared of a response or an answer: inside the last <answer> tags, else all; white space squeezed."""
-    text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-    return " ".join((re.findall(r"<answer>(.*?)</answer>", text, re.S) or [text])[-1].split())
-
-
-def is_correct(response: str, answer: object) -> bool | None:
-    """Whether a response gives the answer, letter by letter; None where the dataset has none."""
-    return None if answer is None or not answer_text(answer) else answer_text(response) == answer_text(answer)
-
-
-def phase_shares(record: AttentionRecord, layer: int) -> dict[str, float]:
-    """Of each phase, and of the whole `response`: the mean over its steps of the attention that lies on pictures."""
-    phases = [*response_phases(record), Phase("response", 0, record.response_length)]
-    shares_T = image_shares(record, layer)
-    return {phase.name: round(float(shares_T[phase.first : phase.last].mean()), 6) for phase in phases}
-
-
-def record_facts(record: AttentionRecord, answer: object) -> dict:
-    """What a record says of its sample, for the table."""
-    return {
-        "response": record.response,
-        "correct": is_correct(record.response, answer),
-        "image_share": {str(layer): phase_shares(record, layer) for layer in record.layers},
-        "map": "; ".join(layer_title(record, layer) for layer in record.layers),
-        "check": "; ".join(f"layer {check.layer}: {check}" for check in record.checks),
-    }
-
-
-def table_row(folder: Path) -> dict:
-    """A sample's row of the table."""
-    facts = read_facts(folder)
-    shares, correct = facts.get("image_share"), facts.get("correct")
-    columns = {
-        f"image_share_{phase}_layer{layer}": share
-        for layer, phases in (shares.items() if isinstance(shares, dict) else ())
-        for phase, share in (phases.items() if isinstance(phases, dict) else ())
-    }
-    return {
-        **{name: facts.get(name) for name in SHARED_COLUMNS},
-        "sample": int(folder.name.rpartition("_")[2]),
-        "correct": int(correct) if isinstance(correct, bool) else None,
-        **columns,
-        **{name: facts.get(name) for name in ("map", "check")},
-        "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts) if path.is_file()),
-        "error": facts.get("error") or ("" if is_finished(folder, facts) else "not finished"),
-    }
-
-
-def _cell(value: object) -> object:
-    """A value of the table: harmless in a terminal, and marked as text where a spreadsheet would run it."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    is_formula = text.lstrip().startswith(tuple("=+-@＝＋－＠")) and not re.fullmatch(r"[+-]?[\d.]+", text)
-    return f"'{text}" if is_formula else text
-
-
-def write_table(output_dir: str | Path) -> None:
-    """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
-    folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
-    rows = sorted(map(table_row, folders), key=lambda row: row["sample"])
-    shares = {name for row in rows for name in row if name.startswith("image_share_")}
-    with (
-        moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, [*SHARED_COLUMNS, *sorted(shares), *LAST_COLUMNS], restval="")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-
-
-class NoSpaceLeft(OSError):
-    """The samples to come would fail, too."""
-
-
-def fail_sample(folder: Path, facts: dict, error: object) -> None:
-    """Report a sample that failed, and note it for the table. Raises NoSpaceLeft where the rest would fail as well."""
-    message = one_line(error) or type(error).__name__
-    logger.error("sample %s: %s", facts["sample"], message)
-    try:
-        write_facts(folder, facts | {"error": message})
-    except OSError as problem:  # the table will say that it is not finished
-        logger.error("sample %s: %s", facts["sample"], one_line(problem))
-    if os.strerror(errno.ENOSPC) in message:
-        raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
-
-
-class BackgroundDrawing:
-    """Draws one sample while the model answers the next, in a process of this module's own command line.
-
-    A process, since the Python of a thread would hold up the model's. One sample at a time, so that there are never
-    more than two records. A failure is written into the facts of its sample.
-    """
-
-    def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
-        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record and str(save_record)
-        self._current: tuple[Path, dict, Path, subprocess.Popen, Any] | None = None
-        self._said: set[str] = set()
-
-    def __enter__(self) -> BackgroundDrawing:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.finish(stop=kind is not None)
-
-    def start(self, folder: Path, facts: dict, record: AttentionRecord) -> None:
-        """Begin to draw a sample as soon as the one before is drawn. Its facts name the files before they are there."""
-        folder.mkdir(parents=True, exist_ok=True)
-        source = folder / self.save_record if self.save_record else partial_path(folder / "record.npz")
-        record.save(source, compress=bool(self.save_record))
-        try:
-            self.finish()
-            facts = facts | record_facts(record, facts["answer"]) | {"files": self._names(record)}
-            write_facts(folder, facts)
-            if not callable(self.options.colormap):
-                with undisturbed():
-                    self._current = folder, facts, source, *self._drawing_process(source, folder, record.layers)
-            else:  # no other process has it
-                images = record.open_pictures()
-                write_layer_videos(record, images, record.layers, self.start_phrase, folder, self.options)
-        finally:
-            if not self._current and not self.save_record:
-                source.unlink(missing_ok=True)
-
-    def _names(self, record: AttentionRecord) -> list[str]:
-        """The names of a sample's files."""
-        names, phrase = [self.save_record] * bool(self.save_record), self.start_phrase
-        first = find_panel_start(record, phrase)[1] if phrase and phrase in record.response else 0
-        stills = [f"step{step}" for step in stills_of(record, first, self.options.frames)]
-        return names + [name for layer in record.layers for name in file_names(layer, stills, self.options)]
-
-    def _drawing_process(self, source: Path, folder: Path, layers: Sequence[int]) -> tuple[subprocess.Popen, Any]:
-        """A process that draws a record into a folder, and the file that holds what it says."""
-        flags = [f"--start_phrase={self.start_phrase}", "--layer_idx", *map(str, layers)]
-        for name in DRAWING_OPTIONS:
-            value = getattr(self.options, name)
-            if name == "frame_size":
-                flags.append("--frame_size={}x{}".format(*value))
-            elif isinstance(value, bool):
-                flags += [f"--{name}"] * value
-            elif name == "frames":
-                flags += [f"--{name}", *map(str, value)] * (len(value) > 0)
-            elif value is not None:
-                flags.append(f"--{name}={float(value) if isinstance(value, Real) else value}")
-        command = [sys.executable, __file__, f"--from_record={source}", f"--output_dir={folder}", *flags]
-        said = tempfile.TemporaryFile()  # noqa: SIM115  closed when the process has ended
-        quiet = {**os.environ, "TQDM_DISABLE": "1", DRAWN_FOR: str(os.getpid())}
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
-        return subprocess.Popen(command, env=quiet, **streams), said
-
-    def finish(self, stop: bool = False) -> None:
-        """Wait until the current sample is drawn, or stop that; pass on what its process said."""
-        if not self._current:
-            return
-        folder, facts, source, process, said = self._current
-        try:
-            if stop:
-                process.terminate()
-            process.wait(DRAWING_PATIENCE if stop else None)
-        finally:  # also where this very wait is stopped
-            self._current = None
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(DRAWING_PATIENCE)
-            process.kill()
-            if not self.save_record:
-                source.unlink(missing_ok=True)
-        said.seek(0)
-        lines = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
-        said.close()
-        for line in dict.fromkeys(line for line in lines if line.startswith("WARNING: ")):
-            if line not in self._said:  # of fonts, say: once is enough
-                logger.warning("sample %s: %s", facts["sample"], one_line(line.removeprefix("WARNING: ")))
-                self._said.add(line)
-        if process.returncode and not stop:
-            reason = lines[-1].removeprefix("error: ") if lines else f"drawing ended with status {process.returncode}"
-            fail_sample(folder, facts, reason)
+def settings_of_run(settings: dict, drawing: DrawingOptions) -> dict:
+    """All that a sample's files depend on beside the sample, as JSON gives it back. Raises ValueError."""
+    if settings.get("response") is not None:
+        raise ValueError("response is the answer to one sample; give response_key, the field that holds each one's")
+    save_record = settings.get("save_record")
+    if save_record is not None and not re.fullmatch(r"[^/\\]+\.safetensors", str(save_record)):
+        raise ValueError(
+            f"save_record {save_record} is no name for each sample's folder; give one such as run.safetensors"
+        )
+    shown = dict(vars(drawing))
+    if callable(drawing.colormap):
+        colours = np.asarray(drawing.colormap(np.linspace(0, 1, _COLOURS_COMPARED)), np.float32)
+        shown["colormap"] = hashlib.sha256(colours.tobytes()).hexdigest()
+    return json.loads(json.dumps({**settings, **shown}, default=str))
 
 
 @contextmanager
-def said_of(number: int) -> Iterator[None]:
-    """Within this block whatever is logged names the sample."""
+def kept_on_failure(record: AttentionRecord, saved: str | Path | None, place: Path) -> Iterator[None]:
+    """A block after which a record is not lost where it fails: the error says where it is kept.
 
-    def name(message: logging.LogRecord) -> bool:
-        message.msg = f"sample {number}: {message.msg}"
-        return True
-
-    logger.addFilter(name)
+    saved: where the record is already, if anywhere; place: where else it goes.
+    """
     try:
         yield
+    except Exception as error:
+        try:
+            if not saved:
+                record.save(place)
+        except (OSError, ValueError) as problem:
+            logger.error("the record could not be kept: %s", one_line(problem))
+            raise error from None
+        text = f"{one_line(error) or type(error).__name__}; the record is kept in {saved or place}"
+        known = isinstance(error, (ValueError, OSError, RuntimeError))
+        raise (RuntimeError(text) if known else OurMistake(f"{type(error).__name__}: {text}")) from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with each sample."""
+
+    layers: Any
+    start_phrase: str
+    recording: RecordingOptions
+    drawing: DrawingOptions
+    save_record: str | None = None
+    check: bool = False
+    second: Any = None
+    """The visualizer of a checkpoint that is compared; its model is loaded when the first one's is no longer needed."""
+
+    def facts(self) -> dict:
+        """The settings that a sample's files depend on."""
+        shown = {"layers": self.layers, "start_phrase": self.start_phrase, "save_record": self.save_record}
+        second = {"second": self.second.checkpoint.facts()} if self.second else {}
+        return {**vars(self.recording), **shown, **second, "check": self.check}
+
+
+def visualize_samples(
+    visualizer: Any, plan: Plan, samples: list, numbers: list[int], where: str, image_dir: Path, output_dir: Path,
+    overwrite: bool, allow_absolute_paths: bool,
+) -> None:  # fmt: skip
+    """Answer samples of a dataset, draw them, and write the table. Raises for what no sample could succeed with."""
+    settings = settings_of_run({**visualizer.checkpoint.facts(), **plan.facts()}, plan.drawing)
+
+    def settings_of(number: int) -> dict:
+        return {**settings, "input": fingerprint(samples[number], image_dir, allow_absolute_paths)}
+
+    def opened(number: int, facts: dict) -> tuple[dict, list]:
+        sample = samples[number]
+        facts |= {key: sample.get(key) for key in ("id", "answer")} if isinstance(sample, dict) else {}
+        named = f"sample {number} of {where}"
+        images = open_pictures_of(sample, image_dir, visualizer.max_image_num, named, allow_absolute_paths)
+        facts["settings"] = settings_of(number)
+        return sample, images
+
+    def answer(number: int, facts: dict) -> list[AttentionRecord]:
+        sample, images = opened(number, facts)
+        record = visualizer.record(sample, images, plan.layers, **vars(plan.recording))
+        logger.info("%s", one_line(record.response))
+        if plan.check:
+            how = vars(plan.recording) | vars(plan.drawing)
+            record = visualizer.check(record, sample, images, **how)
+        visualizer.last_records = [record]
+        return [record]
+
+    def first_path(number: int) -> Path:
+        digest = hashlib.sha256(json.dumps(settings_of(number), sort_keys=True).encode()).hexdigest()[:12]
+        return sample_folder(output_dir, number) / f"first_{digest}.safetensors"
+
+    def keep_first(number: int, facts: dict) -> list[AttentionRecord]:
+        if not first_path(number).is_file():
+            (record,) = answer(number, facts)
+            record.save(first_path(number))
+        return []
+
+    def answer_again(number: int, facts: dict) -> list[AttentionRecord]:
+        first = AttentionRecord.load(first_path(number))
+        sample, images = opened(number, facts)
+        return [first, plan.second.replay(first, sample, images, **vars(plan.recording))]
+
+    own, is_first, wait_for_everyone = part_of(numbers, visualizer.checkpoint)
+    shared = visualizer.checkpoint.options.tp_plan
+    waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
+    if waiting:
+        _ = visualizer.model  # without it no sample could succeed
+    output_dir.mkdir(parents=True, exist_ok=True)
+    again = None if overwrite or shared else settings_of
+    try:
+        if plan.second and waiting:
+            failed = run_samples(waiting, output_dir, keep_first, None, again)
+            waiting = [number for number in waiting if number not in failed]
+            visualizer.checkpoint.release()
+            _ = plan.second.model
+        with BackgroundDrawing(plan.start_phrase, plan.drawing, plan.save_record) as beside:
+            writer = beside if is_first or not shared else None
+            run_samples(waiting, output_dir, answer_again if plan.second else answer, writer, again, writer is not None)
+        for number in waiting if plan.second else ():
+            first_path(number).unlink(missing_ok=True)
+        wait_for_everyone()
     finally:
-        logger.removeFilter(name)
+        if is_first:
+            write_table(output_dir)
+    wait_for_everyone()  # no process ends, and has the others ended, before the table is there
 
 
 def run_samples(
-    numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], AttentionRecord],
-    beside: BackgroundDrawing | None, settings_of: Callable[[int], dict] | None,
-) -> None:  # fmt: skip
-    """Answer one sample after the other, and have each drawn while the next is answered.
+    numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], list[AttentionRecord]],
+    beside: BackgroundDrawing | None, settings_of: Callable[[int], dict] | None, report: bool = True,
+) -> list[int]:  # fmt: skip
+    """Answer one sample after the other, and have each drawn while the next is answered; those that failed.
 
-    answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
+    answer: gives the record of a sample, or two, and adds to its facts. beside: None where nothing is drawn.
     settings_of: of a sample that another run may have finished meanwhile, to leave it out; None where all are done,
-    as by processes that share a model: they have to agree.
+    as by processes that share a model: they have to agree. report: write down failures, as one process does.
     Raises OSError where nothing can be written any more.
     """
     from tqdm import tqdm
 
+    failed = []
     for number in tqdm(numbers, desc="samples", unit="sample"):
         check_output_dir(output_dir)
         if settings_of and not unfinished_samples(output_dir, [number], settings_of):
             continue
-        folder, facts = sample_folder(output_dir, number), {"sample": number}
+        folder, facts = sample_folder(output_dir, number), {"sample": number, "answer": None}
         try:
             if beside:
                 forget_sample(folder)
-            with said_of(number):
-                record = answer(number, facts)
+            with said_of(f"sample {number}"):
+                records = answer(number, facts)
             if beside:
-                beside.start(folder, facts, record)
+                beside.start(folder, facts, records)
         except NoSpaceLeft:  # it may be the sample before that found none
             raise
         except Exception as error:  # whatever it is, it is this sample's
-            if beside:
+            failed.append(number)
+            if report:
                 fail_sample(folder, facts, error)
-
-
-class SamplesFailed(RuntimeError):
-    """Some samples of a dataset failed, the rest is done."""
+    return failed
 
 
 def report_samples(rows: list[dict], output_dir: str | Path) -> str:
@@ -348,6 +234,6 @@ def report_samples(rows: list[dict], output_dir: str | Path) -> str:
     table = Path(output_dir) / TABLE_NAME
     failed = [str(row["sample"]) for row in rows if row["error"]]
     if failed:
-        shown = ", ".join(failed[:FAILURES_NAMED]) + ", ..." * (len(failed) > FAILURES_NAMED)
+        shown = ", ".join(failed[:_FAILURES_NAMED]) + ", ..." * (len(failed) > _FAILURES_NAMED)
         raise SamplesFailed(f"{len(failed)} of {len(rows)} samples failed: {shown}; {table} says why")
     return str(table)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from attention_heatmap.drawing.frame import FrameRenderer
@@ -20,11 +19,7 @@ from attention_heatmap.record import AttentionRecord
 
 def plane_stem(record: AttentionRecord, plane: int) -> str:
     """The name, without a suffix, that the files of a plane begin with."""
-    layer = record.layers[plane]
-    several = record.layers.count(layer) > 1
-    head = record.heads[plane]
-    name = "_".join(map(str, head)) if isinstance(head, tuple) else head
-    return f"combined_attention_visualization_layer{layer}" + f"_head{name}" * several
+    return f"combined_attention_visualization_{record.plane_key(plane)}"
 
 
 def file_names(record: AttentionRecord, plane: int, stills: Sequence[str], options: DrawingOptions) -> list[str]:
@@ -72,15 +67,16 @@ def write_videos(
     return paths
 
 
-def pictures_of(record: AttentionRecord, given: list[Image.Image] | None) -> list[Image.Image]:
-    """The pictures of a record. Raises ValueError when others were given."""
-    if not record.pictures:
-        return given or record.open_pictures()
-    own = record.open_pictures()
-    for number, (kept, other) in enumerate(zip(own, given or own), start=1):
-        small = [np.asarray(image.resize((16, 16)), float) for image in (kept, other)]
-        if len(own) != len(given or own) or kept.size != other.size or np.abs(small[0] - small[1]).max() > 32:
-            raise ValueError(
-                f"picture {number} of the sample is not the record's; check --sample_idx, or leave the dataset out"
-            )
-    return own
+def write_records(
+    records: Sequence[AttentionRecord], images: Sequence[Image.Image], planes: Sequence[int] | None, start_phrase: str,
+    output_dir: str | Path, options: DrawingOptions,
+) -> list[Path]:  # fmt: skip
+    """The files of a record, or of two of the same tokens beside each other; planes: of the first, None: all."""
+    planes = range(len(records[0].layers)) if planes is None else planes
+    return write_videos(records[0], images, planes, start_phrase, output_dir, options)
+
+
+def video_names(records: Sequence[AttentionRecord], planes: Sequence[int] | None, options: DrawingOptions) -> list[str]:
+    """The names of the videos that `write_records` makes."""
+    planes = range(len(records[0].layers)) if planes is None else planes
+    return [file_names(records[0], plane, (), options)[-1] for plane in planes]

@@ -6,35 +6,61 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from attention_heatmap.recording.recorder import AttentionRecorder
 
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
 RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
-active_recorder: ContextVar[AttentionRecorder | None] = ContextVar("active_recorder", default=None)
+_STOCK = ("sdpa", "eager", "flex_attention")  # transformers' own, beside all of flash; sdpa computes the same
+
+
+@dataclass(frozen=True)
+class _Active:
+    """Who records, and whose attention the model has."""
+
+    recorder: AttentionRecorder
+    own: str | None
+    """The name of a user's own function, which then computes the output; None for transformers' functions."""
+
+
+_active: ContextVar[_Active | None] = ContextVar("active", default=None)
 
 
 def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
-    """The attention function registered with transformers: sdpa's output, and rows for the active recorder.
+    """The attention function registered with transformers: what the model would have done, and rows.
 
-    What sdpa cannot do (a soft cap, sinks, a position bias) goes to the model's own eager function.
+    A user's own function gets what it always gets. In place of transformers' own, which all compute the same, sdpa
+    runs; what sdpa cannot do (a soft cap, sinks, a position bias) goes to the model's own eager function.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    recorder, layer = active_recorder.get(), module.layer_idx
-    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None and kwargs.get("position_bias") is None:
-        if recorder is not None:
-            recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"))
-        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    active, layer, output = _active.get(), module.layer_idx, None
+    if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
+        if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 4:
+            raise RuntimeError(
+                f"the mask of the attention function {active.own!r} is not (1, 1, queries, keys); try attention='eager'"
+            )
+        window = kwargs.get("sliding_window")
+        active.recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"), window)
+        if not active.own:
+            return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    else:
+        output = _eager(module, query, key, value, attention_mask, **kwargs)
+        active.recorder.observe_weights(layer, output[1])
+    if active.own:
+        mask = attention_mask if _has_own_mask(active.own) else None  # transformers makes none for it
+        return ALL_ATTENTION_FUNCTIONS[active.own](module, query, key, value, mask, **kwargs)
+    return output
+
+
+def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple:
+    """Output and weights of the model's own eager function."""
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
         raise RuntimeError(f"{type(module).__name__} has no eager_attention_forward; try attention='eager'")
-    mask = additive_mask(attention_mask, query, key.shape[2])
-    output, weights_1HQK = eager(module, query, key, value, mask, **kwargs)
-    if recorder is not None:
-        recorder.observe_weights(layer, weights_1HQK)
-    return output, weights_1HQK
+    return eager(module, query, key, value, additive_mask(mask, query, key.shape[2]), **kwargs)
 
 
 def additive_mask(mask: Any, query: Any, K: int) -> Any:
@@ -50,13 +76,19 @@ def additive_mask(mask: Any, query: Any, K: int) -> Any:
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
-def recording_mask(*args: Any, **kwargs: Any) -> Any:
-    """sdpa's mask, written out where the keys outnumber several queries: a static cache, which a layer may cut."""
-    from transformers.masking_utils import sdpa_mask
+def _has_own_mask(name: str) -> bool:
+    """Whether a mask function is registered for an attention function."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    if 1 < kwargs.get("q_length", 0) < kwargs.get("kv_length", 0):
-        kwargs["allow_is_causal_skip"] = False
-    return sdpa_mask(*args, **kwargs)
+    return name in ALL_MASK_ATTENTION_FUNCTIONS
+
+
+def recording_mask(*args: Any, **kwargs: Any) -> Any:
+    """The mask of a user's own attention function, where it has one; else sdpa's."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    own = _active.get().own
+    return ALL_MASK_ATTENTION_FUNCTIONS[own if own and _has_own_mask(own) else "sdpa"](*args, **kwargs)
 
 
 def implementations(config: Any) -> dict[str, str]:
@@ -67,12 +99,16 @@ def implementations(config: Any) -> dict[str, str]:
     }
 
 
+def _text_key(config: Any) -> str:
+    """The name of the language model's configuration among a model's; "" where it is the model's own."""
+    text = config.get_text_config()
+    return next((name for name in config.sub_configs if getattr(config, name, None) is text), "")
+
+
 @contextmanager
 def text_attention(model: Any, text: str | None = None, rest: str | None = None) -> Iterator[None]:
     """Let the language model, and the rest, use other attention; put the old one back in every case."""
-    before = implementations(model.config)
-    text_config = model.config.get_text_config()
-    text_key = next((name for name in before if name and getattr(model.config, name) is text_config), "")
+    before, text_key = implementations(model.config), _text_key(model.config)
     wanted = {name: text if name == text_key else rest for name in before if name or name == text_key}
     try:
         model.set_attn_implementation(before | {name: wish for name, wish in wanted.items() if wish})
@@ -88,12 +124,14 @@ def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
 
     AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
     AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
-    token = active_recorder.set(recorder)
+    name = implementations(model.config)[_text_key(model.config)]
+    stock = name is None or name in _STOCK or "flash" in name or "/" in name or name.startswith("paged|")
+    token = _active.set(_Active(recorder, None if stock else name))
     try:
         with text_attention(model, RECORDING_ATTENTION):
             yield
     finally:
-        active_recorder.reset(token)
+        _active.reset(token)
 
 
 @contextmanager

@@ -1,18 +1,27 @@
-"""TODO."""
+"""The check: cells are hidden, and the answer says whether they mattered."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.recording.prompt import forced_pass
+from attention_heatmap.dataset import problem_of, upright_rgb, well_formed
+from attention_heatmap.log import NOTE, logger
+from attention_heatmap.maps import mean_cells, shown_rows, view_names
+from attention_heatmap.phases import Phase, response_phases
+from attention_heatmap.record import CHECK_DRAWS, CHECK_PART, AttentionRecord, Check, check_pictures
+from attention_heatmap.recording.generation import alone_with
+from attention_heatmap.recording.layers import cross_layers
+from attention_heatmap.recording.memory import out_of_memory_told
+from attention_heatmap.recording.options import RecordingOptions
+from attention_heatmap.recording.prompt import forced_pass, input_device
+from attention_heatmap.recording.session import Session
 
-# The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
-CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
 
 
@@ -64,3 +73,52 @@ def response_log_probabilities(model: Any, inputs: Any, response_ids: list[int],
     parts = zip(logits_TV.split(LOGITS_PER_BLOCK), wanted.split(LOGITS_PER_BLOCK))
     losses = [torch.nn.functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts]
     return -torch.cat(losses).cpu().numpy()
+
+
+def check_record(
+    session: Session, record: AttentionRecord, sample: dict, images: Sequence[Image.Image],
+    view: tuple[str, bool, float], how: RecordingOptions,
+) -> AttentionRecord:  # fmt: skip
+    """The record of a sample with a `Check` of the map of each of its planes.
+
+    The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS times,
+    as many after the map was moved by a random distance; each time the same response is forced, and the
+    log-probability of its answer compared: CHECK_DRAWS + 1 passes a plane, and one. A map that is the same everywhere
+    gets no check. view: baseline, sinks and smoothing of the map; how: as the record was made, so that the prompt is
+    the same. Raises ValueError for another sample's record, or where the pictures painted over do not give the same
+    tokens.
+    """
+    ids = record.token_ids[record.prompt_length :].tolist()
+    originals, problem = [upright_rgb(image) for image in images], well_formed(problem_of(sample, "the sample"))
+    whole = Phase("response", 0, record.response_length)
+    part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
+    prompt = session.processed(problem, originals, how)
+    own_ids, drawn = record.token_ids[: record.prompt_length], record.image_positions
+    text_ids = np.delete(own_ids, drawn) if cross_layers(session.config) else own_ids
+    if text_ids.tolist() != prompt["input_ids"][0].tolist():
+        raise ValueError("the record is of another prompt; give its own sample, pictures and prompt_template")
+    check_pictures(record, originals)
+
+    def log_probability(inputs: Any) -> float:
+        placed = inputs.to(input_device(session.model), dtype=session.model.dtype)
+        steps = range(part.first, part.last)
+        return float(response_log_probabilities(session.model, placed, ids, steps).mean())
+
+    def fall(boxes: Sequence[np.ndarray]) -> float:
+        inputs = session.processed(problem, hide_cells(originals, boxes), how)
+        if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
+            raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
+        return plain - log_probability(inputs)
+
+    checks = []
+    with alone_with(session.model), out_of_memory_told("lower max_pixels"):
+        plain = log_probability(prompt)
+        for plane in range(len(record.layers)):
+            cells = mean_cells(record, shown_rows(record, plane, *view))
+            if np.ptp(np.concatenate([weights[np.isfinite(weights)] for _, weights in cells])) == 0:
+                logger.log(NOTE, "%s cannot be checked: its map is the same everywhere", record.plane_name(plane))
+                continue
+            random = tuple(fall(cells_to_hide(cells, seed)) for seed in range(CHECK_DRAWS))
+            checks.append(Check(plane, view_names(*view), part.name, fall(cells_to_hide(cells)), random))
+            logger.log(NOTE, "check of %s: %s", record.plane_name(plane), checks[-1])
+    return replace(record, checks=tuple(checks))

@@ -1,34 +1,266 @@
-"""TODO."""
+"""Loading a checkpoint: configuration and processor at once, the weights when they are first needed."""
 
 from __future__ import annotations
 
-import os
+import argparse
+import difflib
+import gc
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from attention_heatmap.recording.memory import layer_values
+from attention_heatmap.log import logger, one_line
+from attention_heatmap.options import check_options, option
+from attention_heatmap.recording.image_tokens import image_token_id
+from attention_heatmap.recording.layers import shared_heads, text_config
+from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
+from attention_heatmap.recording.processes import check_tp_plan
+
+MODEL = "model"  # heading of the flags
+_FAR_TOO_SMALL = 4  # times; files so much smaller than the model that its configuration describes are of another
+_NAMED = 5  # tensors in a message
 
 
-def process_number(tp_plan: Any) -> int:
-    """Which process of a tensor-parallel run this is, by torchrun's word; 0 where the model is not shared."""
-    return int(os.environ.get("RANK", 0)) if tp_plan else 0
-
-
-def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
-    """Raises ValueError where a model cannot be shared by the processes that were started."""
-    if not tp_plan:
-        return
-    ranks, text = int(os.environ.get("WORLD_SIZE", 1)), config.get_text_config()
-    if ranks < 2:
-        raise ValueError(
-            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
-            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f'{one_line(text)[:200]!r} is no JSON object; expected one such as {{"revision": "main"}}'
         )
-    if device_map not in (None, "auto"):
-        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
-    for name in ("num_attention_heads", "num_key_value_heads"):
-        uneven = [count for count in layer_values(text, name, 0) if count % ranks]
-        if uneven:
-            raise ValueError(
-                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
-                "processes that divides them"
+    return value
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How a checkpoint is loaded."""
+
+    device_map: str | dict | None = option(
+        "auto", "as in from_pretrained: auto, cpu, cuda:0, ...", group=MODEL, flag={"type": str}
+    )
+    dtype: Any = option(
+        "auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32", group=MODEL
+    )
+    tp_plan: str | dict | None = option(
+        None, "auto, under torchrun: its processes share every layer, in place of device_map", group=MODEL,
+        flag={"choices": ("auto",)},
+    )  # fmt: skip
+    trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint", group=MODEL)
+    allow_missing_weights: bool = option(
+        False, "go on where the checkpoint lacks weights of its model, which are then random", group=MODEL
+    )
+    model_kwargs: dict | None = option(
+        None, "more for the model's from_pretrained, as a JSON object", group=MODEL,
+        flag={"type": _json_object, "metavar": "JSON"},
+    )  # fmt: skip
+    processor_kwargs: dict | None = option(
+        None, "more for the processor's from_pretrained, as a JSON object", group=MODEL,
+        flag={"type": _json_object, "metavar": "JSON"},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        import torch
+
+        check_options(self)
+        if isinstance(self.dtype, str) and self.dtype != "auto":
+            if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+                raise ValueError(
+                    f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or "
+                    "bfloat16"
+                )
+        places = [self.device_map, *(self.device_map.values() if isinstance(self.device_map, dict) else ())]
+        if any(str(place) == "meta" for place in places):
+            raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
+
+
+class Checkpoint:
+    """A Hugging Face checkpoint by its name, or a model and a processor that are loaded already.
+
+    The configuration and the processor are read at once, the weights when they are first needed, so that a wrong
+    option is found before the long wait. Raises OSError or ValueError when there is no such checkpoint.
+    """
+
+    def __init__(self, model: Any, options: CheckpointOptions, processor: Any = None) -> None:
+        self.options, loaded = options, hasattr(model, "generate")
+        self._given = loaded
+        self.name = str(getattr(model, "name_or_path", None) or type(model).__name__) if loaded else str(model)
+        if loaded:
+            if processor is None:
+                raise ValueError("a loaded model needs its processor too; give processor=AutoProcessor...")
+            self.config, self.processor, self.model = model.config, processor, model
+        else:
+            from transformers import AutoConfig, AutoProcessor
+
+            _check_name(self.name)
+            self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
+            names = ("processor_config.json", "preprocessor_config.json")
+            kwargs = options.processor_kwargs or {}
+            self.processor = processor or self._from_pretrained(AutoProcessor, self._base_of(*names), **kwargs)
+        text_config(self.config)
+        image_token_id(self.config)  # a model without pictures is told here
+        if getattr(self.processor, "tokenizer", None) is None:
+            raise ValueError(f"model_path {self.name} has no tokenizer beside its processor; add its files")
+        check_tp_plan(options.tp_plan, options.device_map, self.config)
+        facts = self.name, self.config.model_type, text_config(self.config).num_hidden_layers
+        logger.info("%s: model type %s, %d layers", *facts)
+
+    def facts(self) -> dict:
+        """What an answer depends on, as JSON: the files of a directory with their sizes and times, the options."""
+        path, options = Path(self.name), self.options
+        files = [(file.name, file.stat()) for file in sorted(path.glob("*")) if file.is_file()]
+        return {
+            "model": str(path.resolve()) if path.is_dir() else str(path), "dtype": str(options.dtype),
+            "checkpoint": [[name, facts.st_size, facts.st_mtime] for name, facts in files],
+            "model_kwargs": options.model_kwargs or {}, "processor_kwargs": options.processor_kwargs or {},
+        }  # fmt: skip
+
+    @cached_property
+    def model(self) -> Any:
+        """The Hugging Face model, in evaluation mode, loaded at the first use."""
+        import torch
+        import transformers
+
+        options, dtype = self.options, self.options.dtype
+        if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+            dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
+        started = time.perf_counter()
+        tp, more = options.tp_plan, options.model_kwargs or {}
+        places = {"distributed_config": {"tp_plan": tp}} if tp else {"device_map": options.device_map}
+        model_class = self._model_class()
+        with out_of_memory_told("take a smaller dtype, more devices or device_map auto"):
+            self._check_size(model_class)
+            model, info = self._from_pretrained(
+                model_class, **{"dtype": dtype, **places, **more}, output_loading_info=True
             )
+        self._check_loaded(info)
+        if tp and not shared_heads(model):
+            raise RuntimeError(
+                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
+                "version 5.17 or newer"
+            )
+        parts = getattr(model, "hf_device_map", {"": model.device}).values()
+        devices = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
+        facts = type(model).__name__, ", ".join(devices), model.dtype, time.perf_counter() - started
+        logger.info("loaded %s on %s as %s in %.1f s", *facts)
+        return model.eval()
+
+    def release(self) -> None:
+        """Let go of weights that were loaded here, for another model's; the next use loads them again."""
+        if self._given:
+            return
+        import torch
+
+        self.__dict__.pop("model", None)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def check_same_words(self, other: Checkpoint) -> None:
+        """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
+        own, others = (one.processor.tokenizer.get_vocab() for one in (self, other))
+        if own != others:
+            differ = sum(own.get(word) != number for word, number in others.items())
+            raise ValueError(
+                f"the tokenizers of {self.name} and {other.name} differ in {differ or len(own) - len(others)} tokens; "
+                "compare checkpoints of one tokenizer, such as a model and its fine-tune"
+            )
+
+    def _model_class(self) -> Any:
+        """The class of transformers that loads the model."""
+        import transformers
+
+        names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
+        classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+        written = getattr(self.config, "auto_map", {})  # by the checkpoint's own code
+        fits = [c for c in classes if type(self.config) in c._model_mapping or c.__name__ in written]
+        return (fits or classes)[0]
+
+    def _check_size(self, model_class: Any) -> None:
+        """Raises ValueError where a directory's weights are far smaller than the model: a default configuration's."""
+        import torch
+
+        files = [*Path(self.name).glob("*.safetensors"), *Path(self.name).glob("pytorch_model*.bin")]
+        known = type(self.config) in model_class._model_mapping
+        if not files or not known or getattr(self.config, "quantization_config", None) or self._is_adapter():
+            return
+        if self.options.allow_missing_weights or "quantization_config" in (self.options.model_kwargs or {}):
+            return
+        with torch.device("meta"):
+            count = sum(weight.numel() for weight in model_class.from_config(self.config).parameters())
+        stored = sum(file.stat().st_size for file in files)
+        if stored * _FAR_TOO_SMALL < count:  # no dtype has less than a byte a number
+            raise ValueError(
+                f"model_path {self.name}: its configuration describes {count} weights, its files hold {gib(stored)}; "
+                "check config.json (is text_config missing?) and that all files of weights are there"
+            )
+
+    def _check_loaded(self, info: dict) -> None:
+        """Raises ValueError where weights of the model were not in the checkpoint, or of another shape."""
+        wrong = [
+            str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(info.get(name) or (), key=str)
+        ]
+        if not wrong:
+            return
+        named = ", ".join(wrong[:_NAMED]) + ", ..." * (len(wrong) > _NAMED)
+        message = f"model_path {self.name}: {len(wrong)} weights are missing or of another shape: {named}"
+        if not self.options.allow_missing_weights:
+            raise ValueError(
+                f"{message}; the model would answer at random: give a whole checkpoint, or allow_missing_weights"
+            )
+        logger.warning("%s; they are random", message)
+
+    def _is_adapter(self) -> bool:
+        return (Path(self.name) / "adapter_config.json").exists()
+
+    def _base_of(self, *names: str) -> str:
+        """The checkpoint that has one of these files: an adapter's directory leaves some to the model it adapts."""
+        folder = Path(self.name)
+        adapter = folder / "adapter_config.json"
+        if any((folder / name).exists() for name in names) or not self._is_adapter():
+            return self.name
+        try:
+            return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{adapter} names no base model: {one_line(error)!r}; save the adapter again") from error
+
+    def _from_pretrained(self, auto_class: Any, name: str | None = None, **kwargs: Any) -> Any:
+        """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
+        try:
+            return auto_class.from_pretrained(
+                name or self.name, **{"trust_remote_code": self.options.trust_remote_code, **kwargs}
+            )
+        except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
+            if is_out_of_memory(error):
+                raise
+            if "trust_remote_code" in str(error) and not self.options.trust_remote_code:
+                raise ValueError(
+                    f"model_path {self.name} comes with Python code of its own, which could do whatever "
+                    "you can do on this machine; read it, then allow it with --trust_remote_code"
+                ) from error
+            kinds = (OSError, ImportError, RuntimeError)
+            kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
+            advice = "give a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
+            # A file that is missing or broken raises OSError or an error of the reader's own; a wrong option, these.
+            if kwargs and isinstance(error, (ImportError, RuntimeError, TypeError, ValueError)):
+                processor = auto_class.__name__ == "AutoProcessor"
+                options = "processor_kwargs" if processor else "device_map, dtype and model_kwargs"
+                advice = f"check {options}, then the checkpoint's files"
+            where = f"model_path {self.name}"
+            raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
+
+
+def _check_name(name: str) -> None:
+    """Raises FileNotFoundError for what looks like a path and is none, before the hub is asked for it."""
+    path = Path(name)
+    looks_like_a_path = name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or path.parent.is_dir()
+    if path.is_dir() or not looks_like_a_path or ("/" not in name and not path.exists() and not name.endswith("/")):
+        return
+    folder = path.parent if path.parent.is_dir() else Path()
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_dir()], 1)
+    advice = f"did you mean {folder / near[0]}?" if near else "give a directory with a checkpoint, or a name on the hub"
+    what = "is a file, no directory" if path.exists() else "is no directory"
+    raise FileNotFoundError(f"model_path {name} {what}; {advice}")

@@ -1,27 +1,49 @@
-"""TODO."""
+"""The answer by plain `generate`, then its rows by one teacher-forced pass."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from attention_heatmap.log import NOTE, logger
+from attention_heatmap.log import NOTE, logger, warn_once
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.attention import recording, text_attention
+from attention_heatmap.recording.layers import attention_layers, cross_layers, shared_heads
 from attention_heatmap.recording.prompt import forced_pass, input_device
-from attention_heatmap.recording.recorder import (
-    AttentionRecorder,
-    RecordedRows,
-    attention_layers,
-    cross_layers,
-    picture_columns,
-    shared_heads,
-)
+from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
-SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
+_SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
+# Settings of a checkpoint that change what greedy decoding gives: they are kept, and named.
+_KEPT_SETTINGS = (
+    "num_beams", "penalty_alpha", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
+    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+    "min_length", "min_new_tokens", "length_penalty", "sequence_bias", "guidance_scale", "exponential_decay_length_penalty",
+    "diversity_penalty", "dola_layers", "constraints", "force_words_ids", "prompt_lookup_num_tokens",
+)  # fmt: skip
+
+_locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # one a model
+_locks_lock = threading.Lock()
+
+
+@contextmanager
+def alone_with(model: Any) -> Iterator[None]:
+    """Within this block no other thread uses the model by way of this package; one that wants to waits."""
+    with _locks_lock:
+        lock = _locks.setdefault(model, threading.RLock())
+    if not lock.acquire(blocking=False):
+        logger.info("the model is in use by another thread; waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def end_ids(model: Any) -> set[int]:
@@ -31,97 +53,104 @@ def end_ids(model: Any) -> set[int]:
     return set(ids) if isinstance(ids, (list, tuple)) else {ids} - {None}
 
 
-def generate_response(model: Any, inputs: Any, generation: dict, **kwargs: Any) -> tuple[list[int], Any]:
-    """Generate; returns the response's ids (without a trailing end-of-sequence token) and generate's output."""
+def say_decoding_settings(model: Any, do_sample: bool) -> None:
+    """Name the settings of the checkpoint that change its answer, and those that are set aside."""
+    changed = model.generation_config.to_diff_dict()
+    kept = [f"{name}={changed[name]}" for name in _KEPT_SETTINGS if changed.get(name) is not None]
+    if kept:
+        logger.log(NOTE, "the checkpoint's own settings of generation are kept: %s", ", ".join(kept))
+    if changed.get("do_sample") and not do_sample:
+        logger.info("the checkpoint asks for sampling; the likeliest token is taken, unless do_sample is given")
+
+
+def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
+    """The ids of the model's answer, without the end-of-sequence token and what may follow it, by plain `generate`."""
     import torch
     from tqdm import tqdm
     from transformers import LogitsProcessorList
 
-    def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token
+    settings, cudnn = model.generation_config, torch.backends.cuda.cudnn_sdp_enabled()
+    static = generation.get("cache_implementation") or getattr(settings, "cache_implementation", None)
+
+    def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token, and refuse beams
         bar.update()
         # The prompt's pass is over. Where the cache grows, each step has a number of keys of its own, and for each new
         # one cuDNN's attention, torch's first choice on some GPUs, gets ready anew, which tripled the time.
-        torch.backends.cuda.enable_cudnn_sdp(cudnn and "cache_implementation" in generation)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn and static is not None)
         return scores
 
-    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
-    limit, progress = generation["max_new_tokens"], LogitsProcessorList([move_on])
-    started = time.perf_counter()
+    limit, started = generation["max_new_tokens"], time.perf_counter()
+    own = {"logits_processor": LogitsProcessorList([move_on]), "return_dict_in_generate": False}
     try:
         with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
-            output = model.generate(
-                **inputs, **generation, logits_processor=progress, return_dict_in_generate=True, **kwargs
-            )
+            output = model.generate(**inputs, **generation, **own)
     finally:
         torch.backends.cuda.enable_cudnn_sdp(cudnn)
-    response_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    logger.info("generated %d tokens in %.1f s", len(response_ids), time.perf_counter() - started)
-    if response_ids and response_ids[-1] in end_ids(model):
-        response_ids.pop()
-    elif len(response_ids) >= limit:
+    ids, ends = output[0, inputs["input_ids"].shape[1] :].tolist(), end_ids(model)
+    response_ids = ids[: next((n for n, one in enumerate(ids) if one in ends), len(ids))]
+    logger.info("generated %d tokens in %.1f s", len(ids), time.perf_counter() - started)
+    if len(response_ids) >= limit:
         logger.warning("the response was cut at max_new_tokens=%d; raise it to see the whole answer", limit)
     if not response_ids:
         raise RuntimeError("the model answered with nothing but an end-of-sequence token; check prompt_template")
-    return response_ids, output
+    return response_ids
 
 
-def record_rows(
-    model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
-) -> RecordedRows | None:
-    """Generate and record by the registered function; None where the model never calls it.
-
-    With `response_ids` nothing is generated: one teacher-forced pass gives every row.
-    """
-    P = inputs["input_ids"].shape[1]
-    steps = generation["max_new_tokens"] if response_ids is None else len(response_ids)
-    recorder = AttentionRecorder(layers, P - 1, head, steps, cross_layers(model.config), shared_heads(model))
-    with recording(model, recorder):
-        if response_ids is None:
-            response_ids, _ = generate_response(model, inputs, generation)
-        else:
-            forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
-    if not recorder.reached:
-        return None
-    weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
-    return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
-
-
-def generate_fast(model: Any, inputs: Any, generation: dict) -> list[int] | None:
-    """The response's ids by a static cache and a compiled step; None where that does not pay.
+def fast_settings(model: Any, generation: dict) -> dict:
+    """Generation by a static cache and a compiled step, where that pays.
 
     It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    short = generation["max_new_tokens"] < SHORTEST_FAST_ANSWER
-    if input_device(model).type != "cuda" or shared_heads(model) or short:
-        facts = model.device, generation["max_new_tokens"]
-        logger.log(NOTE, "fast changes nothing: it does not pay on %s for %d tokens at most", *facts)
-        return None
-    return generate_response(model, inputs, generation | {"cache_implementation": "static"})[0]
+    short = generation["max_new_tokens"] < _SHORTEST_FAST_ANSWER
+    if input_device(model).type == "cuda" and not shared_heads(model) and not short:
+        return generation | {"cache_implementation": "static"}
+    facts = model.device, generation["max_new_tokens"]
+    warn_once(f"fast changes nothing: it does not pay on {facts[0]} for {facts[1]} tokens at most")
+    return generation
 
 
-def record_rows_eager(
-    model: Any, inputs: Any, layers: Sequence[int], head: str | int, generation: dict, response_ids: list[int] | None
+@dataclass(frozen=True, eq=False)
+class RecordedRows:
+    """What recording gives, before it is mapped to pictures and text."""
+
+    weights: np.ndarray
+    """(T, N, columns) float32 or float16; columns: positions, or keys of pictures in a layer that crosses."""
+    cross_keys: int
+    """Number of keys of pictures that cross-attention saw; 0 for most models."""
+
+
+def record_rows(
+    model: Any, inputs: Any, planes: Sequence[Plane], response_ids: list[int], attention: str = "auto"
 ) -> RecordedRows:
-    """The same by transformers' own `output_attentions` with eager attention: every layer's S×S matrix is held."""
-    P = inputs["input_ids"].shape[1]
+    """The rows of a response by one teacher-forced pass over prompt and response.
+
+    attention: "auto": by the registered function or, where the model never calls it, with a warning by "eager":
+    transformers' `output_attentions` with eager attention, where every layer's S×S matrix is held.
+    """
+    P, T = inputs["input_ids"].shape[1], len(response_ids)
+
+    def new_recorder() -> AttentionRecorder:
+        return AttentionRecorder(planes, P - 1, T, cross_layers(model.config), shared_heads(model))
+
+    recorder = new_recorder()
+    if attention == "auto":
+        with recording(model, recorder):
+            forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
+        if recorder.reached:
+            return RecordedRows(recorder.weights(), recorder.cross_keys)
+        logger.warning(
+            "%s does not go through transformers' AttentionInterface: falling back to eager attention with "
+            "output_attentions, which holds every layer's S×S weights and may run out of memory",
+            type(model).__name__,
+        )
+        recorder = new_recorder()
     with text_attention(model, "eager"):
-        if response_ids is None:
-            response_ids, output = generate_response(model, inputs, generation, output_attentions=True)
-            steps = [[step[n][0, :, -1:] for n in _attention_places(model, layers, step)] for step in output.attentions]
-        else:
-            attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions
-            places, queries = _attention_places(model, layers, attentions), range(P - 1, P - 1 + len(response_ids))
-            steps = [[attentions[n][0, :, q : q + 1] for n in places] for q in queries]
-    recorder = AttentionRecorder(
-        layers, P - 1, head, len(response_ids), cross_layers(model.config), shared_heads(model)
-    )
-    for t in range(len(response_ids)):
-        for layer, weights_H1K in zip(layers, steps[t]):
-            weights_H1K = weights_H1K if layer in recorder.crossing else weights_H1K[..., : P + t]
-            recorder.observe_weights(layer, weights_H1K[None], P - 1 + t)
-    weights_TLK = recorder.weights(len(response_ids), P + len(response_ids))
-    return RecordedRows(response_ids, weights_TLK, recorder.cross_keys)
+        attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions
+    layers = list(dict.fromkeys(layer for layer, _ in planes))
+    for layer, place in zip(layers, _attention_places(model, layers, attentions)):
+        recorder.observe_weights(layer, attentions[place])
+    return RecordedRows(recorder.weights(), recorder.cross_keys)
 
 
 def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> list[int]:
@@ -135,22 +164,29 @@ def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> lis
     return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
 
 
-def insert_image_positions(
-    token_ids: np.ndarray, weights_TLK: np.ndarray, located: Sequence[ImageTokens], crosses_L: Sequence[bool], keys: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(S,) ids and (T, L, S) weights with positions for the pictures' keys, and (S,) bool, which positions are text.
+def picture_columns(located: Sequence[ImageTokens], keys: int) -> np.ndarray:
+    """(M,) the key of each image token in a layer that crosses, which has as many keys a picture, padded."""
+    each = keys // len(located)
+    return np.concatenate([number * each + np.arange(len(i.positions)) for number, i in enumerate(located)])
 
-    Layers that cross hold weights of `keys` columns, as many a picture, padded; all other layers of the text alone.
+
+def insert_image_positions(
+    token_ids: np.ndarray, weights_TNK: np.ndarray, located: Sequence[ImageTokens], crosses_N: Sequence[bool], keys: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(S,) ids and (T, N, S) weights with positions for the pictures' keys, and (S,) bool, which positions are text.
+
+    Planes of layers that cross hold weights of `keys` columns, as many a picture, padded; all others of the text alone.
     """
     image_positions = np.concatenate([image.positions for image in located])
     is_text = np.ones(len(token_ids) + len(image_positions), bool)
     is_text[image_positions] = False
-    wide_ids, wide_TLS = np.zeros(len(is_text), np.int64), np.zeros((*weights_TLK.shape[:2], len(is_text)), np.float32)
+    wide_ids = np.zeros(len(is_text), np.int64)
+    wide_TNS = np.zeros((*weights_TNK.shape[:2], len(is_text)), weights_TNK.dtype)
     wide_ids[is_text] = token_ids
     for image in located:  # their ids: that of the token before them, which stands for the picture
         wide_ids[image.positions] = wide_ids[image.positions[0] - 1]
-    columns = picture_columns(located, keys)
-    for layer, crosses in enumerate(crosses_L):
-        places, taken = (image_positions, columns) if crosses else (is_text, slice(len(token_ids)))
-        wide_TLS[:, layer, places] = weights_TLK[:, layer, taken]
-    return wide_ids, wide_TLS, is_text
+    for plane, crosses in enumerate(crosses_N):
+        places = image_positions if crosses else is_text
+        taken = picture_columns(located, keys) if crosses else slice(len(token_ids))
+        wide_TNS[:, plane, places] = weights_TNK[:, plane, taken]
+    return wide_ids, wide_TNS, is_text

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The choice of auto: which layer, and which head of a layer, follows what is spoken of."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.attention import recording
+from attention_heatmap.recording.generation import picture_columns
+from attention_heatmap.recording.layers import attention_layers, cross_layers
 from attention_heatmap.recording.prompt import forced_pass
-from attention_heatmap.recording.recorder import AttentionRecorder, attention_layers, cross_layers, picture_columns
+from attention_heatmap.recording.recorder import AttentionRecorder
 
 SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are compared, whatever the cells' size
 
@@ -27,35 +29,33 @@ class HeadSurvey(AttentionRecorder):
         regions: Sequence[np.ndarray], crosses: bool = False,
     ) -> None:  # fmt: skip
         """end: the position after the pass's last; crosses: the keys are those of pictures, not positions."""
-        super().__init__(layers, first_query, crossing=layers if crosses else ())
-        self.end, self.located = end, located
-        regions_N = np.concatenate(regions)
-        self.count = int(regions_N.max(initial=0)) + 1
-        self.regions_N = np.where(regions_N < 0, self.count, regions_N)  # the last region: no place
+        super().__init__([(layer, "mean") for layer in layers], first_query, 0, layers if crosses else ())
+        self.steps, self.located = end - first_query, located
+        regions_M = np.concatenate(regions)
+        self.count = int(regions_M.max(initial=0)) + 1
+        self.regions_M = np.where(regions_M < 0, self.count, regions_M)  # the last region: no place
         self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
         self._sums: list[Any] = []  # of the layer that is met, a block of queries each
 
-    def _keep(self, layer: int, position: int, first_column: int, part_HQK: Any, are_weights: bool = False) -> None:
-        """Sum the weights of the queries from a position on over the regions."""
+    def take(self, layer: int, step: int, weights_HQK: Any) -> None:
+        """Sum the weights of the queries from a step on over the regions."""
         import torch
 
-        weights_HQK = part_HQK.float() if are_weights else torch.softmax(part_HQK, -1, dtype=torch.float32)
         H, Q, keys = weights_HQK.shape
         if layer in self.crossing:
-            columns_N = picture_columns(self.located, keys)
+            columns_M = picture_columns(self.located, keys)
         else:
-            columns_N = np.concatenate([image.positions for image in self.located]) - first_column
-        seen = (columns_N >= 0) & (columns_N < keys)
-        columns, regions = (torch.as_tensor(a[seen], device=part_HQK.device) for a in (columns_N, self.regions_N))
+            columns_M = np.concatenate([image.positions for image in self.located])
+        columns, regions = (torch.as_tensor(array, device=weights_HQK.device) for array in (columns_M, self.regions_M))
         sums_HQR = weights_HQK.new_zeros(H, Q, self.count + 1).index_add_(2, regions, weights_HQK[..., columns])
         self._sums.append(sums_HQR[..., : self.count].cpu())
-        if position + Q == self.end:
+        if step + Q == self.steps:
             self.found[layer] = head_agreement(torch.cat(self._sums, dim=1).transpose(0, 1).numpy())
             self._sums.clear()
 
 
 def picture_regions(located: Sequence[ImageTokens], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """(N,) int a picture, the region of a coarse grid that each cell's middle is in; -1 without a place."""
+    """(M,) int a picture, the region of a coarse grid that each cell's middle is in; -1 without a place."""
     regions, first = [], 0
     for image, size in zip(located, sizes):
         middle = (image.boxes[:, :2] + image.boxes[:, 2:]) / 2 / np.float32(size)

@@ -13,8 +13,8 @@ from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.attention import decoder_layers, vision_attention_off
 from attention_heatmap.recording.families import FAMILY_RULES
 from attention_heatmap.recording.grids import ProcessedImages, grid_boxes, patch_owners, reported_grids, tile_boxes
+from attention_heatmap.recording.layers import cross_layers
 from attention_heatmap.recording.prompt import input_device
-from attention_heatmap.recording.recorder import cross_layers
 
 
 def image_token_id(config: Any) -> int:

@@ -1,57 +1,60 @@
-"""TODO."""
+"""How an answer is made, and how its attention is recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 from attention_heatmap.dataset import well_formed
-from attention_heatmap.log import warn_once
-from attention_heatmap.options import check_kinds
+from attention_heatmap.log import one_line, warn_once
+from attention_heatmap.options import check_options, defaults_of, number_or_text, option
 from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE, check_prompt_template
 
-DEFAULT_MAX_NEW_TOKENS = 1024
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
 NEUTRAL_PROMPT = "Write a general description of the image."
+ANSWER, RECORDING = "answer", "recording"  # headings of the flags
 
 
 @dataclass(frozen=True)
 class RecordingOptions:
     """How an answer is made and its attention recorded. Raises ValueError for what fits no sample and no model."""
 
-    prompt_template: str = DEFAULT_PROMPT_TEMPLATE
-    """Its {Question} is replaced by the sample's problem."""
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    """The most tokens to generate."""
-    do_sample: bool = False
-    """Sample, by temperature, top_p and seed, instead of taking the likeliest token."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    response: str | None = None
-    """An answer already known: nothing is generated, one teacher-forced pass gives its rows."""
-    response_key: str | None = None
-    """The same, from a field of the sample."""
-    head: str | int | Sequence[int] = "mean"
-    """"mean" or "max" over the heads, the number of one, the mean of several, or "auto": one a layer, see
-    `choose_heads`. What is "auto" costs two passes over the answer."""
-    attention: str = "auto"
-    """"eager": transformers' own `output_attentions`, slow and hungry for memory."""
-    max_pixels: int | None = None
-    """Shrink pictures of more pixels before the processor sees them, for a smaller memory."""
-    fast: bool = False
-    """Compiled generation, then one pass over the answer to record; for long answers on a GPU only."""
-    neutral_prompt: str | None = None
-    """Replay the answer after this text, too, such as NEUTRAL_PROMPT, for the baselines "neutral" and "relative";
-    one more pass."""
+    prompt_template: str = option(
+        DEFAULT_PROMPT_TEMPLATE, "{Question} is replaced by the problem", group=ANSWER, shown="Reason-RFT's"
+    )
+    max_new_tokens: int = option(1024, "the most tokens to generate", group=ANSWER)
+    do_sample: bool = option(False, "sample instead of taking the likeliest token", group=ANSWER)
+    temperature: float = option(1.0, "of sampling", group=ANSWER)
+    top_p: float = option(1.0, "of sampling", group=ANSWER)
+    seed: int = option(0, "of sampling", group=ANSWER)
+    fast: bool = option(
+        False, "generate with a static cache and a compiled step: for long answers on a GPU", group=ANSWER
+    )
+    response: str | None = option(
+        None, "an answer already known: its attention is shown, nothing is generated", group=ANSWER
+    )
+    response_key: str | None = option(None, "the same, from this field of the sample, such as solution", group=ANSWER)
+    head: str | int | Sequence = option(
+        "mean", "mean or max over the heads, one head, several such as 0-3, each, the mean of some such as 1+3, or "
+        "auto: the one of each layer that agrees most with the others", group=RECORDING,
+        flag={"nargs": "+", "metavar": "HEAD", "type": number_or_text},
+    )  # fmt: skip
+    attention: str = option(
+        "auto", "how to record; eager is transformers' output_attentions, which needs far more memory", group=RECORDING,
+        choices=("auto", "eager"),
+    )  # fmt: skip
+    max_pixels: int | None = option(None, "shrink pictures of more pixels first, for a smaller memory", group=RECORDING)
+    neutral_prompt: str | None = option(
+        None, "replay the answer after this text, too, for the baselines neutral and relative", group=RECORDING,
+        flag={"metavar": "TEXT"},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        check_options(self)
         check_prompt_template(self.prompt_template)
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
-        if self.attention not in ("auto", "eager"):
-            raise ValueError(f"attention is {self.attention!r}; expected 'auto' or 'eager'")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 or more")
         usable = self.temperature > 0 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32
@@ -60,13 +63,12 @@ class RecordingOptions:
                 f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}; expected above 0, 0..1, and "
                 f"0..{2**32 - 1}"
             )
-        sampling = [
-            name for name in ("temperature", "top_p", "seed") if getattr(self, name) != getattr(type(self), name)
-        ]
-        if sampling and not self.do_sample:
-            warn_once(f"without do_sample nothing comes of {', '.join(sampling)}; add it, or leave that out")
+        defaults = defaults_of(type(self))
+        unused = [name for name in ("temperature", "top_p", "seed") if getattr(self, name) != defaults[name]]
+        if unused and not self.do_sample:
+            warn_once(f"{', '.join(unused)} without do_sample changes nothing; add do_sample, or leave that out")
 
-    def generation(self) -> dict:
+    def generation(self) -> dict[str, Any]:
         """What `generate` is told; sampling starts at its seed."""
         if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
             unused = dict.fromkeys(("temperature", "top_p", "top_k"))
@@ -90,8 +92,5 @@ class RecordingOptions:
                 kind = type(response).__name__
                 raise ValueError(f"response_key {key!r} names a {kind} in the sample; expected a text, the answer")
         if response is not None and (not isinstance(response, str) or not response):
-            raise ValueError(f"the given response is {response!r}; expected a text that is not empty")
+            raise ValueError(f"the given response is {one_line(repr(response))}; expected a text that is not empty")
         return response if response is None else well_formed(response)
-
-
-RECORDING_OPTIONS = [field.name for field in fields(RecordingOptions)]

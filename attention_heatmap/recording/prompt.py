@@ -1,4 +1,4 @@
-"""TODO."""
+"""From a problem and its pictures to the model's inputs, and from tokens back to text."""
 
 from __future__ import annotations
 

@@ -1,0 +1,112 @@
+"""What a configuration says of its layers and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from attention_heatmap.log import logger, one_line
+from attention_heatmap.record import Head
+
+DEFAULT_LAYER = 20  # falls back to the last layer of a shallower model
+_WITHOUT_ROWS = ("linear_attention", "conv", "mamba", "recurrent", "moe")  # of transformers' layer_types
+
+
+def text_config(config: Any) -> Any:
+    """The configuration of the language model. Raises ValueError where there is none."""
+    text = config.get_text_config()
+    for name in ("num_hidden_layers", "num_attention_heads"):
+        if not isinstance(getattr(text, name, None), int):
+            raise ValueError(
+                f"model type {config.model_type!r} has no text model whose {name} is known; give a checkpoint that "
+                "answers questions about pictures"
+            )
+    return text
+
+
+def cross_layers(config: Any) -> list[int]:
+    """The layers whose keys are pictures, outside the text (mllama's); most models have none."""
+    return list(getattr(config.get_text_config(), "cross_attention_layers", None) or [])
+
+
+def layer_kinds(config: Any) -> list[str]:
+    """What transformers calls each layer, such as "sliding_attention"; "" where all are of one kind."""
+    text = config.get_text_config()
+    return list(getattr(text, "layer_types", None) or [""] * text.num_hidden_layers)
+
+
+def attention_layers(config: Any) -> list[int]:
+    """The layers that have softmax attention; hybrid models have others in between."""
+    return [layer for layer, kind in enumerate(layer_kinds(config)) if kind not in _WITHOUT_ROWS]
+
+
+def layer_values(text: Any, name: str, default: int) -> np.ndarray:
+    """(layers,) a number of a text model's configuration, which may differ from layer to layer."""
+    layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
+    found = [getattr(layer, name, None) for layer in layers]
+    return np.array([np.max(number) if number else default for number in found])  # gemma3n has a list in each
+
+
+def shared_heads(model: Any) -> int:
+    """The number of heads that the processes of a tensor-parallel run share; 0 where there is one process."""
+    ranks = getattr(model, "tp_size", None) or 1
+    return model.config.get_text_config().num_attention_heads if ranks > 1 else 0
+
+
+def resolve_layer(config: Any, layer_idx: int) -> int:
+    """The 0-based layer of a number that may be negative. Raises ValueError out of range, or without attention.
+
+    The default layer alone gives way, where the model has no such layer or it does not look at pictures.
+    """
+    if isinstance(layer_idx, bool) or not isinstance(layer_idx, Integral):
+        raise ValueError(f"layer_idx is {one_line(repr(layer_idx))}; expected a whole number")
+    layer_idx, count, usable = int(layer_idx), text_config(config).num_hidden_layers, attention_layers(config)
+    seeing = cross_layers(config) or usable
+    if layer_idx == DEFAULT_LAYER and layer_idx not in seeing:
+        nearest = min(seeing, key=lambda layer: abs(layer - layer_idx))
+        which = "" if len(seeing) == count else f", of which {len(seeing)} show attention to pictures"
+        logger.warning(
+            "the model has %d layers%s; layer %d is shown in place of the default %d", count, which, nearest, layer_idx
+        )
+        return nearest
+    if not -count <= layer_idx < count:
+        raise ValueError(
+            f"layer_idx {layer_idx} is out of range: the model has {count} layers (0..{count - 1}, or {-count}..-1)"
+        )
+    if layer_idx % count not in usable:
+        kind = layer_kinds(config)[layer_idx]
+        raise ValueError(f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}")
+    return layer_idx % count
+
+
+def check_head(head: Any, count: int) -> Head:
+    """A reduction of the heads that a layer with so many can do, heads counted from 0. Raises ValueError."""
+    if isinstance(head, str) and head in ("mean", "max", "auto"):
+        return head
+    if isinstance(head, (list, tuple)) and head:
+        if not all(isinstance(one, Integral) for one in head):
+            raise ValueError(f"head {head!r} cannot be taken: of several, each must be a number")
+        heads = tuple(dict.fromkeys(check_head(one, count) for one in head))
+        return heads if len(heads) > 1 else heads[0]
+    if isinstance(head, bool) or not isinstance(head, Integral) or not -count <= head < count:
+        raise ValueError(
+            f"head {one_line(repr(head))[:200]} cannot be taken: the layer has {count} heads; or take mean, max, each or auto"
+        )
+    return int(head) % count
+
+
+def warn_of_blind_layers(config: Any, layers: Sequence[int], reach: int) -> None:
+    """Say which layers cannot see the pictures, or not all of them, `reach` positions back from the response's end."""
+    crossing, kinds = cross_layers(config), layer_kinds(config)
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    for layer in layers:
+        if crossing and layer not in crossing:
+            logger.warning("layer %d does not look at pictures; layers %s do", layer, crossing)
+        elif kinds[layer] == "sliding_attention" and reach > (window or reach):
+            logger.warning(
+                "layer %d sees the last %d positions only: at the response's end not all of the picture, %d back",
+                layer, window, reach,
+            )  # fmt: skip
