@@ -19,33 +19,19 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import (
-    CELL_ALPHA,
-    COLORMAPS,
-    CURRENT_TOKEN,
-    INK,
-    MUTED,
-    PAPER,
-    SPECIAL_ALPHA,
-    TEXT_ALPHA,
-    Colormap,
-    blend,
-    opacity,
-    text_colours,
-    with_luminance,
-)
+from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
 from attention_heatmap.drawing.frame import IMAGE_SCALE_QUANTILE, TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.image_panel import GRID_ALPHA, GRID_LINE, SMALLEST_GRIDDED_CELL
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.summary import words_that_looked
+from attention_heatmap.drawing.page_colours import page_colours
+from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.maps import BASELINES, map_cells, mean_cells, shown_rows
@@ -53,18 +39,24 @@ from attention_heatmap.phases import response_phases
 from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, picture_file
 
 ASSETS = Path(__file__).parent / "page_assets"
-SCRIPTS = ("data.js", "maps.js", "pictures.js", "text.js", "timeline.js", "words.js", "render.js", "hands.js", "address.js",
-           "take.js", "page.js")  # in the order they run
+SCRIPTS = (
+    "data.js",
+    "maps.js",
+    "pictures.js",
+    "text.js",
+    "timeline.js",
+    "words.js",
+    "render.js",
+    "hands.js",
+    "address.js",
+    "take.js",
+    "page.js",
+)  # in the order they run
 # A weight is kept as one of 255 levels on a logarithmic scale below the row's highest one: two of them are 4.4% apart,
 # so a weight is right to 2.2%, and one below a 65536th of the highest is 0.
 LOG_RANGE = math.log(65536)
-LEVELS = 128  # colours of a table
-DARK_PAPER, DARK_INK = (21, 23, 27), (232, 234, 238)  # of the page on a dark screen
-DARK_LUMINANCE = 0.14  # of coloured grounds at most there: light text keeps a contrast of 4.5:1
-DARK_GLYPHS = 0.23  # luminance of coloured glyphs at least there
-TWO_SIDED = ((178, 88, 6), (244, 240, 232), (45, 80, 160))  # below, alike, above: told apart by any colour vision
 THUMBNAIL = (160, 120)  # pixels, at most
-ROW_COLUMNS = ("sample", "id", "response", "answer", "correct", "error")
+LARGEST_NOTEBOOK_PAGE = 3 * 2**20  # bytes; a larger page would make notebooks heavy, which keep it
 
 
 def write_page(
@@ -97,34 +89,33 @@ def page_html(
     files = first.pictures or [picture_file(image) for image in pictures]
     names = names or [f"record {number + 1}" for number in range(len(records))]
     plane = first.plane() if plane is None else plane
+    replayed = all(record.neutral is not None for record in records)
     facts = _text_facts(first, start_phrase) | {
         "images": [_picture_facts(first, number, file, pictures[number].size) for number, file in enumerate(files)],
-        "records": [{"name": name, "planes": _planes(record)} for name, record in zip(names, records)],
+        "records": [{"name": name, "planes": [_plane_facts(record, n) for n in range(len(record.layers))]}
+                    for name, record in zip(names, records)],
         "marks": [vars(m) for m in response_marks(first, plane, [i.size for i in pictures], options.draw_points)],
         "plane": plane,
         "look": _look(options),
         "logRange": LOG_RANGE,
         "quantiles": {"text": TEXT_SCALE_QUANTILE, "cells": IMAGE_SCALE_QUANTILE},
-        "baselines": {name: BASELINES[name] for name in BASELINES if first.neutral is not None or name in _ALONE},
-        "colours": _colours(options),
+        "baselines": {name: words for name, words in BASELINES.items() if replayed or name in ("off", "median")},
+        "colours": page_colours(options),
         "grid": {"rgb": GRID_LINE, "alpha": GRID_ALPHA, "smallest": SMALLEST_GRIDDED_CELL},
         "start": next((step for step, _ in words_that_looked(first, plane, 1)), 0),
     }  # fmt: skip
-    blocks = {
-        f"rows-{r}-{n}": _pack(_quantised(record, n)[0])
-        for r, record in enumerate(records)
-        for n in range(len(record.layers))
+    rows = {
+        f"rows-{r}-{n}": plane.pop("rows")
+        for r, record in enumerate(facts["records"])
+        for n, plane in enumerate(record["planes"])
     }
     scripts = "\n".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS)
-    data = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in blocks.items())
-    return _filled(
+    data = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in rows.items())
+    return filled_page(
         "page.html", (ASSETS / "page.css").read_text("utf-8"), scripts, facts=_json(facts), data=data,
         title=html.escape(" ".join(first.response.split())[:80] or "an empty answer"),
         thumbnail=_thumbnail(first, plane, pictures),
     )  # fmt: skip
-
-
-_ALONE = ("off", "median")  # baselines that need no replay
 
 
 def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
@@ -170,24 +161,20 @@ def _quantised(record: AttentionRecord, plane: int) -> tuple[np.ndarray, np.ndar
     return levels_TS, peaks_TG
 
 
-def _planes(record: AttentionRecord) -> list[dict]:
-    """What the page needs of each plane but its rows."""
-    planes, at_N = [], record.image_positions
-    for n in range(len(record.layers)):
-        shown, weights_TN = shown_rows(record, n, "off", True, 0), record.rows(n)[:, at_N]
-        entries = key_entries(record, n)
-        name = record.plane_name(n)
-        planes.append({
-            "title": plane_title(record, n), "name": name,
-            "layer": record.layers[n], "head": name.partition(", ")[2],
-            "peaks": _pack(_quantised(record, n)[1]),
-            "shares": [{"name": e.name, "rgb": e.colour, "weights": _pack(e.weights.astype("<f4"))} for e in entries],
-            "median": _pack(np.median(weights_TN, axis=0).astype("<f4")),
-            "neutral": None if record.neutral is None else _pack(record.neutral[n].astype("<f4")),
-            "sinks": np.flatnonzero(shown.sinks).tolist(), "leftOut": shown.left_out,
-            "checks": [{"view": check.view, "text": str(check)} for check in record.checks if check.plane == n],
-        })  # fmt: skip
-    return planes
+def _plane_facts(record: AttentionRecord, n: int) -> dict:
+    """What the page needs of a plane."""
+    shown, entries = shown_rows(record, n, "off", True, 0), key_entries(record, n)
+    levels_TS, peaks_TG = _quantised(record, n)
+    return {
+        "title": plane_title(record, n), "name": record.plane_name(n), "key": record.plane_key(n),
+        "layer": record.layers[n], "head": record.plane_name(n).partition(", ")[2],
+        "rows": _pack(levels_TS), "peaks": _pack(peaks_TG),
+        "shares": [{"name": e.name, "rgb": e.colour, "weights": _pack(e.weights.astype("<f4"))} for e in entries],
+        "median": _pack(np.median(record.rows(n)[:, record.image_positions], axis=0).astype("<f4")),
+        "neutral": None if record.neutral is None else _pack(record.neutral[n].astype("<f4")),
+        "sinks": np.flatnonzero(shown.sinks).tolist(), "leftOut": shown.left_out,
+        "checks": [{"view": check.view, "text": str(check)} for check in record.checks if check.plane == n],
+    }  # fmt: skip
 
 
 def visible_text(text: str) -> str:
@@ -214,12 +201,13 @@ def _picture_facts(record: AttentionRecord, number: int, file: bytes, size: tupl
     """A picture and its cells, as `maps.Cells` has them."""
     tokens = record.images[number]
     cells = map_cells(tokens)
+    spread = [[position, on.tolist(), parts.astype(float).round(6).tolist()] for position, on, parts in cells.spread]
     return {
         "name": f"image {number + 1}", "width": size[0], "height": size[1],
         "kind": "image/png" if file.startswith(b"\x89PNG") else "image/jpeg", "file": base64.b64encode(file).decode(),
         "positions": _pack(tokens.positions.astype("<i4")), "boxes": _pack(tokens.boxes.astype("<f4")),
         "cells": _pack(cells.positions.astype("<i4")), "cellBoxes": _pack(cells.boxes.astype("<f4")),
-        "spread": [[position, on.tolist(), [round(float(f), 6) for f in parts]] for position, on, parts in cells.spread],
+        "spread": spread,
     }  # fmt: skip
 
 
@@ -229,51 +217,6 @@ def _look(options: DrawingOptions) -> dict:
         "colours": options.colormap if isinstance(options.colormap, str) else "own", "scale": options.scale,
         "baseline": options.baseline, "sinks": options.sinks, "smooth": options.smooth,
         "style": options.text_style, "picture": getattr(options, "picture", "muted"), "fps": options.fps,
-    }  # fmt: skip
-
-
-def _table(colours: np.ndarray) -> str:
-    """Colours, or colours and an opacity 0..1, as base64 of bytes."""
-    return base64.b64encode(np.round(colours).astype(np.uint8).tobytes()).decode()
-
-
-def _colours(options: DrawingOptions) -> dict:
-    """Tables of LEVELS colours of each map, from low to high weights, made by the functions that draw the video."""
-    own = {"own": options.colormap} if callable(options.colormap) else {}
-    maps = own | COLORMAPS
-    return {
-        "levels": LEVELS, "maps": {name: _colour_tables(colormap) for name, colormap in maps.items()},
-        "difference": _two_sided_tables(),
-        "fixed": {"current": CURRENT_TOKEN, "ink": INK, "muted": MUTED, "paper": PAPER},
-        "dark": {"ink": DARK_INK, "paper": DARK_PAPER}, "special": SPECIAL_ALPHA,
-    }  # fmt: skip
-
-
-def _colour_tables(colormap: Colormap) -> dict:
-    """Of one map: RGBA of cells; grounds and glyphs of the text, on light and on dark paper."""
-    scale = np.linspace(0, 1, LEVELS)
-    shades, cover = np.asarray(colormap(scale), float), opacity(scale, CELL_ALPHA)
-    tint, glyph = text_colours(scale, colormap, "tint"), text_colours(scale, colormap, "glyph")
-    paper = np.array(DARK_PAPER, float)
-    dark = with_luminance(blend(paper, shades, opacity(scale, TEXT_ALPHA)[:, None]), most=DARK_LUMINANCE)
-    return {
-        "cells": _table(np.column_stack([shades, 255 * cover])), "ground": _table(tint[0]), "glyph": _table(glyph[1]),
-        "darkGround": _table(dark), "darkGlyph": _table(with_luminance(shades, least=DARK_GLYPHS)),
-    }  # fmt: skip
-
-
-def _two_sided_tables() -> dict:
-    """The same of a difference, from the most below to the most above; what is alike has no tint."""
-    scale = np.linspace(-1, 1, LEVELS)
-    shades = np.stack([np.interp(scale, (-1, 0, 1), channel) for channel in zip(*TWO_SIDED)], axis=-1)
-    strong = np.array([TWO_SIDED[0] if value < 0 else TWO_SIDED[2] for value in scale], float)
-    cover = np.abs(scale) * TEXT_ALPHA[1]
-    light = with_luminance(blend(255.0, strong, cover[:, None]), least=0.23)
-    dark = with_luminance(blend(np.array(DARK_PAPER, float), strong, cover[:, None]), most=DARK_LUMINANCE)
-    return {
-        "cells": _table(np.column_stack([strong, 255 * np.abs(scale) ** 0.7 * 0.85])), "ground": _table(light),
-        "glyph": _table(with_luminance(shades, most=0.175)), "darkGround": _table(dark),
-        "darkGlyph": _table(with_luminance(shades, least=DARK_GLYPHS)),
     }  # fmt: skip
 
 
@@ -300,8 +243,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _filled(template: str, style: str, script: str, **texts: str) -> str:
-    """A template with its places filled, all at once, so that nothing that is filled in is looked into."""
+def filled_page(template: str, style: str, script: str, **texts: str) -> str:
+    """A template with its places filled, all at once: nothing that is filled in is looked into."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     policy = (
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data: blob:; "
@@ -309,3 +252,22 @@ def _filled(template: str, style: str, script: str, **texts: str) -> str:
     )
     texts |= {"style": style, "script": script, "policy": policy}
     return re.sub(r"\{\{(\w+)\}\}", lambda place: texts[place[1]], (ASSETS / template).read_text("utf-8"))
+
+
+def notebook_html(record: AttentionRecord) -> str:
+    """What a notebook shows of a record: its page, or its summary where the page would be heavy."""
+    if not record.pictures or not record.response_length:
+        return f"<pre>{html.escape(record.response)}</pre>"
+    page = page_html(record)
+    if len(page) <= LARGEST_NOTEBOOK_PAGE:
+        # The frame has no rights over the notebook; where a notebook that is not trusted drops it, the words stay.
+        return (
+            '<div style="position: relative; height: 760px"><p>The page of this record shows in a trusted notebook.</p>'
+            '<iframe title="What a model looked at while it answered" sandbox="allow-scripts allow-downloads" '
+            'style="position: absolute; inset: 0; width: 100%; height: 100%; border: 0; background: white" '
+            f'srcdoc="{html.escape(page)}"></iframe></div>'
+        )
+    file = io.BytesIO()
+    draw_summary(record, record.open_pictures(), record.plane()).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'

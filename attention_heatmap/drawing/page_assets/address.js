@@ -6,8 +6,7 @@ function writeHash() {
   writing = setTimeout(() => {
     const parts = new URLSearchParams(), { look, place, plane, show, pinned } = state;
     parts.set("tokens", spans(pinned).join("_").replaceAll("\u2013", "-"));
-    const { layer, head } = data.facts.records[0].planes[plane];
-    if (data.records[0].planes.length > 1) parts.set("plane", `${layer}, ${head}`);
+    if (data.records[0].planes.length > 1) parts.set("plane", data.facts.records[0].planes[plane].key);
     if (data.records.length > 1 && show !== "first") parts.set("show", show);
     if (place) parts.set("place", placeName(place));
     for (const [name, value] of Object.entries(look)) if (value !== firstLook[name]) parts.set(name, value);
@@ -31,7 +30,7 @@ async function readHash() {
     return a >= 0 && b < T && a <= b ? Array.from({ length: b - a + 1 }, (_, n) => a + n) : [];
   });
   state.pinned = steps.length ? steps : [facts.start];
-  const plane = facts.records[0].planes.findIndex(({ layer, head }) => `${layer}, ${head}` === parts.get("plane"));
+  const plane = facts.records[0].planes.findIndex(({ key }) => key === parts.get("plane"));
   state.plane = plane >= 0 ? plane : facts.plane;
   state.show = records.length > 1 && SIDES[parts.get("show")] ? parts.get("show") : "first";
   for (const [name, first] of Object.entries(firstLook)) {

@@ -129,7 +129,8 @@ async function start() {
   byId("play").onclick = () => play(!state.timer);
   byId("save").onclick = savePicture;
   byId("copy").onclick = copyTable;
-  new ResizeObserver(layoutPictures).observe(byId("pictures"));
+  const resized = new ResizeObserver(layoutPictures);
+  for (const box of [byId("pictures").parentElement, byId("notes")]) resized.observe(box);
   darkScreen.addEventListener("change", () => setLook("theme", state.look.theme));
   addEventListener("hashchange", () => location.hash !== written && restore());
   await restore();

@@ -10,11 +10,18 @@ function colourTable(name) {
   if (tables[name]) return tables[name];
   const { colours } = data.facts, packed = name === "difference" ? colours.difference : colours.maps[name];
   const table = (tables[name] = { cells: new Uint32Array(bytesOf(packed.cells).slice().buffer) });
+  table.flat = table.cells.map((word) => onWhite(word));
   for (const kind of ["ground", "glyph", "darkGround", "darkGlyph"]) {
     const bytes = bytesOf(packed[kind]);
     table[kind] = Array.from({ length: colours.levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
   }
   return table;
+}
+
+// A word of RGBA as it looks on white.
+function onWhite(word) {
+  const cover = (word >>> 24) / 255, mixed = [0, 8, 16].map((shift) => Math.round(255 + (((word >>> shift) & 255) - 255) * cover));
+  return ((255 << 24) | (mixed[2] << 16) | (mixed[1] << 8) | mixed[0]) >>> 0;
 }
 
 const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
@@ -39,10 +46,10 @@ function cellIndex(picture, width, height) {
   return index;
 }
 
-// Tint the pixels of an ImageData by the weights of the cells under them.
-function tint(image, index, values, end, table, two) {
+// Tint the pixels of an ImageData by the weights of the cells under them; `shades` are words of RGBA by level.
+function tint(image, index, values, end, shades, two) {
   const words = new Uint32Array(image.data.buffer), palette = new Uint32Array(values.length + 1);
-  values.forEach((value, c) => (palette[c + 1] = Number.isNaN(value) ? 0 : table.cells[levelOf(value, end, two)]));
+  values.forEach((value, c) => (palette[c + 1] = Number.isNaN(value) ? 0 : shades[levelOf(value, end, two)]));
   for (let i = 0; i < index.length; i++) words[i] = palette[index[i]];
 }
 
@@ -109,7 +116,7 @@ class PictureView {
 
   drawHeat(values, end, table, two) {
     [this.values, this.end] = [values, end];
-    tint(this.image, this.index, values, end, table, two);
+    tint(this.image, this.index, values, end, table.cells, two);
     this.heat.getContext("2d").putImageData(this.image, 0, 0);
   }
 
@@ -183,7 +190,7 @@ function hatch({ data: pixels, width, height }, index, isSink, stripe) {
 
 // Places that the answer names: numbered discs, the points joined in order, boxes; the last one is blue.
 function drawMarks(context, marks, width, height, scale) {
-  const radius = 10 * scale, path = new Path2D(), { current, ink } = data.facts.colours.fixed;
+  const radius = Math.min(Math.max(width / scale / 60, 6), 11) * scale, path = new Path2D(), { current, ink } = data.facts.colours.fixed;
   const at = marks.map(({ corners }) => [corners[0] * width, corners[1] * height]);
   const points = at.filter((_, n) => marks[n].corners.length === 2);
   points.forEach(([x, y], n) => (n ? path.lineTo(x, y) : path.moveTo(x, y)));
@@ -191,14 +198,14 @@ function drawMarks(context, marks, width, height, scale) {
     path.rect(l * width, t * height, (r - l) * width, (b - t) * height);
   });
   context.lineJoin = "round";
-  for (const [colour, thickness] of [["white", 4.5], [css(ink), 1.5]]) {
+  for (const [colour, thickness] of [["white", 4], [css(ink), 1.5]]) {
     context.strokeStyle = colour;
     context.lineWidth = thickness * scale;
     context.stroke(path);
   }
   context.textAlign = "center";
   context.textBaseline = "middle";
-  context.font = `600 ${11 * scale}px system-ui, sans-serif`;
+  context.font = `600 ${1.15 * radius}px system-ui, sans-serif`;
   marks.forEach(({ number, last }, n) => {
     const [x, y] = [[at[n][0], width], [at[n][1], height]].map(([v, end]) => Math.min(Math.max(v, radius), end - radius));
     context.beginPath();
@@ -263,9 +270,7 @@ class Strip {
     const context = this.items[number].canvas.getContext("2d");
     let x = 0;
     this.parts.forEach(({ width, index, image }, n) => {
-      tint(image, index, values[n], end, table, two);
-      const words = new Uint32Array(image.data.buffer);
-      words.forEach((word, i) => (words[i] = word | 0xff000000)); // the map alone, no picture below it
+      tint(image, index, values[n], end, table.flat, two); // the map alone, no picture below it
       context.putImageData(image, x, 0);
       x += width + 2;
     });

@@ -14,12 +14,15 @@ function buildPictures() {
 }
 
 function layoutPictures() {
-  const area = byId("pictures"), { width, height } = area.getBoundingClientRect();
+  const area = byId("pictures");
+  area.style.maxHeight = "none";
+  const { width, height } = area.getBoundingClientRect();
   if (!pictureViews.length || width < 2) return;
   const label = pictureViews.length > 1 ? 22 : 0, sizes = pictureViews.map(({ picture: p }) => [p.width, p.height]);
   const { columns, scales } = slots(sizes, width, height, label, GAP);
   area.style.gridTemplateColumns = `repeat(${columns}, max-content)`;
   pictureViews.forEach((view, n) => view.resize(Math.floor(sizes[n][0] * scales[n]), Math.floor(sizes[n][1] * scales[n])));
+  area.style.maxHeight = `${area.scrollHeight}px`; // what is said of the pictures follows right below them
   drawGrounds();
   drawnMap = "";
   changed();
@@ -109,8 +112,7 @@ function drawTexts(steps, table, dark, looked) {
   }
   text.tint(values, end, { table, two, dark, style: state.look.style, last, chosen, outlined: Boolean(looked) });
   state.texts = { values, end };
-  byId("text-title").textContent = looked ? "How much each token looked there" : steps.length > 1
-    ? "Where these tokens looked in the text" : "Where this token looked in the text";
+  byId("text-title").textContent = looked ? "Who looked there" : "Weights on the text";
   const unit = looked ? (state.look.baseline === "relative" ? facts.baselines.relative[1] : "of its attention") : "of the attention";
   const say = looked ? asAmount : (value) => amount(value, false);
   legend("text-legend", "a token", say, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
@@ -120,7 +122,7 @@ function drawTexts(steps, table, dark, looked) {
 function legend(id, name, say, end, unit, table, dark, kind) {
   const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
   left.textContent = `${name}  ${two ? `\u2212${say(end)}` : say(0)}`;
-  right.textContent = two ? `+${say(end)} ${unit}: ${data.records[0].name} more` : `${say(end)} or more ${unit}`;
+  right.textContent = two ? `+${say(end)} ${unit}: ${data.records[0].name} more` : `${say(end)}${looked && kind !== "cells" ? "" : " or more"} ${unit}`;
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
   const shades = kind === "cells" ? null : table[dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind];
   const word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;

@@ -54,7 +54,7 @@ const timeline = {
         const high = Math.max((looked[t] / most) * height, looked[t] > 0 ? scale : 0);
         context.fillRect(left, height - high, Math.max(right - left - gap, 1), high);
       }
-      title = `dark: attention on the chosen place at each token, up to ${asAmount(most)}`;
+      title = `in front: attention on the chosen place at each token, up to ${asAmount(most)}`;
     }
     byId("line-title").textContent = title;
   },
