@@ -113,7 +113,7 @@ def page_html(
     data = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in rows.items())
     return filled_page(
         "page.html", (ASSETS / "page.css").read_text("utf-8"), scripts, facts=_json(facts), data=data,
-        title=html.escape(" ".join(first.response.split())[:80] or "an empty answer"),
+        title=html.escape(visible_text(" ".join(first.response.split())[:80])),
         thumbnail=_thumbnail(first, plane, pictures),
     )  # fmt: skip
 

@@ -129,7 +129,7 @@ async function start() {
   byId("play").onclick = () => play(!state.timer);
   byId("save").onclick = savePicture;
   byId("copy").onclick = copyTable;
-  const resized = new ResizeObserver(layoutPictures);
+  const resized = new ResizeObserver(() => requestAnimationFrame(layoutPictures));
   for (const box of [byId("pictures").parentElement, byId("notes")]) resized.observe(box);
   darkScreen.addEventListener("change", () => setLook("theme", state.look.theme));
   addEventListener("hashchange", () => location.hash !== written && restore());
