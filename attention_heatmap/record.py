@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import math
 import warnings
@@ -249,16 +247,25 @@ class AttentionRecord:
 
         return draw_overview(self, self.open_pictures(), what, drawing_options(options))
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows of a record: its summary."""
-        from attention_heatmap.drawing.summary import draw_summary
+    def page(
+        self, path: str | Path, start_phrase: str = DEFAULT_START_PHRASE, *, other: AttentionRecord | None = None,
+        names: Sequence[str] = (), **options: Any,
+    ) -> Path:  # fmt: skip
+        """Write one HTML file to explore the record in a browser; returns its path. options: `DrawingOptions`.
 
-        if not self.pictures:
-            return f"<pre>{html.escape(self.response)}</pre>"
-        file = io.BytesIO()
-        draw_summary(self, self.open_pictures(), self.plane()).save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode()
-        return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'
+        other: a second record of the same tokens, to compare with; names: of the two.
+        """
+        from attention_heatmap.drawing.options import drawing_options
+        from attention_heatmap.drawing.page import write_page
+
+        records = [self] if other is None else [self, other]
+        return write_page(records, path, start_phrase, drawing_options(options), names=names)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a record: its page, or its summary where the page would be heavy."""
+        from attention_heatmap.drawing.page import notebook_html
+
+        return notebook_html(self)
 
     def save(self, path: str | Path) -> None:
         """Write the record as one safetensors file, whole or not at all. Raises OSError."""
