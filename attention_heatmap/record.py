@@ -131,6 +131,8 @@ class AttentionRecord:
     neutral: np.ndarray | None = None
     """(N, M) float32, the mean weight of every image token, picture after picture, while the same response was
     replayed after a neutral prompt; None: it was not asked for."""
+    model: str = ""
+    """What the checkpoint is called, for the legend of a comparison."""
     checks: tuple[Check, ...] = ()
     """What hiding cells did to the answer, where that was asked for."""
 
