@@ -67,12 +67,11 @@ class CheckpointOptions:
         import torch
 
         check_options(self)
-        if isinstance(self.dtype, str) and self.dtype != "auto":
-            if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-                raise ValueError(
-                    f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or "
-                    "bfloat16"
-                )
+        known = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
+        if self.dtype != "auto" and not known:
+            raise ValueError(
+                f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or bfloat16"
+            )
         places = [self.device_map, *(self.device_map.values() if isinstance(self.device_map, dict) else ())]
         if any(str(place) == "meta" for place in places):
             raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")

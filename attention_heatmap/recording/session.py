@@ -33,7 +33,7 @@ from attention_heatmap.recording.layers import (
     text_config,
     warn_of_blind_layers,
 )
-from attention_heatmap.recording.memory import check_memory, out_of_memory_told
+from attention_heatmap.recording.memory import check_memory, check_record_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.prompt import build_inputs, decode_tokens, input_device
 
@@ -107,6 +107,7 @@ class Session:
             if auto_layer or auto_head:
                 layers, chosen = self._choose(inputs, ids, located, originals, layers, auto_head)
             pairs = [(layer, chosen.get(layer, head)) for layer in layers for head in heads]
+            check_record_memory(prompt, len(ids), len(pairs))
             rows = record_rows(self.model, inputs, pairs, ids, how.attention)
             record = self._as_record(inputs, located, pairs, rows, ids, originals, problem)
             record = replace(record, auto_layer=auto_layer, auto_head=auto_head)
