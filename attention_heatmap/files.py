@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import tempfile
@@ -59,6 +61,8 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 
 def folder_advice(path: Path) -> str:
     """What to look at where a file could not be written."""
+    if path.parent.is_dir() and shutil.disk_usage(path.parent).free < LEAST_SPACE:
+        return f"{os.strerror(errno.ENOSPC)}: make room in {path.parent}"
     return f"check the space in {path.parent}" if path.parent.is_dir() else f"{path.parent} is no longer there"
 
 
