@@ -173,7 +173,9 @@ def compare(
 def _check_same(a: AttentionRecord, b: AttentionRecord) -> None:
     """Raises ValueError where two records are not of the same pictures and the same words."""
     if len(a.images) != len(b.images):
-        raise ValueError(f"the records are of {len(a.images)} and {len(b.images)} pictures; give two of the same sample")
+        raise ValueError(
+            f"the records are of {len(a.images)} and {len(b.images)} pictures; give two of the same sample"
+        )
     if a.pictures and b.pictures:
         for number, (one, other) in enumerate(zip(a.open_pictures(), b.open_pictures()), start=1):
             if one.size != other.size or np.abs(np.asarray(one, int) - np.asarray(other, int)).mean() > 8:

@@ -42,3 +42,29 @@ def response_phases(record: AttentionRecord) -> list[Phase]:
         phases[0] = Phase("think", phases[0].first, phases[1].first)
         phases = [phase for phase in phases if phase.first < phase.last]
     return phases or [Phase("response", 0, T)]
+
+
+def steps_of(record: AttentionRecord, what: int | str) -> tuple[str, list[int]]:
+    """What is asked for in words, and its steps: a step, a phase, or a word, each mention by the token that begins it.
+
+    Raises ValueError where the response has no such step or word.
+    """
+    T = record.response_length
+    number = int(what) if isinstance(what, str) and what.lstrip("-").isdecimal() and len(what) < 10 else what
+    if isinstance(number, int):
+        if not -T <= number < T:
+            raise ValueError(f"step {number} is out of range: the response has {T} tokens (0..{T - 1}, or {-T}..-1)")
+        step = number % T
+        return f"step {step}, {record.tokens[record.prompt_length + step].strip()!r}", [step]
+    for phase in [*response_phases(record), Phase("response", 0, T)]:
+        if phase.name == what:
+            return f"{what}: mean of {phase.last - phase.first} steps", list(range(phase.first, phase.last))
+    text, ends, at, found = record.response, response_ends(record), -1, []
+    while what and (at := text.find(what, at + 1)) >= 0:
+        found.append(at)
+    if not found:
+        raise ValueError(
+            f"the response does not hold {what!r}; give one of its words, a phase such as answer, or a step"
+        )
+    steps = list(dict.fromkeys(np.searchsorted(ends, found, side="right").tolist()))
+    return f"“{what}”: " + (f"mean of {len(steps)} mentions" if len(steps) > 1 else f"step {steps[0]}"), steps

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import one_line
 from attention_heatmap.options import are_whole, expand
 
 DEFAULT_START_PHRASE = "Based on the following requirements"
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-_FORMAT = 2  # version written into every file
+_LARGEST_PIXELS = 2**28  # of all pictures of a record
 _PICTURE_BYTES = 2**20  # a record keeps a picture whose PNG is larger as a JPEG
-# In a record that is read: number of a head, nats a token, a weight that was rounded, pixels along a picture and in
-# all of them, characters of a token and of a map's name.
-_LARGEST_HEAD, _LARGEST_FALL, _LARGEST_WEIGHT = 2**16, 700, 1.01
-_LARGEST_SIDE, _LARGEST_PIXELS, _LARGEST_TOKEN, _LONGEST_VIEW = 2**20, 2**28, 2**16, 200
 # The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
 CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
 CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
@@ -248,35 +240,38 @@ class AttentionRecord:
         renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
         return Image.fromarray(renderer.draw(renderer.check_step(step)))
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows of a record: its summary."""
-        from attention_heatmap.drawing.summary import draw_summary
+    def overview(self, what: int | str, **options: Any) -> Image.Image:
+        """A small map for each plane, rows are layers, columns heads: what a step, word or phase looked at."""
+        from attention_heatmap.drawing.options import drawing_options
+        from attention_heatmap.drawing.overview import draw_overview
 
-        if not self.pictures:
-            return f"<pre>{html.escape(self.response)}</pre>"
-        file = io.BytesIO()
-        draw_summary(self, self.open_pictures(), self.plane()).save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode()
-        return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'
+        return draw_overview(self, self.open_pictures(), what, drawing_options(options))
+
+    def page(
+        self, path: str | Path, start_phrase: str = DEFAULT_START_PHRASE, *, other: AttentionRecord | None = None,
+        names: Sequence[str] = (), **options: Any,
+    ) -> Path:  # fmt: skip
+        """Write one HTML file to explore the record in a browser; returns its path. options: `DrawingOptions`.
+
+        other: a second record of the same tokens, to compare with; names: of the two.
+        """
+        from attention_heatmap.drawing.options import drawing_options
+        from attention_heatmap.drawing.page import write_page
+
+        records = [self] if other is None else [self, other]
+        return write_page(records, path, start_phrase, drawing_options(options), names=names)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a record: its page, or its summary where the page would be heavy."""
+        from attention_heatmap.drawing.page import notebook_html
+
+        return notebook_html(self)
 
     def save(self, path: str | Path) -> None:
         """Write the record as one safetensors file, whole or not at all. Raises OSError."""
-        from safetensors.numpy import save_file
+        from attention_heatmap.record_file import write_record
 
-        facts = {name: getattr(self, name) for name in _PLAIN_FIELDS} | {
-            "format": _FORMAT, "images": len(self.images), "pictures": len(self.pictures),
-            "checks": [asdict(check) for check in self.checks],
-        }  # fmt: skip
-        arrays = {"token_ids": self.token_ids, "weights": self.weights}
-        for number, image in enumerate(self.images):
-            arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
-        arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
-        arrays |= {} if self.neutral is None else {"neutral": self.neutral}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with moved_into_place(Path(path)) as temporary:  # safetensors writes strided arrays as their bytes lie
-            save_file(
-                dict(zip(arrays, map(np.ascontiguousarray, arrays.values()))), temporary, {"facts": json.dumps(facts)}
-            )
+        write_record(self, path)
 
     @classmethod
     def load(cls, path: str | Path, layers: Iterable[int] | None = None) -> AttentionRecord:
@@ -284,65 +279,9 @@ class AttentionRecord:
 
         Raises OSError, or ValueError for any other file.
         """
-        try:
-            if Path(path).exists() and not Path(path).is_file():
-                raise ValueError("it is a folder, a device or a pipe")  # reading one may never end
-            return _read(cls, path, layers)
-        except OSError as error:
-            reason = error.strerror or one_line(error)
-            raise type(error)(
-                f"the record {path} cannot be read: {reason}; give a file that --save_record or save() wrote"
-            ) from error
-        except Exception as error:  # whatever a broken or hostile file leads to
-            raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
+        from attention_heatmap.record_file import read_record
 
-
-# The fields of a record that are texts and numbers: they stand in its file as JSON.
-_PLAIN_FIELDS = [
-    field.name for field in fields(AttentionRecord)
-    if field.name not in ("token_ids", "weights", "images", "pictures", "neutral", "checks")
-]  # fmt: skip
-
-
-def _read(cls: type[AttentionRecord], path: str | Path, layers: Iterable[int] | None) -> AttentionRecord:
-    """The record in a file; raises whatever a broken one leads to."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as data:
-        facts = json.loads((data.metadata() or {}).get("facts") or "{}")
-        if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-            raise ValueError(f"its format is {facts.get('format')!r}, this version reads {_FORMAT}")
-        plain = {name: facts[name] for name in _PLAIN_FIELDS if name in facts}
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        plain["heads"] = tuple(tuple(head) if isinstance(head, list) else head for head in plain["heads"])
-        kept = range(len(plain["layers"]))
-        if layers is not None:
-            wanted = set(layers)
-            kept = [n for n in kept if plain["layers"][n] in wanted]
-            plain |= {name: tuple(plain[name][n] for n in kept) for name in ("layers", "heads")}
-        if not kept:
-            raise ValueError(f"it holds none of the layers {sorted(wanted) if layers is not None else []}")
-        neutral = data.get_tensor("neutral")[list(kept)] if "neutral" in data.keys() else None  # noqa: SIM118
-        weights = data.get_slice("weights")
-        record = cls(
-            token_ids=data.get_tensor("token_ids"),
-            weights=weights[:] if layers is None else np.stack([weights[:, n] for n in kept], axis=1),
-            images=tuple(
-                ImageTokens(data.get_tensor(f"positions_{n}"), data.get_tensor(f"boxes_{n}"))
-                for n in range(facts["images"])
-            ),
-            pictures=tuple(data.get_tensor(f"picture_{n}").tobytes() for n in range(facts["pictures"])),
-            neutral=neutral,
-            checks=tuple(
-                Check(**{**check, "plane": list(kept).index(check["plane"]), "random": tuple(check["random"])})
-                for check in facts["checks"] if check["plane"] in kept
-            ),
-            **plain,
-        )  # fmt: skip
-    _check_values(record)
-    if record.pictures:
-        record.open_pictures()
-    return record
+        return read_record(path, layers)
 
 
 def _check_shapes(record: AttentionRecord) -> None:
@@ -368,46 +307,6 @@ def _check_shapes(record: AttentionRecord) -> None:
     for number, image in enumerate(record.images, start=1):
         if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
             raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
-
-
-def _check_values(record: AttentionRecord) -> None:
-    """Raises ValueError where a record that was read holds what no recording gives."""
-    P, numbered = record.prompt_length, [head for head in record.heads if head not in ("mean", "max")]
-    heads = [one for head in numbered for one in (head if isinstance(head, tuple) and head else (head,))]
-    numbers = [P, *record.layers, *record.special_ids, *(record.problem or (0, 1))]
-    checks = record.checks
-    falls = [fall for check in checks for fall in (check.hottest, *check.random)]
-    extra = np.concatenate([np.zeros(1), np.ravel(0 if record.neutral is None else record.neutral)])
-    boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
-    low, high = record.weights.min(initial=0), record.weights.max(initial=0)
-    arrays = [record.token_ids, *(image.positions for image in record.images)]
-    rules = {
-        "tokens must be texts": type(record.tokens) is tuple and all(isinstance(token, str) for token in record.tokens)
-        and max(map(len, record.tokens)) <= _LARGEST_TOKEN,
-        "lengths, layers and ids must be whole numbers": all(type(number) is int for number in numbers),
-        "layers must be layers of the model, each plane a different one": 0
-        < len(set(zip(record.layers, record.heads))) == len(record.layers)
-        and type(record.num_layers or 0) is int
-        and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
-        "heads must be mean, max or numbers": all(type(head) is int and abs(head) < _LARGEST_HEAD for head in heads),
-        "auto_layer and auto_head must be true or false": type(record.auto_layer) is type(record.auto_head) is bool,
-        "the problem must lie in the prompt": record.problem is None
-        or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
-        "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
-        "weights must be float32 or float16, from 0 to 1": record.weights.dtype in (np.float32, np.float16)
-        and bool(0 <= low <= high <= _LARGEST_WEIGHT),
-        "neutral must be from 0 up and finite": extra.dtype.kind == "f"
-        and bool(((extra >= 0) & (extra < np.inf)).all()),
-        "checks must be of planes, their falls numbers": all(c.plane in range(len(record.layers)) for c in checks)
-        and all(type(fall) is float and abs(fall) < _LARGEST_FALL for fall in falls)
-        and len(checks) <= len(record.layers) and all(c.random for c in checks)
-        and all(type(name) is str and len(name) <= _LONGEST_VIEW for c in checks for name in (c.view, c.part)),
-        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": all(i.boxes.dtype.kind == "f" for i in record.images)
-        and not ((boxes < 0) | (boxes > _LARGEST_SIDE)).any(),
-    }  # fmt: skip
-    broken = [rule for rule, kept in rules.items() if not kept]
-    if broken:
-        raise ValueError("; ".join(broken))
 
 
 def picture_file(image: Image.Image) -> bytes:

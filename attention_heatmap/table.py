@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from attention_heatmap.compare import bootstrap, compare
 from attention_heatmap.files import check_target, moved_into_place
 from attention_heatmap.log import visible
 from attention_heatmap.maps import image_shares
@@ -18,6 +19,8 @@ from attention_heatmap.record import AttentionRecord
 FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
 _LARGEST_FACTS = 2**26  # bytes; a larger file is none of ours
 _SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and plane
+_NUMBERS = ("image_share_", "distance_", "change_")  # what the columns of numbers begin with
+_ENDS = ("mean", "2.5%", "97.5%")  # of a comparison: the last rows of the table
 _LAST_COLUMNS = ("map", "check", "files", "error")
 # What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at.
 _FORMULA = re.compile(r"(?:^|[;\t\r\n,|])\s*[\"']?\s*[=+\-@＝＋－＠]")
@@ -90,16 +93,20 @@ def phase_shares(record: AttentionRecord, plane: int) -> dict[str, float]:
     return {phase.name: round(float(shares_T[phase.first : phase.last].mean()), 6) for phase in phases}
 
 
-def record_facts(record: AttentionRecord, answer: object) -> dict:
-    """What a record says of its sample, for the table."""
-    planes = range(len(record.layers))
-    return {
+def record_facts(records: Sequence[AttentionRecord], answer: object) -> dict:
+    """What the record of a sample, or two that are compared, say of it, for the table."""
+    record, planes = records[0], range(len(records[0].layers))
+    facts = {
         "response": record.response,
         "correct": is_correct(record.response, answer),
         "image_share": {record.plane_key(plane): phase_shares(record, plane) for plane in planes},
         "map": "; ".join(map(record.plane_name, planes)),
         "check": "; ".join(f"{record.plane_name(check.plane)}: {check}" for check in record.checks),
     }
+    if len(records) > 1:
+        named = [(record.plane_key(plane), record.layers[plane], record.heads[plane]) for plane in planes]
+        facts["compared"] = {key: compare(*records, layer, head).phases() for key, layer, head in named}
+    return facts
 
 
 def table_row(folder: Path) -> dict:
@@ -111,6 +118,7 @@ def table_row(folder: Path) -> dict:
         for plane, phases in (shares.items() if isinstance(shares, dict) else ())
         for phase, share in (phases.items() if isinstance(phases, dict) else ())
     }
+    columns |= _compared_columns(facts)
     return {
         **{name: facts.get(name) for name in _SHARED_COLUMNS},
         "sample": int(folder.name.rpartition("_")[2]),
@@ -120,6 +128,30 @@ def table_row(folder: Path) -> dict:
         "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts) if path.is_file()),
         "error": facts.get("error") or ("" if is_finished(folder, facts) else "not finished"),
     }
+
+
+def _compared_columns(facts: dict) -> dict[str, float]:
+    """What a comparison with a second checkpoint found: the second's shares, and how far the maps lie apart."""
+    compared = facts.get("compared")
+    return {
+        f"{name}_{row['phase']}_{plane}": row[key]
+        for plane, rows in (compared.items() if isinstance(compared, dict) else ())
+        for row in rows
+        for name, key in (("image_share_b", "image_share_b"), ("distance", "distance"))
+    }
+
+
+def table_ends(rows: Sequence[dict]) -> list[dict]:
+    """Rows that end the table of a comparison: of each number its mean over the samples, and its 95% interval."""
+    if not any(name.startswith("distance_") for row in rows for name in row):
+        return []
+    names = sorted({name for row in rows for name in row if name.startswith(_NUMBERS)})
+    found = {name: bootstrap([row.get(name) for row in rows if not row["error"]]) for name in ("correct", *names)}
+    pairs = [(name, name.replace("image_share_b_", "image_share_", 1)) for name in names if "_share_b_" in name]
+    for second, first in pairs:
+        both = [(row.get(first), row.get(second)) for row in rows if not row["error"]]
+        found[f"change_{first}"] = bootstrap([b - a for a, b in both if None not in (a, b)])
+    return [{"sample": word, **{n: values[k] for n, values in found.items()}} for k, word in enumerate(_ENDS)]
 
 
 def _cell(value: object) -> object:
@@ -136,7 +168,8 @@ def write_table(output_dir: str | Path) -> None:
     """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
     folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
     rows = sorted(map(table_row, folders), key=lambda row: row["sample"])
-    shares = {name for row in rows for name in row if name.startswith("image_share_")}
+    rows += table_ends(rows)
+    shares = {name for row in rows for name in row if name.startswith(_NUMBERS)}
     with (
         moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,

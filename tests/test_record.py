@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from attention_heatmap import record as room
+from attention_heatmap import record_file
 from attention_heatmap.record import AttentionRecord, Check, ImageTokens, check_pictures, picture_file
 
 NAME = "run.safetensors"
@@ -54,7 +55,7 @@ def test_a_saved_record_is_loaded_as_it_was(tmp_path):
     record = replace(record, heads=(3, (0, 2)), problem=(5, 7), auto_layer=True, neutral=neutral, checks=(check,))
     record.save(tmp_path / NAME)
     loaded = AttentionRecord.load(tmp_path / NAME)
-    for field in room._PLAIN_FIELDS:
+    for field in record_file._PLAIN_FIELDS:
         assert getattr(loaded, field) == getattr(record, field), field
     assert loaded.checks == (check,)
     for name in ("token_ids", "weights", "neutral"):

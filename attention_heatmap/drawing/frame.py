@@ -1,4 +1,4 @@
-"""TODO."""
+"""One frame: panels, heading, legend."""
 
 from __future__ import annotations
 

@@ -77,6 +77,10 @@ class DrawingOptions:
     summary: bool = option(
         False, "also write one PNG: the response, maps of single words, mean maps of the phases", group=OUTPUT
     )
+    overview: str | None = option(
+        None, "also write one PNG of all planes (a row a layer, a column a head) for this word, phase or step",
+        group=OUTPUT, flag={"metavar": "WORD"},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.overview import draw_overview
 from attention_heatmap.drawing.summary import draw_summary
 from attention_heatmap.drawing.video import write_video
 from attention_heatmap.files import moved_into_place
@@ -65,3 +66,25 @@ def write_videos(
             write_video(map(renderer.draw, bar), folder / video, options.fps)
         paths += [folder / name for name in (*names, video)]
     return paths
+
+
+def write_records(
+    records: Sequence[AttentionRecord], images: Sequence[Image.Image], planes: Sequence[int] | None, start_phrase: str,
+    output_dir: str | Path, options: DrawingOptions,
+) -> list[Path]:  # fmt: skip
+    """The files of a record, or of two of the same tokens beside each other; planes: of the first, None: all."""
+    planes = range(len(records[0].layers)) if planes is None else planes
+    extra = []
+    if options.overview is not None:
+        picture = draw_overview(records[0], images, options.overview, options)  # first, since a word may not be there
+        extra = [Path(output_dir) / "combined_attention_visualization_overview.png"]
+        extra[0].parent.mkdir(parents=True, exist_ok=True)
+        with moved_into_place(extra[0]) as temporary:
+            picture.save(temporary)
+    return [*extra, *write_videos(records[0], images, planes, start_phrase, output_dir, options)]
+
+
+def video_names(records: Sequence[AttentionRecord], planes: Sequence[int] | None, options: DrawingOptions) -> list[str]:
+    """The names of the videos that `write_records` makes."""
+    planes = range(len(records[0].layers)) if planes is None else planes
+    return [file_names(records[0], plane, (), options)[-1] for plane in planes]

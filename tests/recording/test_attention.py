@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from reference import GREEDY, PICTURES, assert_rows, eager_weights, inputs_of
+from reference import GREEDY, assert_rows, eager_weights, inputs_of
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flash_attention_mask, sdpa_mask
