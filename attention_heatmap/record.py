@@ -131,6 +131,8 @@ class AttentionRecord:
     neutral: np.ndarray | None = None
     """(N, M) float32, the mean weight of every image token, picture after picture, while the same response was
     replayed after a neutral prompt; None: it was not asked for."""
+    model: str = ""
+    """What the checkpoint is called, for the legend of a comparison."""
     checks: tuple[Check, ...] = ()
     """What hiding cells did to the answer, where that was asked for."""
 
@@ -220,6 +222,17 @@ class AttentionRecord:
         except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
             raise ValueError(f"the record has a picture that cannot be read: {one_line(error)}") from error
 
+    def step_of(self, number: int) -> int:
+        """The step, from 0, of a response token's number, from 1 as in every frame; -1: the last. Raises ValueError."""
+        if not are_whole([number]):
+            raise ValueError(f"token {one_line(repr(number))} is not there; expected a token's number, from 1")
+        step = number - 1 if number > 0 else number + self.response_length
+        if number == 0 or not 0 <= step < self.response_length:
+            raise ValueError(
+                f"token {number} is not there; tokens are numbered 1 to {self.response_length}, -1: the last"
+            )
+        return step
+
     # Here alone does a room use one below it, inside the methods, so that a record can show itself.
     def show(
         self,
@@ -230,15 +243,54 @@ class AttentionRecord:
         head: Head | None = None,
         **options: Any,
     ) -> Image.Image:
-        """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`."""
+        """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`.
+
+        step: the number of the response token, from 1, as every frame names it; -1: the last.
+        """
+        return self.figure(step, layer, start_phrase=start_phrase, head=head, **options)
+
+    def figure(
+        self,
+        step: int,
+        layer: int | None = None,
+        path: str | Path | None = None,
+        *,
+        start_phrase: str = DEFAULT_START_PHRASE,
+        head: Head | None = None,
+        **options: Any,
+    ) -> Image.Image | Path:
+        """One step as a picture: the whole frame, or the map alone with `figure="map"`; step and the rest as in `show`.
+
+        Returns a PIL image or, with a path (.png, .svg or .pdf), writes the file and returns its path: in SVG and PDF
+        text is text.
+        """
+        from attention_heatmap.drawing.figure import draw_figure, write_figure
         from attention_heatmap.drawing.frame import FrameRenderer
         from attention_heatmap.drawing.options import drawing_options
 
-        if not are_whole([step]):
-            raise ValueError(f"step is {one_line(repr(step))}; expected a whole number, negative ones from the end")
-        plane = self.plane(layer, head)
-        renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
-        return Image.fromarray(renderer.draw(renderer.check_step(step)))
+        plane, how = self.plane(layer, head), drawing_options(options)
+        renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, how)
+        number = renderer.check_step(step)
+        return draw_figure(renderer, number, how.figure) if path is None else write_figure(renderer, number, path)
+
+    def map(
+        self, step: int, layer: int | None = None, image: int = 1, *, head: Head | None = None
+    ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+        """The weights over one picture at one step, as they are, and where they lie on it, for matplotlib's `imshow`:
+
+            weights, extent = record.map(52)
+            plt.imshow(record.open_pictures()[0])
+            plt.imshow(weights, extent=extent, alpha=0.6)
+
+        step: as in `show`. image: which picture, from 1, as the frames name it.
+        Returns ((rows, columns) float32, (left, right, bottom, top) in pixels of the picture).
+        """
+        from attention_heatmap.maps import map_array, map_cells
+
+        if not 1 <= image <= len(self.images):
+            raise ValueError(f"image {image} is not there; the pictures are numbered 1 to {len(self.images)}")
+        row_1S = self.rows(self.plane(layer, head))[self.step_of(step)][None]
+        return map_array(map_cells(self.images[image - 1]), row_1S)
 
     def overview(self, what: int | str, **options: Any) -> Image.Image:
         """A small map for each plane, rows are layers, columns heads: what a step, word or phase looked at."""

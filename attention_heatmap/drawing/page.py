@@ -25,8 +25,8 @@ from PIL import Image
 
 from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
-from attention_heatmap.drawing.frame import IMAGE_SCALE_QUANTILE, TEXT_SCALE_QUANTILE
-from attention_heatmap.drawing.image_panel import GRID_ALPHA, GRID_LINE, SMALLEST_GRIDDED_CELL
+from attention_heatmap.drawing.frame import TEXT_SCALE_QUANTILE
+from attention_heatmap.drawing.image_panel import GRID_ALPHA, GRID_LINE, IMAGE_SCALE_QUANTILE, SMALLEST_GRIDDED_CELL
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
 from attention_heatmap.drawing.options import DrawingOptions

@@ -82,6 +82,7 @@ async function loadViews() {
 async function setLook(name, value) {
   state.look[name] = value;
   showLook();
+  timeline.looked = null; // its colour may be another
   await loadViews();
   changed();
 }
@@ -129,10 +130,15 @@ async function start() {
   byId("play").onclick = () => play(!state.timer);
   byId("save").onclick = savePicture;
   byId("copy").onclick = copyTable;
+  new ResizeObserver(() => requestAnimationFrame(() => {
+    timeline.resize();
+    changed();
+  })).observe(byId("slider"));
   const resized = new ResizeObserver(() => requestAnimationFrame(layoutPictures));
   for (const box of [byId("pictures").parentElement, byId("notes")]) resized.observe(box);
   darkScreen.addEventListener("change", () => setLook("theme", state.look.theme));
   addEventListener("hashchange", () => location.hash !== written && restore());
+  timeline.resize();
   await restore();
   document.body.dataset.ready = "yes";
 }

@@ -277,6 +277,8 @@ class Strip {
   }
 
   choose(number) {
+    if (number === this.chosen) return;
+    this.chosen = number;
     this.items.forEach(({ item }, n) => item.setAttribute("aria-selected", String(n === number)));
     this.box.setAttribute("aria-activedescendant", `plane-${number}`);
     const { item } = this.items[number], { box } = this; // only the strip itself is scrolled

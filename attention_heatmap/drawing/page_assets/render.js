@@ -54,6 +54,8 @@ function marksUpTo(step) {
   return shown.map((mark, n) => ({ ...mark, number: n + 1, last: n === shown.length - 1 }));
 }
 
+let askedPlace = null; // what `looked` answers
+
 function changed() {
   waiting ||= requestAnimationFrame(() => {
     waiting = 0;
@@ -80,10 +82,13 @@ function render() {
     const own = marks.filter((mark) => mark.image === number);
     view.drawOver(own, state.place?.picture === number ? state.place.cells : null, on ? state.cursor.cell : null);
   }
-  looked = place ? lookedAt(place) : null;
+  const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
+  if (asked !== askedPlace) looked = place ? lookedAt(place) : null;
+  askedPlace = asked;
   drawTexts(steps, table, dark, looked);
   drawWords(steps, place);
-  drawTimeline(steps, dark);
+  timeline.draw(views[0].plane, looked, dark);
+  timeline.move(steps);
   drawStripLater();
   writeHash();
 }
@@ -130,15 +135,8 @@ function legend(id, name, say, end, unit, table, dark, kind) {
   context.putImageData(image, 0, 0);
 }
 
-let drawnLine = "";
-function drawTimeline(steps, dark) {
-  const key = [state.plane, state.show, dark, looked ? joined([looked]).join() : "", byId("curve").clientWidth].join("|");
-  if (key !== drawnLine) timeline.draw(views[0].plane, looked && looked.map(Math.abs), dark);
-  drawnLine = key;
-  timeline.move(steps, state.hover === null);
-}
-
-// The strip follows the pinned tokens, after the frame, one plane at a time.
+// The strip follows the pinned tokens once they rest, one plane at a time.
+const STRIP_WAIT = 80; // milliseconds
 let stripKey = "";
 function drawStripLater() {
   if (!strip || state.hover !== null) return;
@@ -147,7 +145,7 @@ function drawStripLater() {
   if (key === stripKey) return;
   stripKey = key;
   clearTimeout(stripRun);
-  stripRun = setTimeout(drawStrip, 0, key);
+  stripRun = setTimeout(drawStrip, STRIP_WAIT, key);
 }
 
 const stripViews = new Map();

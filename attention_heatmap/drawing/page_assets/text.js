@@ -4,7 +4,7 @@ const text = {
   spans: [], shades: [], // what each span shows now, so that only what changes is touched
 
   build() {
-    const { pieces, facts, P } = data;
+    const { pieces, facts, P } = data, early = byId("early");
     this.spans = pieces.map((piece, i) => {
       const span = document.createElement("span");
       const shown = piece.kind === "image" ? piece.text.replace(/[[\]]/g, "") : piece.text;
@@ -17,19 +17,18 @@ const text = {
         span.setAttribute("aria-label", data.tokenText(Math.max(piece.start - P, 0)));
         byId("answer").append(span);
       } else {
-        span.classList.toggle("early", piece.start < facts.shownFrom);
-        byId("prompt").append(span);
+        if (piece.start < facts.shownFrom) early.append(span);
+        else byId("prompt").append(span);
       }
       return span;
     });
     this.shades = new Array(pieces.length).fill("");
-    const early = pieces.filter((piece) => piece.start < facts.shownFrom).length;
-    byId("more").hidden = !early;
-    this.showAll(early === 0);
+    byId("more").hidden = !early.childElementCount;
+    this.showAll(!early.childElementCount);
   },
 
   showAll(all) {
-    byId("prompt").classList.toggle("whole", all);
+    byId("early").hidden = !all;
     byId("more").setAttribute("aria-expanded", String(all));
     byId("more").textContent = all ? "Hide the beginning of the prompt" : "Show the whole prompt";
   },
@@ -43,29 +42,28 @@ const text = {
   tint(values, end, { table, two, dark, style, last, chosen, outlined }) {
     const { colours } = data.facts, { pieces } = data, letters = style === "glyph";
     const shades = table[letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground"];
-    const paper = dark ? colours.dark.paper : colours.fixed.paper;
+    const paper = dark ? colours.dark.paper : colours.fixed.paper, plainShades = shades.map((rgb) => css(rgb));
+    const kept = letters ? 0.7 : colours.special, specialShades = shades.map((rgb) => css(rgb.map((c, n) => paper[n] + (c - paper[n]) * kept)));
     for (let i = 0; i < pieces.length; i++) {
       const plain = i > last || Number.isNaN(values[i]);
       const special = pieces[i].kind === "special";
       const shade = chosen.has(i) && !outlined ? "chosen" : plain ? (i > last ? "later" : "plain") : levelOf(values[i], end, two);
-      const key = `${shade} ${chosen.has(i)} ${outlined}`;
+      const key = outlined && chosen.has(i) ? `${shade} ringed` : shade;
       if (this.shades[i] === key) continue;
       this.shades[i] = key;
       const span = this.spans[i], coloured = typeof shade === "number";
-      let rgb = coloured ? shades[shade] : null;
-      if (coloured && special) rgb = rgb.map((c, n) => paper[n] + (c - paper[n]) * (letters ? 0.7 : colours.special));
-      span.style.backgroundColor = coloured && !letters ? css(rgb) : "";
-      span.style.color = coloured && letters ? css(rgb) : "";
-      span.classList.toggle("chosen", shade === "chosen");
-      span.classList.toggle("ringed", chosen.has(i) && outlined);
-      span.classList.toggle("later", shade === "later");
-      if (pieces[i].end > data.P) span.setAttribute("aria-selected", String(chosen.has(i)));
+      const colour = coloured ? (special ? specialShades : plainShades)[shade] : "";
+      if (letters) span.style.color = colour;
+      span.style.backgroundColor = letters ? "" : colour;
+      span.className = `kind-${pieces[i].kind}${coloured ? "" : ` ${shade}`}${key === shade ? "" : " ringed"}`;
+      if (pieces[i].end > data.P) span.ariaSelected = String(chosen.has(i));
     }
   },
 
   // When colours change altogether.
   forget() {
     this.shades.fill("");
+    this.spans.forEach((span) => (span.style.color = ""));
   },
 
   scrollTo(piece) {
