@@ -113,6 +113,9 @@ def check_output_dir(output_dir: str | Path, name: str = "output_dir") -> None:
     folder = Path(output_dir)
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+        for part in folder.absolute().relative_to(existing.absolute()).parts:  # a name that is too long, or none at all
+            with suppress(FileNotFoundError):
+                os.lstat(existing / part)
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(LEAST_SPACE))
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: no path at all; RuntimeError: a ring of links
