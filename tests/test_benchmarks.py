@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = 300  # seconds of a script; one that is still there hangs
 FOLDER = Path(__file__).parent / "benchmarks"
 SMALL = {
     "bench_two_gpus": "--parts tensor --tensor_length 700 --tensor_tokens 2 --tensor_rounds 1",
     "bench_startup": "--rounds 1 --first_rounds 0 --max_new_tokens 2",
     "fault_signals": "--drawings 1 --datasets 0 --max_new_tokens 4",
-    "bench_faithfulness": "--samples 4 --curve_samples 1 --check_samples 4 --levels 2",
+    "bench_faithfulness": "--kinds route_en --samples 1 --curve_samples 1 --check_samples 1 --levels 2 --draws 1",
     "bench_sweep": "--samples 2 --timed 1 --max_new_tokens 4",
     "bench_drawing": "--frames 3 --rounds 1 --long 8",
     "bench_families": "",
@@ -28,6 +29,9 @@ SMALL = {
 
 def run_script(script: str, folder: Path) -> None:
     """What a process does: the script as `python script.py` runs it; what it says goes to files of the folder."""
+    import torch
+
+    torch.set_num_threads(1)
     os.chdir(folder)
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -51,7 +55,8 @@ def outcome(request, tmp_path_factory):
         folder = tmp_path_factory.mktemp(script)
         process = context.Process(target=run_script, args=(script, folder))
         process.start()
-        process.join()
+        process.join(LONGEST)
+        process.kill()
         return process.exitcode, *((folder / name).read_text("utf-8") for name in ("stdout", "stderr"))
 
     asked = {getattr(item, "callspec", None) and item.callspec.params.get("script") for item in request.session.items}

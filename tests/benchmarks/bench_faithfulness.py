@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from train_demo_model import cell_overlap, prepare, token_bytes
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.maps import shown_rows
 from attention_heatmap.record import AttentionRecord
+from attention_heatmap.recording import check
 from attention_heatmap.recording.attention import text_attention
 from attention_heatmap.recording.generation import end_ids
 from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
@@ -188,11 +189,10 @@ class Case:
         return torch.cat(values).cpu().numpy()
 
 
-def measure_checks(visualizer, samples: int, first_seed: int) -> dict[str, list[bool | None]]:
+def measure_checks(visualizer, kinds: dict[tuple, int], samples: int, first_seed: int) -> dict[str, list[bool | None]]:
     """What the tool's own check says of maps known to be good, and of one turned round, by name of the map."""
     verdicts: dict[str, list[bool | None]] = {}
-    kinds = [(task, language) for task in TASKS for language in LANGUAGES]
-    for number, kind in enumerate(kinds):
+    for kind, number in kinds.items():
         for n in range(samples // len(kinds)):
             sample, images = reversed(make_sample(first_seed + number * SEEDS_OF_A_KIND + n, *kind))
             given = {"response_key": "solution"}
@@ -203,8 +203,8 @@ def measure_checks(visualizer, samples: int, first_seed: int) -> dict[str, list[
             found = visualizer.check(clear, sample, images, view="clear").checks
             found += visualizer.check(replace(plain, weights=weights), sample, images).checks
             names = ("--view clear", "layer 7 (yardstick)", "layer 5", "layer 1", "yardstick turned round")
-            for name, check in zip(names, found, strict=True):
-                verdicts.setdefault(name, []).append(check.points)
+            for name, one in zip(names, found, strict=True):
+                verdicts.setdefault(name, []).append(one.points)
         print(f"checks of {kind[0]} {kind[1]}", file=sys.stderr, flush=True)
     return verdicts
 
@@ -217,12 +217,11 @@ def with_interval(values: list[np.ndarray], seed: int = 0) -> np.ndarray:
     return np.column_stack([sums.sum(axis=0) / counts.sum(), *np.quantile(means, (0.025, 0.975), axis=0)])
 
 
-def measure(visualizer, samples: int, curve_samples: int, first_seed: int, levels: int):
+def measure(visualizer, kinds: dict[tuple, int], samples: int, curve_samples: int, first_seed: int, levels: int):
     """Pointing by kind and setting, one array a sample; curves by setting, one row a sample; choices of auto."""
-    kinds = [(task, language) for task in TASKS for language in LANGUAGES]
     pointing, curves, chosen = {kind: {name: [] for name in SETTINGS} for kind in kinds}, {}, {}
     rng = np.random.default_rng(0)
-    for number, kind in enumerate(kinds):
+    for kind, number in kinds.items():
         seeds = [first_seed + number * SEEDS_OF_A_KIND + n for n in range(samples // len(kinds))]
         for start in range(0, len(seeds), BATCH):
             drawn = [make_sample(seed, *kind) for seed in seeds[start : start + BATCH]]
@@ -278,22 +277,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300, help="a quarter of each task and language")
     parser.add_argument("--curve_samples", type=int, default=40, help="of these also the curves; 0: none")
     parser.add_argument("--check_samples", type=int, default=40, help="of these also what --check says; 0: none")
+    parser.add_argument("--draws", type=int, default=check.CHECK_DRAWS, help="of each check")
+    parser.add_argument("--kinds", nargs="*", help="such as route_en; by default all tasks and languages")
     parser.add_argument("--levels", type=int, default=10, help="of the curves")
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    if arguments.samples < len(TASKS) * len(LANGUAGES):
-        parser.error(f"--samples {arguments.samples} is no sample of each task and language; give at least 4")
+    kinds = {(task, language): n for n, (task, language) in enumerate(product(TASKS, LANGUAGES))}
+    kinds = {kind: n for kind, n in kinds.items() if not arguments.kinds or "_".join(kind) in arguments.kinds}
+    if not kinds or arguments.samples < len(kinds):
+        parser.error(f"--samples {arguments.samples} is no sample of each of {len(kinds)} kinds")
+    check.CHECK_DRAWS = arguments.draws
     started = time.perf_counter()
     model = str(ROOT / "demo" / "model")
     visualizer = AttentionVisualizer(model, dtype="float32", device_map=arguments.device)
-    found = measure(visualizer, arguments.samples, arguments.curve_samples, arguments.first_seed, arguments.levels)
+    counts = arguments.samples, arguments.curve_samples, arguments.first_seed, arguments.levels
+    found = measure(visualizer, kinds, *counts)
     pointing, curves, _ = found
     samples = sum(map(len, (by_name["--view clear"] for by_name in pointing.values())))
     mentions = sum(len(found) for by_name in pointing.values() for found in by_name["--view clear"])
     print(f"{samples} samples, {mentions} mentions, curves of {len(curves.get('--view clear', []))} mentions")
     numbers = report(*found)
-    verdicts = measure_checks(visualizer, arguments.check_samples, arguments.first_seed)
+    verdicts = measure_checks(visualizer, kinds, arguments.check_samples, arguments.first_seed)
     counts = {name: {str(v): found.count(v) for v in (True, None, False)} for name, found in verdicts.items()}
     if counts:
         print(f"\n{'the verdict of --check':<36}points  cannot tell  no better than random")
