@@ -143,7 +143,7 @@ def add_flags(parser: argparse.ArgumentParser, groups: dict[str, Any], kind: typ
         facts = field.metadata
         if facts["group"] not in groups:
             groups[facts["group"]] = parser.add_argument_group(facts["group"])
-        shown = facts["shown"] or (str(field.default) if field.default not in (None, False, ()) else "")
+        shown = facts["shown"] or ("" if field.default in (None, ()) or field.default is False else str(field.default))
         flag: dict[str, Any] = {
             "default": field.default,
             "help": facts["help"].replace("%", "%%") + (f" (default: {shown})" if shown else ""),

@@ -180,5 +180,9 @@ def write_table(output_dir: str | Path) -> None:
 
 
 def check_table(output_dir: str | Path) -> None:
-    """Raises ValueError where the table cannot be written, before the long work begins."""
-    check_target(Path(output_dir) / TABLE_NAME)
+    """Raises ValueError where the table cannot be written, or would replace another, before the long work begins."""
+    path, header = Path(output_dir) / TABLE_NAME, ",".join(_SHARED_COLUMNS).encode()
+    check_target(path)
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        if (begin := file.read(len(header))) and begin != header:
+            raise ValueError(f"{path} is there and no table of this program; give another output_dir, or move it")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
+from attention_heatmap.drawing.figure import save_picture, write_figure
 from attention_heatmap.drawing.frame import FrameRenderer
-from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.options import STILLS, VIDEOS, DrawingOptions
 from attention_heatmap.drawing.overview import draw_overview
 from attention_heatmap.drawing.summary import draw_summary
 from attention_heatmap.drawing.video import write_video
-from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import logger
 from attention_heatmap.record import AttentionRecord
 
@@ -24,16 +23,21 @@ def plane_stem(record: AttentionRecord, plane: int) -> str:
 
 
 def file_names(record: AttentionRecord, plane: int, stills: Sequence[str], options: DrawingOptions) -> list[str]:
-    """The names of a plane's files: of the stills, of the summary and, last, of the video."""
+    """The names of a plane's files: of the stills, of the summary and, last, of the video, if there is one."""
     stem = plane_stem(record, plane)
-    pictures = [f"{stem}_{name}.png" for name in [*stills, *["summary"] * options.summary]]
-    return [*pictures, f"{stem}.{options.format}"]
+    kind = options.format if options.format in STILLS else "png"
+    wants = options.summary or (options.format in STILLS and not options.frames)
+    pictures = [f"{stem}_{name}.{kind}" for name in [*stills, *["summary"] * wants]]
+    return [*pictures, *[f"{stem}.{options.format}"] * (options.format in VIDEOS)]
 
 
-def stills_of(record: AttentionRecord, first_step: int, frames: Sequence[int]) -> list[int]:
-    """The steps among `frames`, negative ones from the end, that have a frame."""
-    steps = [step + record.response_length if step < 0 else step for step in frames]
-    return [step for step in steps if first_step <= step < record.response_length]
+def stills_of(record: AttentionRecord, first_step: int, frames: Sequence[int | str]) -> tuple[list[int], list[int]]:
+    """The steps, from 0, among the tokens' numbers in `frames` that have a frame, and the numbers that have none."""
+    T, steps, none = record.response_length, [], []
+    for number in [n for one in frames for n in (range(first_step + 1, T + 1) if one == "all" else [one])]:
+        step = number - 1 if number > 0 else number + T
+        (steps if first_step <= step < T else none).append(step if first_step <= step < T else number)
+    return list(dict.fromkeys(steps)), none
 
 
 def write_videos(
@@ -42,7 +46,8 @@ def write_videos(
 ) -> list[Path]:  # fmt: skip
     """Write `combined_attention_visualization_layer{layer}.mp4` for each plane, with a progress bar.
 
-    What `frames` and `summary` ask for stands beside it: `..._layer7_step51.png`, `..._layer7_summary.png`.
+    What `frames` and `summary` ask for stands beside it: `..._layer7_token52.png`, `..._layer7_summary.png`. Of a
+    format that is no video they are all, in that format; without `frames` it is the summary.
     Returns the paths of all files, of each plane the video last.
     """
     from tqdm import tqdm
@@ -51,20 +56,24 @@ def write_videos(
     for plane in planes:
         renderer = FrameRenderer(record, images, plane, start_phrase, options)
         steps = range(renderer.first_step, record.response_length)
-        stills = stills_of(record, renderer.first_step, options.frames)
-        if len(stills) < len(options.frames):
-            ends = renderer.first_step, record.response_length - 1
-            logger.warning("not all of the frames %s are there, but those of steps %d..%d", list(options.frames), *ends)
+        stills, none = stills_of(record, renderer.first_step, options.frames)
+        if none:
+            ends = renderer.first_step + 1, record.response_length
+            logger.warning("frames: there is no token %s; the frames are of tokens %d to %d", none, *ends)
         folder.mkdir(parents=True, exist_ok=True)
-        *names, video = file_names(record, plane, [f"step{step}" for step in stills], options)
-        pictures = (Image.fromarray(renderer.draw(step)) for step in stills)
-        summary = (draw_summary(record, images, plane, options) for _ in range(options.summary))
-        for name, picture in zip(names, chain(pictures, summary)):
-            with moved_into_place(folder / name) as temporary:
-                picture.save(temporary)
-        with tqdm(steps, desc=f"writing {record.plane_name(plane)}", unit="frame", leave=None) as bar:
-            write_video(map(renderer.draw, bar), folder / video, options.fps)
-        paths += [folder / name for name in (*names, video)]
+        names = file_names(record, plane, [f"token{step + 1}" for step in stills], options)
+        for step, name in zip(stills, names):
+            write_figure(renderer, step, folder / name)
+        for name in names[len(stills) :]:
+            if name.endswith(tuple(VIDEOS)):
+                with tqdm(steps, desc=f"writing {record.plane_name(plane)}", unit="frame", leave=None) as bar:
+                    write_video(map(renderer.draw, bar), folder / name, options.fps)
+            else:
+                as_shapes = not name.endswith(".png")
+                save_picture(draw_summary(record, images, plane, options, as_shapes), folder / name)
+        if not names:
+            raise ValueError(f"there is no token {none} to write; give frames from {steps.start + 1} to {steps.stop}")
+        paths += [folder / name for name in names]
     return paths
 
 
@@ -79,8 +88,7 @@ def write_records(
         picture = draw_overview(records[0], images, options.overview, options)  # first, since a word may not be there
         extra = [Path(output_dir) / "combined_attention_visualization_overview.png"]
         extra[0].parent.mkdir(parents=True, exist_ok=True)
-        with moved_into_place(extra[0]) as temporary:
-            picture.save(temporary)
+        save_picture(picture, extra[0])
     return [*extra, *write_videos(records[0], images, planes, start_phrase, output_dir, options)]
 
 
