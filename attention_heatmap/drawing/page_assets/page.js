@@ -107,7 +107,7 @@ async function restore() {
 async function start() {
   await data.read();
   const { colours, look } = data.facts, root = document.documentElement.style;
-  firstLook = { colours: look.colours, scale: look.scale, baseline: look.baseline, sinks: look.sinks, smooth: look.smooth,
+  firstLook = { colours: look.colours, scale: look.scale, power: look.power, baseline: look.baseline, sinks: look.sinks, smooth: look.smooth,
     style: look.style, opacity: 1, picture: look.picture, grid: true, marks: true, theme: "auto" };
   root.setProperty("--current", css(colours.fixed.current));
   text.build();

@@ -49,7 +49,7 @@ const text = {
       const special = pieces[i].kind === "special";
       const shade = chosen.has(i) && !outlined ? "chosen" : plain ? (i > last ? "later" : "plain") : levelOf(values[i], end, two);
       const key = outlined && chosen.has(i) ? `${shade} ringed` : shade;
-      if (this.shades[i] === key) continue;
+      if (this.shades[i] === key && this.table === table) continue;
       this.shades[i] = key;
       const span = this.spans[i], coloured = typeof shade === "number";
       const colour = coloured ? (special ? specialShades : plainShades)[shade] : "";
@@ -58,6 +58,7 @@ const text = {
       span.className = `kind-${pieces[i].kind}${coloured ? "" : ` ${shade}`}${key === shade ? "" : " ringed"}`;
       if (pieces[i].end > data.P) span.ariaSelected = String(chosen.has(i));
     }
+    this.table = table;
   },
 
   // When colours change altogether.
