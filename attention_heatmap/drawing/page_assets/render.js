@@ -22,7 +22,9 @@ function layoutPictures() {
   const { columns, scales } = slots(sizes, width, height, label, GAP);
   area.style.gridTemplateColumns = `repeat(${columns}, max-content)`;
   pictureViews.forEach((view, n) => view.resize(Math.floor(sizes[n][0] * scales[n]), Math.floor(sizes[n][1] * scales[n])));
-  area.style.maxHeight = `${area.scrollHeight}px`; // what is said of the pictures follows right below them
+  // What is said of the pictures follows right below them.
+  const ends = pictureViews.map(({ figure }) => figure.getBoundingClientRect().bottom);
+  area.style.maxHeight = `${Math.max(...ends) - area.getBoundingClientRect().top}px`;
   drawGrounds();
   drawnMap = "";
   changed();
@@ -136,7 +138,7 @@ function drawTexts(steps, cellTable, dark) {
 
 function legend(id, name, say, end, unit, table, dark, kind) {
   const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
-  left.textContent = `${name}  ${two ? `\u2212${say(end)}` : say(0)}`;
+  left.textContent = `${name}  ${say(two ? -end : 0)}`;
   right.textContent = two ? `+${say(end)} ${unit}: ${data.records[1].name} more` : `${say(end)}${looked && kind !== "cells" ? "" : " or more"} ${unit}`;
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
   const shades = kind === "cells" ? null : table[dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind];
