@@ -20,7 +20,7 @@ README, CHINESE = ROOT / "README_attention_visualization.md", ROOT / "README_att
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, *DOCS]
 MOST_LINES = 200  # of a README
-QUICK = {"frame_size": (640, 360), "max_new_tokens": 24}  # what the tests add to each run that does not say it
+QUICK = {"frame_size": (640, 360), "max_new_tokens": 12}  # what the tests add to each run that does not say it
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
