@@ -400,9 +400,8 @@ def run_command(arguments: dict) -> str | list[str]:
             *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
         )
     if arguments["from_record"]:
-        return draw_record(
-            arguments["from_record"], images, layers, arguments["head"], start_phrase, output_dir, options
-        )
+        named = head if isinstance(head, list) else None
+        return draw_record(arguments["from_record"], images, layers, named, start_phrase, output_dir, options)
     loading = {key: arguments[key] for key in names_of(CheckpointOptions)}
     most = max(arguments["max_image_num"], len(arguments["image"] or ()))
     visualizer = AttentionVisualizer(arguments["model_path"], most, **loading)
@@ -417,7 +416,7 @@ def run_command(arguments: dict) -> str | list[str]:
 
 
 def draw_record(
-    paths: list[str], images: list | None, layers: list, head: Any, start_phrase: str, output_dir: str,
+    paths: list[str], images: list | None, layers: list, head: list | None, start_phrase: str, output_dir: str,
     options: DrawingOptions,
 ) -> list[str]:  # fmt: skip
     """Draw a kept record again, or two beside each other: the planes that were named, else all; the videos' paths."""
@@ -432,7 +431,7 @@ def draw_record(
     if options.view == "clear" and not record.auto_head:
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
     default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
-    planes = record.select(None if default else layers, None if head == "mean" else head)
+    planes = record.select(None if default else layers, head)
     write_records(records, images, planes, start_phrase, output_dir, options)
     return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
 
