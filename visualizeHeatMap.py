@@ -1,6 +1,6 @@
 """See what a vision-language model looks at while it answers: the class, the command line, and all public names.
 
-    sample -> inputs -> answer (plain generate) -> one teacher-forced pass: rows -> record -> maps, text -> frames -> video
+    sample -> inputs -> answer (plain generate) -> one teacher-forced pass: rows -> record -> maps, text -> frames
 
 The rooms behind it stand in `attention_heatmap/`. torch and transformers are imported when a model is needed only.
 """
@@ -23,35 +23,27 @@ from typing import Any
 
 from PIL import Image
 
-from attention_heatmap.dataset import load_sample, open_pictures, open_pictures_of, select_from_dataset
+from attention_heatmap.background import RECORD_NAME
+from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
-from attention_heatmap.drawing.outputs import file_names, write_videos
+from attention_heatmap.drawing.outputs import video_names, write_records
 from attention_heatmap.drawing.text_panel import visualize_attention_step
 from attention_heatmap.drawing.video import find_encoder, write_video
 from attention_heatmap.files import check_output_dir, check_target
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, ImageTokens, check_pictures
+from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
 from attention_heatmap.recording.check import check_record
 from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
 from attention_heatmap.recording.image_tokens import locate_image_tokens
 from attention_heatmap.recording.layers import DEFAULT_LAYER
 from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
-from attention_heatmap.recording.processes import part_of, process_number
+from attention_heatmap.recording.processes import process_number
 from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
-from attention_heatmap.sweep import (
-    RECORD_NAME,
-    BackgroundDrawing,
-    SamplesFailed,
-    fingerprint,
-    kept_on_failure,
-    report_samples,
-    run_samples,
-    settings_of_run,
-    unfinished_samples,
-)
-from attention_heatmap.table import check_table, sample_folder, table_row, write_table
+from attention_heatmap.showing import DEFAULT_START_PHRASE
+from attention_heatmap.sweep import Plan, SamplesFailed, Sweep, kept_on_failure, report_samples
+from attention_heatmap.table import check_table, sample_folder, table_row
 
 __all__ = [
     "AttentionRecord",
@@ -93,12 +85,17 @@ class AttentionVisualizer:
             self.checkpoint.config,
             max_image_num,
         )
-        self.last_record: AttentionRecord | None = None  # of the last video: its response, its weights
+        self.last_records: list[AttentionRecord] = []  # of the last video: two where checkpoints are compared
 
     @property
     def model(self) -> Any:
         """The Hugging Face model, loaded at the first use."""
         return self.checkpoint.model
+
+    @property
+    def last_record(self) -> AttentionRecord | None:
+        """The record of the last video: its response, its weights."""
+        return self.last_records[0] if self.last_records else None
 
     @property
     def num_layers(self) -> int:
@@ -107,7 +104,7 @@ class AttentionVisualizer:
 
     def load_sample_data(
         self,
-        benchmark_json: str | Path,
+        benchmark_json: str | Path | list,
         image_dir: str | Path,
         sample_idx: int = 0,
         *,
@@ -131,6 +128,22 @@ class AttentionVisualizer:
         session = Session(self.model, self.processor, self.max_image_num)
         return session.record(sample, open_pictures(images), wanted, how)
 
+    @shows_options(RecordingOptions)
+    def replay(self, record: AttentionRecord, sample: dict, images: Sequence[Any], **options: Any) -> AttentionRecord:
+        """Record how this model reads the very tokens of another record, such as another checkpoint's.
+
+        The layers and heads are those of the record. Raises ValueError where the tokens mean other words here.
+        """
+        options = {name: value for name, value in options.items() if name not in ("head", "response", "response_key")}
+        heads = list(dict.fromkeys(record.heads))
+        how = RecordingOptions(**pick(options, RecordingOptions)[0], head=heads)
+        ids, layers = record.token_ids[record.prompt_length :].tolist(), tuple(dict.fromkeys(record.layers))
+        session = Session(self.model, self.processor, self.max_image_num)
+        again = session.record(sample, open_pictures(images), resolve_layers(self.config, layers), how, ids)
+        if again.response != record.response:
+            raise ValueError("the record's tokens are other words for this model: it has another tokenizer")
+        return again
+
     @shows_options(RecordingOptions, DrawingOptions)
     def check(self, record: AttentionRecord, sample: dict, images: Sequence[Any], **options: Any) -> AttentionRecord:
         """The record of a sample with a `Check` of the map of each of its planes: are the hottest cells needed?
@@ -153,6 +166,7 @@ class AttentionVisualizer:
         output_dir: str | Path = ".",
         save_record: str | Path | None = None,
         check: bool = False,
+        compare_model_path: str | Path | None = None,
         **options: Any,
     ) -> str | list[str]:
         """Answer a sample and write the video of one layer, or of several by one generation.
@@ -160,35 +174,38 @@ class AttentionVisualizer:
         images: PIL images or paths. layer_idx: a layer, a list of them, "all", a range such as "0-7", or "auto".
         start_phrase: where the text panel begins. output_dir: gets
         `combined_attention_visualization_layer{layer}.mp4`. save_record: a file to keep the record in.
-        check: hide the hottest cells and see whether the answer suffers, see `check`.
+        check: hide the hottest cells and see whether the answer suffers, see `check`. compare_model_path: a second
+        checkpoint, which reads the very same tokens; both maps are drawn, and its record is `last_records[1]`.
         options: the fields of `RecordingOptions` and of `DrawingOptions`.
         Returns the path of the video; a list of paths where layer_idx names several or is a list. The record stays in
         `last_record`. Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
-        layers, recording, drawing = self._planned(layer_idx, options)
-        several = (not isinstance(layer_idx, Integral) and layers != "auto" and len(layers) > 1) or isinstance(
-            layer_idx, (list, tuple)
-        )
+        layers, recording, drawing = planned(self.config, layer_idx, options)
+        second = second_of(self, compare_model_path)
         check_output_dir(output_dir)
         if save_record:
             check_save_record(save_record)
         find_encoder()
         images = open_pictures(images)
         writes = not process_number(self.checkpoint.options.tp_plan)  # of processes that share a model, the first does
-        record = self.last_record = self.record(sample, images, layers, **vars(recording))
+        record = self.record(sample, images, layers, **vars(recording))
+        self.last_records = [record]
         logger.info("response: %s", one_line(record.response))
         if save_record and writes:
             record.save(save_record)
         with kept_on_failure(record, save_record, Path(output_dir) / RECORD_NAME):
             if check:
-                record = self.last_record = self.check(record, sample, images, **vars(recording), **vars(drawing))
+                record = self.check(record, sample, images, **vars(recording), **vars(drawing))
+                self.last_records = [record]
             if check and save_record and writes:
                 record.save(save_record)
-            planes = range(len(record.layers))
+            if second:
+                self.checkpoint.release()
+                self.last_records.append(second.replay(record, sample, images, **vars(recording)))
             if writes:
-                write_videos(record, images, planes, start_phrase, output_dir, drawing)
-        paths = [str(Path(output_dir) / file_names(record, plane, (), drawing)[-1]) for plane in planes]
-        return paths if several or len(paths) > 1 else paths[0]
+                write_records(self.last_records, images, None, start_phrase, output_dir, drawing)
+        paths = [str(Path(output_dir) / name) for name in video_names(self.last_records, None, drawing)]
+        return paths if len(paths) > 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)
     def visualize(self, image: Any, problem: str, layer_idx: Layers = DEFAULT_LAYER, **options: Any) -> str | list[str]:
@@ -202,7 +219,7 @@ class AttentionVisualizer:
     @shows_options(RecordingOptions, DrawingOptions)
     def visualize_dataset(
         self,
-        benchmark_json: str | Path,
+        benchmark_json: str | Path | list,
         image_dir: str | Path,
         sample_idx: int | str | Iterable[int] = "all",
         layer_idx: Layers = DEFAULT_LAYER,
@@ -212,75 +229,60 @@ class AttentionVisualizer:
         overwrite: bool = False,
         save_record: str | None = None,
         check: bool = False,
+        compare_model_path: str | Path | None = None,
         allow_absolute_paths: bool = False,
         **options: Any,
     ) -> list[dict]:
         """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
 
-        sample_idx: as in `select_samples`. overwrite: do samples again that an earlier run has finished; without it a
-        run that was stopped goes on. save_record: a name, under which the record of each sample is kept in its folder.
+        benchmark_json: a file, or a list of samples. sample_idx: as in `select_samples`. overwrite: do samples again
+        that an earlier run has finished; without it a run that was stopped goes on. save_record: a name, under which
+        the record of each sample is kept in its folder.
         The rest is as in `create_attention_visualization_for_sample`. Under `accelerate launch` each process takes a
         part of the samples, and a card of its own.
         Returns their rows of `output_dir/samples.csv`: sample, id, response, answer, correct (1, 0, or None without an
         answer), image_share_{phase}_layer{layer} (0..1, mean over its steps), files, error (why it failed).
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
-        layers, recording, drawing = self._planned(layer_idx, options)
-        shown = {"layers": layers, "start_phrase": start_phrase, "save_record": save_record, "check": check}
-        settings = settings_of_run({**self.checkpoint.facts(), **vars(recording), **shown}, drawing)
+        layers, recording, drawing = planned(self.config, layer_idx, options)
+        second = second_of(self, compare_model_path)
+        plan = Plan(layers, start_phrase, recording, drawing, save_record, check, second)
         samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
+        sweep = Sweep(self, plan, samples, Path(image_dir), Path(output_dir), allow_absolute_paths)
         check_output_dir(output_dir)
         check_table(output_dir)
         find_encoder()
-
-        def settings_of(number: int) -> dict:
-            return {**settings, "input": fingerprint(samples[number], Path(image_dir), allow_absolute_paths)}
-
-        def answer(number: int, facts: dict) -> AttentionRecord:
-            sample, where = samples[number], f"sample {number} of {benchmark_json}"
-            facts |= {key: sample.get(key) for key in ("id", "answer")} if isinstance(sample, dict) else {}
-            images = open_pictures_of(sample, image_dir, self.max_image_num, where, allow_absolute_paths)
-            facts["settings"] = settings_of(number)
-            record = self.last_record = self.record(sample, images, layers, **vars(recording))
-            logger.info("%s", one_line(record.response))
-            if check:
-                self.last_record = self.check(record, sample, images, **vars(recording), **vars(drawing))
-            return self.last_record
-
-        own, is_first, wait_for_everyone = part_of(numbers, self.checkpoint)
-        shared = self.checkpoint.options.tp_plan
-        waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
-        if waiting:
-            _ = self.model  # without it no sample could succeed
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        try:
-            with BackgroundDrawing(start_phrase, drawing, save_record) as beside:
-                writer = beside if is_first or not shared else None
-                run_samples(waiting, output_dir, answer, writer, None if overwrite or shared else settings_of)
-            wait_for_everyone()
-        finally:
-            if is_first:
-                write_table(output_dir)
-        wait_for_everyone()  # no process ends, and has the others ended, before the table is there
+        sweep.run(numbers, overwrite)
         return [table_row(sample_folder(output_dir, number)) for number in numbers]
 
-    def _planned(
-        self, layer_idx: Layers, options: dict
-    ) -> tuple[tuple[int, ...] | str, RecordingOptions, DrawingOptions]:
-        """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
-        recording, drawing = pick(options, RecordingOptions, DrawingOptions)
-        shown = DrawingOptions(**drawing)
-        if shown.view == "clear":
-            default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
-            layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
-            recording["head"] = (
-                CLEAR_RECORDING["head"] if recording.get("head", "mean") == "mean" else recording["head"]
-            )
-        if shown.baseline in ("neutral", "relative"):
-            recording["neutral_prompt"] = recording.get("neutral_prompt") or NEUTRAL_PROMPT
-        how = RecordingOptions(**recording)
-        resolve_heads(self.config, how.head)
-        return resolve_layers(self.config, layer_idx) or "auto", how, shown
+
+def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | None) -> AttentionVisualizer | None:
+    """The visualizer of a checkpoint that is compared with another's; its weights are loaded later."""
+    if compare_model_path is None:
+        return None
+    options = visualizer.checkpoint.options
+    if options.tp_plan:
+        raise ValueError("compare_model_path does not go with tp_plan; record each model, then compare the records")
+    second = AttentionVisualizer(compare_model_path, visualizer.max_image_num, **vars(options))
+    visualizer.checkpoint.check_same_words(second.checkpoint)
+    return second
+
+
+def planned(
+    config: Any, layer_idx: Layers, options: dict
+) -> tuple[tuple[int, ...] | str, RecordingOptions, DrawingOptions]:
+    """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
+    recording, drawing = pick(options, RecordingOptions, DrawingOptions)
+    shown = DrawingOptions(**drawing)
+    if shown.view == "clear":
+        default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
+        layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
+        recording["head"] = CLEAR_RECORDING["head"] if recording.get("head", "mean") == "mean" else recording["head"]
+    if shown.baseline in ("neutral", "relative"):
+        recording["neutral_prompt"] = recording.get("neutral_prompt") or NEUTRAL_PROMPT
+    how = RecordingOptions(**recording)
+    resolve_heads(config, how.head)
+    return resolve_layers(config, layer_idx) or "auto", how, shown
 
 
 def check_save_record(path: str | Path, *read: str | Path) -> None:
@@ -289,13 +291,14 @@ def check_save_record(path: str | Path, *read: str | Path) -> None:
         raise ValueError(f"save_record {path}: records are safetensors files; give a name such as run.safetensors")
     check_output_dir(Path(path).parent, "the folder of save_record")
     check_target(path, read)
+    check_replaced(path)
 
 
 # ------------------------------------------------------------------------------------- command line
 
 
 # Flags that have no meaning where a record is drawn, beside those of recording and of the checkpoint.
-_NOT_FOR_RECORDS = ("model_path", "save_record", "check", "overwrite")
+_NOT_FOR_RECORDS = ("model_path", "save_record", "check", "overwrite", "compare_model_path")
 _OF_DATASETS = ("sample_idx", "max_image_num", "allow_absolute_paths")  # no meaning where there is none
 
 
@@ -314,32 +317,34 @@ def build_parser() -> argparse.ArgumentParser:
     )
     names = ("required", "model", "sample", "answer", "recording", "map", "picture", "output", "dataset")
     groups = {name: parser.add_argument_group(name) for name in names}
-    required, sample, output, dataset = (
-        groups[name].add_argument for name in ("required", "sample", "output", "dataset")
+    required, model, sample, recording, picture, output, dataset = (
+        groups[name].add_argument
+        for name in ("required", "model", "sample", "recording", "picture", "output", "dataset")
     )
     required("--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub")
     required("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}, or a file of such lines (.jsonl)")
     required("--image_dir", help="folder that the pictures' paths start in")
+    help = "a second checkpoint, which reads the very same tokens; both maps are drawn"
+    model("--compare_model_path", metavar="PATH", help=help)
     sample("--image", nargs="+", metavar="PATH", help="picture(s) to ask about, in place of a dataset")
     sample("--problem", metavar="TEXT", help="the question about them")
-    sample("--sample_idx", type=number_or_text, default=0,
-           help="which sample, from 0 (default: 0); or several: 0-99, or 0,5,9, or all")  # fmt: skip
+    help = "which sample, from 0 (default: 0); or several: 0-99, or 0,5,9, or all"
+    sample("--sample_idx", type=number_or_text, default=0, help=help)
     sample("--max_image_num", type=int, default=2, help="the most pictures that a sample may have (default: 2)")
     sample("--allow_absolute_paths", action="store_true", help="let the dataset name pictures outside image_dir")
-    groups["recording"].add_argument("--layer_idx", nargs="+", type=number_or_text, default=[DEFAULT_LAYER], metavar="LAYER",
-                                     help="layer(s), from 0; -1: the last; 0-7, all, or auto (default: 20)")  # fmt: skip
-    add_flags(parser, groups, CheckpointOptions)
-    add_flags(parser, groups, RecordingOptions)
-    groups["recording"].add_argument("--check", action="store_true",
-                                     help="hide the hottest cells, then random ones: does the answer suffer?")  # fmt: skip
+    help = "layer(s), from 0; -1: the last; 0-7, all, or auto (default: 20)"
+    recording("--layer_idx", nargs="+", type=number_or_text, default=[DEFAULT_LAYER], metavar="LAYER", help=help)
+    recording("--check", action="store_true", help="hide the hottest cells, then random ones: does the answer suffer?")
+    help = f"where the text panel begins (default: {DEFAULT_START_PHRASE})"
+    picture("--start_phrase", default=DEFAULT_START_PHRASE, help=help)
     output("--output_dir", default=".", help="folder of the video (default: .)")
     output("--save_record", metavar="FILE", help="keep the record behind the video in this .safetensors file")
-    output("--from_record", metavar="FILE", help="draw a kept record again: no model, no torch, nothing generated")
-    groups["picture"].add_argument("--start_phrase", default=DEFAULT_START_PHRASE,
-                                   help=f"where the text panel begins (default: {DEFAULT_START_PHRASE})")  # fmt: skip
-    add_flags(parser, groups, DrawingOptions)
-    dataset("--overwrite", action="store_true", help="with several samples: do those again that are finished")
+    help = "draw a kept record again, or two beside each other: no model, nothing generated"
+    output("--from_record", nargs="+", metavar="FILE", help=help)
     output("--verbose", action="store_true", help="say what is loaded, how large it is, how long it takes; tracebacks")
+    dataset("--overwrite", action="store_true", help="with several samples: do those again that are finished")
+    for kind in (CheckpointOptions, RecordingOptions, DrawingOptions):
+        add_flags(parser, groups, kind)
     return parser
 
 
@@ -372,11 +377,7 @@ def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
     layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
     layers = [int(one) if isinstance(one, str) and re.fullmatch(r"-?[0-9]{1,9}", one) else one for one in layers]
-    head = (
-        [int(h) if re.fullmatch(r"-?[0-9]{1,9}", h) else h for h in arguments["head"]]
-        if isinstance(arguments["head"], list)
-        else arguments["head"]
-    )
+    head = arguments["head"]  # a list of what was typed, or the default
     arguments["head"] = head[0] if isinstance(head, list) and len(head) == 1 else head
     drawing = {key: arguments[key] for key in names_of(DrawingOptions)}
     options = DrawingOptions(**drawing)
@@ -396,16 +397,17 @@ def run_command(arguments: dict) -> str | list[str]:
         paths = {"allow_absolute_paths": arguments["allow_absolute_paths"]}
         sample, images = load_sample(*(arguments[key] for key in dataset), **paths)
     elif arguments["benchmark_json"]:
-        select_from_dataset(arguments["benchmark_json"], arguments["image_dir"], arguments["sample_idx"])
-    if arguments["from_record"]:
-        return draw_record(
-            arguments["from_record"], images, layers, arguments["head"], start_phrase, output_dir, options
+        arguments["benchmark_json"], _ = select_from_dataset(
+            *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
         )
+    if arguments["from_record"]:
+        named = head if isinstance(head, list) else None
+        return draw_record(arguments["from_record"], images, layers, named, start_phrase, output_dir, options)
     loading = {key: arguments[key] for key in names_of(CheckpointOptions)}
     most = max(arguments["max_image_num"], len(arguments["image"] or ()))
     visualizer = AttentionVisualizer(arguments["model_path"], most, **loading)
     keywords = {key: arguments[key] for key in names_of(RecordingOptions)} | drawing
-    keywords |= {key: arguments[key] for key in ("output_dir", "save_record", "check")}
+    keywords |= {key: arguments[key] for key in ("output_dir", "save_record", "check", "compare_model_path")}
     layer_idx = layers if len(layers) > 1 else layers[0]
     if several:
         keywords |= {key: arguments[key] for key in ("overwrite", "allow_absolute_paths")}
@@ -415,20 +417,24 @@ def run_command(arguments: dict) -> str | list[str]:
 
 
 def draw_record(
-    path: str, images: list | None, layers: list, head: Any, start_phrase: str, output_dir: str, options: DrawingOptions
-) -> list[str]:
-    """Draw a kept record again: all of its planes, or those of the layers and heads that were named; the paths."""
+    paths: list[str], images: list | None, layers: list, head: list | None, start_phrase: str, output_dir: str,
+    options: DrawingOptions,
+) -> list[str]:  # fmt: skip
+    """Draw a kept record again, or two beside each other: the planes that were named, else all; the videos' paths."""
     find_encoder()
-    record = AttentionRecord.load(path)
+    if len(paths) > 2:
+        raise ValueError(f"from_record names {len(paths)} records; expected one, or two to compare")
+    records = [AttentionRecord.load(path) for path in paths]
+    record = records[0]
     images = check_pictures(record, images)
     if layers == ["auto"] and not record.auto_layer:
         raise ValueError(f"layer_idx auto: the record's layers {list(record.layers)} were named; name one of them")
     if options.view == "clear" and not record.auto_head:
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
     default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
-    planes = record.select(None if default else layers, None if head == "mean" else head)
-    write_videos(record, images, planes, start_phrase, output_dir, options)
-    return [str(Path(output_dir) / file_names(record, plane, (), options)[-1]) for plane in planes]
+    planes = record.select(None if default else layers, head)
+    write_records(records, images, planes, start_phrase, output_dir, options)
+    return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
 
 
 def _stop(number: int, frame: Any = None) -> None:

@@ -1,6 +1,6 @@
 """The rooms behind `visualizeHeatMap`: a model is recorded, a record is drawn.
 
-    sample -> inputs -> answer (plain generate) -> one teacher-forced pass: rows -> record -> maps, text -> frames -> video
+    sample -> inputs -> answer (plain generate) -> one teacher-forced pass: rows -> record -> maps, text -> frames
 
 `recording/` alone knows torch and transformers, `drawing/` needs NumPy and Pillow only; `record` is the door between.
 

@@ -42,3 +42,27 @@ def response_phases(record: AttentionRecord) -> list[Phase]:
         phases[0] = Phase("think", phases[0].first, phases[1].first)
         phases = [phase for phase in phases if phase.first < phase.last]
     return phases or [Phase("response", 0, T)]
+
+
+def steps_of(record: AttentionRecord, what: int | str) -> tuple[str, list[int]]:
+    """What is asked for in words, and its steps: a token's number, a phase, or a word, by the tokens that begin it.
+
+    Tokens are numbered from 1, as in the frames. Raises ValueError where the response has no such token or word.
+    """
+    T = record.response_length
+    number = int(what) if isinstance(what, str) and what.lstrip("-").isdecimal() and len(what) < 10 else what
+    if isinstance(number, int):
+        step = record.step_of(number)
+        return f"token {step + 1}, “{record.tokens[record.prompt_length + step].strip()}”", [step]
+    for phase in [*response_phases(record), Phase("response", 0, T)]:
+        if phase.name == what:
+            return f"{what}: mean of {phase.last - phase.first} steps", list(range(phase.first, phase.last))
+    text, ends, at, found = record.response, response_ends(record), -1, []
+    while what and (at := text.find(what, at + 1)) >= 0:
+        found.append(at)
+    if not found:
+        raise ValueError(
+            f"the response does not hold {what!r}; give one of its words, a phase such as answer, or a step"
+        )
+    steps = list(dict.fromkeys(np.searchsorted(ends, found, side="right").tolist()))
+    return f"“{what}”: " + (f"mean of {len(steps)} mentions" if len(steps) > 1 else f"token {steps[0] + 1}"), steps

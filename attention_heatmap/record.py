@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import one_line
-from attention_heatmap.options import expand
+from attention_heatmap.options import are_whole, expand
+from attention_heatmap.showing import Showing
 
-DEFAULT_START_PHRASE = "Based on the following requirements"
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
-_FORMAT = 2  # version written into every file
+_LARGEST_PIXELS = 2**28  # of all pictures of a record
 _PICTURE_BYTES = 2**20  # a record keeps a picture whose PNG is larger as a JPEG
-# In a record that is read: number of a head, nats a token, a weight that was rounded, pixels along a picture and in
-# all of them, characters of a token.
-_LARGEST_HEAD, _LARGEST_FALL, _LARGEST_WEIGHT = 2**16, 700, 1.01
-_LARGEST_SIDE, _LARGEST_PIXELS, _LARGEST_TOKEN = 2**20, 2**28, 2**16
 # The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
 CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
 CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
@@ -101,7 +93,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttentionRecord:
+class AttentionRecord(Showing):
     """The attention behind one response: everything that a video is drawn from, and no model.
 
     A plane is a layer with its heads reduced, or with one of its heads.
@@ -139,32 +131,14 @@ class AttentionRecord:
     neutral: np.ndarray | None = None
     """(N, M) float32, the mean weight of every image token, picture after picture, while the same response was
     replayed after a neutral prompt; None: it was not asked for."""
+    model: str = ""
+    """What the checkpoint is called, for the legend of a comparison."""
     checks: tuple[Check, ...] = ()
     """What hiding cells did to the answer, where that was asked for."""
 
     def __post_init__(self) -> None:
-        S, T, N = len(self.tokens), self.response_length, len(self.layers)
-        object.__setattr__(self, "heads", self.heads or ("mean",) * N)
-        if len(self.token_ids) != S:
-            raise ValueError(f"token_ids has {len(self.token_ids)} entries; expected {S}, one for each of tokens")
-        if not 0 < self.prompt_length <= S:
-            raise ValueError(f"prompt_length is {self.prompt_length}; expected 1..{S}, the number of tokens")
-        if self.weights.shape != (T, N, S):
-            raise ValueError(
-                f"weights has shape {self.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
-            )
-        if len(self.pictures) not in (0, len(self.images)):
-            raise ValueError(
-                f"pictures has {len(self.pictures)} entries; expected {len(self.images)}, one an image, or 0"
-            )
-        if len(self.heads) != N:
-            raise ValueError(f"heads has {len(self.heads)} entries; expected {N}, one a plane")
-        tokens = len(self.image_positions)
-        if self.neutral is not None and self.neutral.shape != (N, tokens):
-            raise ValueError(f"neutral has shape {self.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
-        for number, image in enumerate(self.images, start=1):
-            if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
-                raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+        object.__setattr__(self, "heads", self.heads or ("mean",) * len(self.layers))
+        _check_shapes(self)
 
     def __repr__(self) -> str:
         planes = ", ".join(map(self.plane_name, range(min(len(self.layers), 3)))) + ", ..." * (len(self.layers) > 3)
@@ -250,97 +224,18 @@ class AttentionRecord:
 
     def step_of(self, number: int) -> int:
         """The step, from 0, of a response token's number, from 1 as in every frame; -1: the last. Raises ValueError."""
+        if not are_whole([number]):
+            raise ValueError(f"token {one_line(repr(number))} is not there; expected a token's number, from 1")
         step = number - 1 if number > 0 else number + self.response_length
         if number == 0 or not 0 <= step < self.response_length:
             raise ValueError(f"token {number} is not there; expected 1 to {self.response_length}, or -1 for the last")
         return step
 
-    # Here alone does a room use one below it, inside the methods, so that a record can show itself.
-    def show(
-        self,
-        step: int,
-        layer: int | None = None,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        head: Head | None = None,
-        **options: Any,
-    ) -> Image.Image:
-        """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`.
-
-        step: the number of the response token, from 1, as every frame names it; -1: the last.
-        """
-        return self.figure(step, layer, start_phrase=start_phrase, head=head, **options)
-
-    def figure(
-        self,
-        step: int,
-        layer: int | None = None,
-        path: str | Path | None = None,
-        *,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        head: Head | None = None,
-        **options: Any,
-    ) -> Image.Image | Path:
-        """One step as a picture: the whole frame, or the map alone with `figure="map"`; step and the rest as in `show`.
-
-        Returns a PIL image or, with a path (.png, .svg or .pdf), writes the file and returns its path: in SVG and PDF
-        text is text.
-        """
-        from attention_heatmap.drawing.figure import draw_figure, write_figure
-        from attention_heatmap.drawing.frame import FrameRenderer
-        from attention_heatmap.drawing.options import drawing_options
-
-        plane, how = self.plane(layer, head), drawing_options(options)
-        renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, how)
-        number = renderer.check_step(step)
-        return draw_figure(renderer, number, how.figure) if path is None else write_figure(renderer, number, path)
-
-    def map(
-        self, step: int, layer: int | None = None, image: int = 1, *, head: Head | None = None
-    ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-        """The weights over one picture at one step, as they are, and where they lie on it, for matplotlib's `imshow`:
-
-            weights, extent = record.map(52)
-            plt.imshow(record.open_pictures()[0])
-            plt.imshow(weights, extent=extent, alpha=0.6)
-
-        step: as in `show`. image: which picture, from 1, as the frames name it.
-        Returns ((rows, columns) float32, (left, right, bottom, top) in pixels of the picture).
-        """
-        from attention_heatmap.maps import map_array, map_cells
-
-        if not 1 <= image <= len(self.images):
-            raise ValueError(f"image {image} is not there; the pictures are numbered 1 to {len(self.images)}")
-        row_1S = self.rows(self.plane(layer, head))[self.step_of(step)][None]
-        return map_array(map_cells(self.images[image - 1]), row_1S)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows of a record: its summary."""
-        from attention_heatmap.drawing.summary import draw_summary
-
-        if not self.pictures:
-            return f"<pre>{html.escape(self.response)}</pre>"
-        file = io.BytesIO()
-        draw_summary(self, self.open_pictures(), self.plane()).save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode()
-        return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'
-
     def save(self, path: str | Path) -> None:
         """Write the record as one safetensors file, whole or not at all. Raises OSError."""
-        from safetensors.numpy import save_file
+        from attention_heatmap.record_file import write_record
 
-        facts = {name: getattr(self, name) for name in _PLAIN_FIELDS} | {
-            "format": _FORMAT, "images": len(self.images), "pictures": len(self.pictures),
-            "checks": [asdict(check) for check in self.checks],
-        }  # fmt: skip
-        arrays = {"token_ids": self.token_ids, "weights": np.ascontiguousarray(self.weights)}
-        for number, image in enumerate(self.images):
-            arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
-        arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(self.pictures)}
-        arrays |= {} if self.neutral is None else {"neutral": self.neutral}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with moved_into_place(Path(path)) as temporary:
-            save_file(arrays, temporary, {"facts": json.dumps(facts)})
+        write_record(self, path)
 
     @classmethod
     def load(cls, path: str | Path, layers: Iterable[int] | None = None) -> AttentionRecord:
@@ -348,104 +243,34 @@ class AttentionRecord:
 
         Raises OSError, or ValueError for any other file.
         """
-        try:
-            if Path(path).exists() and not Path(path).is_file():
-                raise ValueError("it is a folder, a device or a pipe")  # reading one may never end
-            return _read(cls, path, layers)
-        except OSError as error:
-            reason = error.strerror or one_line(error)
-            raise type(error)(
-                f"the record {path} cannot be read: {reason}; give a file that --save_record or save() wrote"
-            ) from error
-        except Exception as error:  # whatever a broken or hostile file leads to
-            raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
+        from attention_heatmap.record_file import read_record
+
+        return read_record(path, layers)
 
 
-# The fields of a record that are texts and numbers: they stand in its file as JSON.
-_PLAIN_FIELDS = [
-    field.name for field in fields(AttentionRecord)
-    if field.name not in ("token_ids", "weights", "images", "pictures", "neutral", "checks")
-]  # fmt: skip
-
-
-def _read(cls: type[AttentionRecord], path: str | Path, layers: Iterable[int] | None) -> AttentionRecord:
-    """The record in a file; raises whatever a broken one leads to."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as data:
-        facts = json.loads((data.metadata() or {}).get("facts") or "{}")
-        if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-            raise ValueError(f"its format is {facts.get('format')!r}, this version reads {_FORMAT}")
-        plain = {name: facts[name] for name in _PLAIN_FIELDS if name in facts}
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        plain["heads"] = tuple(tuple(head) if isinstance(head, list) else head for head in plain["heads"])
-        kept = range(len(plain["layers"]))
-        if layers is not None:
-            wanted = set(layers)
-            kept = [n for n in kept if plain["layers"][n] in wanted]
-            plain |= {name: tuple(plain[name][n] for n in kept) for name in ("layers", "heads")}
-        if not kept:
-            raise ValueError(f"it holds none of the layers {sorted(wanted) if layers is not None else []}")
-        neutral = data.get_tensor("neutral")[list(kept)] if "neutral" in data.keys() else None  # noqa: SIM118
-        weights = data.get_slice("weights")
-        record = cls(
-            token_ids=data.get_tensor("token_ids"),
-            weights=weights[:] if layers is None else np.stack([weights[:, n] for n in kept], axis=1),
-            images=tuple(
-                ImageTokens(data.get_tensor(f"positions_{n}"), data.get_tensor(f"boxes_{n}"))
-                for n in range(facts["images"])
-            ),
-            pictures=tuple(data.get_tensor(f"picture_{n}").tobytes() for n in range(facts["pictures"])),
-            neutral=neutral,
-            checks=tuple(
-                Check(**{**check, "plane": list(kept).index(check["plane"]), "random": tuple(check["random"])})
-                for check in facts["checks"] if check["plane"] in kept
-            ),
-            **plain,
-        )  # fmt: skip
-    _check_values(record)
-    if record.pictures:
-        record.open_pictures()
-    return record
-
-
-def _check_values(record: AttentionRecord) -> None:
-    """Raises ValueError where a record that was read holds what no recording gives."""
-    P, numbered = record.prompt_length, [head for head in record.heads if head not in ("mean", "max")]
-    heads = [one for head in numbered for one in (head if isinstance(head, tuple) and head else (head,))]
-    numbers = [P, *record.layers, *record.special_ids, *heads, *(record.problem or (0, 1))]
-    falls = [fall for check in record.checks for fall in (check.hottest, *check.random)]
-    extra = np.concatenate([np.zeros(1), np.ravel(0 if record.neutral is None else record.neutral)])
-    boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
-    low, high = record.weights.min(initial=0), record.weights.max(initial=0)
-    arrays = [record.token_ids, *(image.positions for image in record.images)]
-    rules = {
-        "tokens must be texts": type(record.tokens) is tuple and all(isinstance(token, str) for token in record.tokens)
-        and max(map(len, record.tokens)) <= _LARGEST_TOKEN,
-        "lengths, layers, heads and ids must be whole numbers": all(type(number) is int for number in numbers),
-        "layers must be layers of the model, each plane a different one": 0
-        < len(set(zip(record.layers, record.heads))) == len(record.layers)
-        and type(record.num_layers or 0) is int
-        and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
-        "heads must be mean, max or numbers": all(abs(head) < _LARGEST_HEAD for head in heads),
-        "auto_layer and auto_head must be true or false": type(record.auto_layer) is type(record.auto_head) is bool,
-        "the problem must lie in the prompt": record.problem is None
-        or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
-        "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
-        "weights must be float32 or float16, from 0 to 1": record.weights.dtype in (np.float32, np.float16)
-        and bool(0 <= low <= high <= _LARGEST_WEIGHT),
-        "neutral must be from 0 up and finite": extra.dtype.kind == "f"
-        and bool(((extra >= 0) & (extra < np.inf)).all()),
-        "checks must be of planes, their falls numbers": all(c.plane in range(len(record.layers)) for c in record.checks)
-        and all(type(fall) is float and abs(fall) < _LARGEST_FALL for fall in falls)
-        and len(record.checks) <= len(record.layers)
-        and all(isinstance(c.view, str) and isinstance(c.part, str) and c.random for c in record.checks),
-        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": boxes.dtype.kind == "f"
-        and not ((boxes < 0) | (boxes > _LARGEST_SIDE)).any(),
-    }  # fmt: skip
-    broken = [rule for rule, kept in rules.items() if not kept]
-    if broken:
-        raise ValueError("; ".join(broken))
+def _check_shapes(record: AttentionRecord) -> None:
+    """Raises ValueError where the parts of a record do not fit each other."""
+    S, T, N = len(record.tokens), record.response_length, len(record.layers)
+    if len(record.token_ids) != S:
+        raise ValueError(f"token_ids has {len(record.token_ids)} entries; expected {S}, one for each of tokens")
+    if not 0 < record.prompt_length <= S:
+        raise ValueError(f"prompt_length is {record.prompt_length}; expected 1..{S}, the number of tokens")
+    if record.weights.shape != (T, N, S):
+        raise ValueError(
+            f"weights has shape {record.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
+        )
+    if len(record.pictures) not in (0, len(record.images)):
+        raise ValueError(
+            f"pictures has {len(record.pictures)} entries; expected {len(record.images)}, one an image, or 0"
+        )
+    if len(record.heads) != N:
+        raise ValueError(f"heads has {len(record.heads)} entries; expected {N}, one a plane")
+    tokens = len(record.image_positions)
+    if record.neutral is not None and record.neutral.shape != (N, tokens):
+        raise ValueError(f"neutral has shape {record.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
+    for number, image in enumerate(record.images, start=1):
+        if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
+            raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
 
 
 def picture_file(image: Image.Image) -> bytes:
@@ -455,6 +280,21 @@ def picture_file(image: Image.Image) -> bytes:
     if png.tell() > _PICTURE_BYTES:
         image.save(jpeg, "JPEG", quality=92)
     return jpeg.getvalue() or png.getvalue()
+
+
+def check_replaced(path: str | Path) -> None:
+    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    try:
+        with safe_open(path, framework="numpy") as data:
+            ours = "facts" in (data.metadata() or {})
+    except (SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
 
 
 def check_pictures(record: AttentionRecord, given: Sequence[Image.Image] | None) -> list[Image.Image]:

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import logging
-import multiprocessing
-import os
-import pickle
 import re
-import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attention_heatmap.dataset import check_sample, lies_in
+from attention_heatmap.background import BackgroundDrawing, NoSpaceLeft, fail_sample
+from attention_heatmap.dataset import Dataset, check_sample, lies_in, open_pictures_of
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.outputs import write_videos
-from attention_heatmap.files import check_output_dir, new_partial, remove_stale
+from attention_heatmap.files import check_output_dir
 from attention_heatmap.log import OurMistake, logger, one_line, said_of
 from attention_heatmap.record import AttentionRecord
+from attention_heatmap.recording.options import RecordingOptions
+from attention_heatmap.recording.processes import part_of
 from attention_heatmap.table import (
     TABLE_NAME,
     forget_sample,
     is_finished,
     read_facts,
-    record_facts,
     sample_folder,
-    write_facts,
+    write_table,
 )
 
-RECORD_NAME = "record.safetensors"  # of a record that is kept since its drawing failed
 _COLOURS_COMPARED = 255  # of a colour map that is a function, whose name says nothing
 _FAILURES_NAMED = 20  # samples, at most, in the last line
-
-
-class NoSpaceLeft(OSError):
-    """The samples to come would fail, too."""
 
 
 class SamplesFailed(RuntimeError):
@@ -51,7 +40,7 @@ class SamplesFailed(RuntimeError):
 
 def fingerprint(sample: object, image_dir: Path, allow_absolute_paths: bool = False) -> str:
     """Of a sample as it stands in the dataset and the bytes of its pictures: with others it is another input."""
-    digest = hashlib.sha256(json.dumps(sample, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(sample, sort_keys=True, default=str).encode())
     with suppress(ValueError, OSError):  # what cannot be read is told when its turn comes
         for name in check_sample(sample, ""):
             path = image_dir / name
@@ -79,18 +68,6 @@ def unfinished_samples(output_dir: str | Path, numbers: Iterable[int], settings_
             f"(other {', '.join(names)}); give another output_dir, or --overwrite to make them again"
         )
     return unfinished
-
-
-def fail_sample(folder: Path, facts: dict, error: object) -> None:
-    """Report a sample that failed, and note it for the table. Raises NoSpaceLeft where the rest would fail as well."""
-    message = one_line(error) or type(error).__name__
-    logger.error("sample %s: %s", facts["sample"], message)
-    try:
-        write_facts(folder, facts | {"error": message})
-    except OSError as problem:  # the table will say that it is not finished
-        logger.error("sample %s: %s", facts["sample"], one_line(problem))
-    if os.strerror(errno.ENOSPC) in message:
-        raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
 
 
 def settings_of_run(settings: dict, drawing: DrawingOptions) -> dict:
@@ -129,139 +106,123 @@ def kept_on_failure(record: AttentionRecord, saved: str | Path | None, place: Pa
         raise (RuntimeError(text) if known else OurMistake(f"{type(error).__name__}: {text}")) from error
 
 
-def draw_sample(record: Path, folder: Path, start_phrase: str, options: DrawingOptions) -> tuple[list[Path], list[str]]:
-    """Draw a kept record into a folder; the paths of its files, and the warnings that were said."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda message: said.append(message.getMessage())
-    logger.addHandler(handler)
-    before, logger.propagate = logger.propagate, False
-    try:
-        kept = AttentionRecord.load(record)
-        planes = range(len(kept.layers))
-        return write_videos(kept, kept.open_pictures(), planes, start_phrase, folder, options), said
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
+@dataclass(frozen=True)
+class Plan:
+    """What is done with each sample."""
+
+    layers: Any
+    start_phrase: str
+    recording: RecordingOptions
+    drawing: DrawingOptions
+    save_record: str | None = None
+    check: bool = False
+    second: Any = None
+    """The visualizer of a checkpoint that is compared; its model is loaded when the first one's is no longer needed."""
+
+    def facts(self) -> dict:
+        """The settings that a sample's files depend on."""
+        shown = {"layers": self.layers, "start_phrase": self.start_phrase, "save_record": self.save_record}
+        second = {"second": self.second.checkpoint.facts()} if self.second else {}
+        return {**vars(self.recording), **shown, **second, "check": self.check}
 
 
-def _begin_process() -> None:
-    """What a process that draws begins with: Ctrl-C reaches the one that it draws for, which then ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TQDM_DISABLE"] = "1"
+class Sweep:
+    """Samples of a dataset, answered and drawn by one plan into one folder."""
 
+    def __init__(
+        self, visualizer: Any, plan: Plan, samples: Dataset, image_dir: Path, output_dir: Path,
+        allow_absolute_paths: bool,
+    ) -> None:  # fmt: skip
+        self.visualizer, self.plan, self.samples = visualizer, plan, samples
+        self.image_dir, self.output_dir, self.allow_absolute_paths = image_dir, output_dir, allow_absolute_paths
+        self._settings = settings_of_run({**visualizer.checkpoint.facts(), **plan.facts()}, plan.drawing)
 
-class BackgroundDrawing:
-    """Draws one sample while the model answers the next, in a process of its own.
+    def settings_of(self, number: int) -> dict:
+        """All that the files of a sample depend on."""
+        digest = fingerprint(self.samples[number], self.image_dir, self.allow_absolute_paths)
+        return {**self._settings, "input": digest}
 
-    A process, since the Python of a thread would hold up the model's. One sample at a time, so that there are never
-    more than two records. A failure is written into the facts of its sample, and its record is kept.
-    """
-
-    def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
-        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record and str(save_record)
-        self._pool: ProcessPoolExecutor | None = None
-        self._processes: set[Any] = set()
-        self._current: tuple[Path, dict, Path, Future] | None = None
-        self._said: set[str] = set()
-
-    def __enter__(self) -> BackgroundDrawing:
+    def run(self, numbers: list[int], overwrite: bool) -> None:
+        """Answer the samples, draw them, write the table. Raises for what no sample could succeed with."""
+        own, is_first, wait_for_everyone = part_of(numbers, self.visualizer.checkpoint)
+        shared = self.visualizer.checkpoint.options.tp_plan
+        waiting = own if overwrite else unfinished_samples(self.output_dir, own, self.settings_of)
+        if waiting:
+            _ = self.visualizer.model  # without it no sample could succeed
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        again = None if overwrite or shared else self.settings_of
         try:
-            pickle.dumps(self.options)
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_process)
-        except (pickle.PicklingError, AttributeError, TypeError):  # a colour map that no other process could have
-            pass
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                self.finish()
+            if self.plan.second and waiting:
+                waiting = self._answer_all(waiting, again)
+            with BackgroundDrawing(self.plan.start_phrase, self.plan.drawing, self.plan.save_record) as beside:
+                writer = beside if is_first or not shared else None
+                answer = self._read_again if self.plan.second else self._answer
+                run_samples(waiting, self.output_dir, answer, writer, again, writer is not None)
+            for number in waiting if self.plan.second else ():
+                self._first_path(number).unlink(missing_ok=True)
+            wait_for_everyone()
         finally:
-            for process in self._processes:
-                process.terminate()
-            if self._pool:
-                self._pool.shutdown(cancel_futures=True)
-            if self._current:
-                folder, _, record, _ = self._current
-                self._remove(record)
-                remove_stale(folder)
+            if is_first:
+                write_table(self.output_dir)
+        wait_for_everyone()  # no process ends, and has the others ended, before the table is there
 
-    def start(self, folder: Path, facts: dict, record: AttentionRecord) -> None:
-        """Begin to draw a sample as soon as the one before is drawn."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / self.save_record if self.save_record else new_partial(folder / RECORD_NAME)
-        try:
-            record.save(path)
-        except BaseException:
-            self._remove(path)
-            raise
-        self.finish()
-        facts = facts | record_facts(record, facts["answer"])
-        self._current = folder, facts, path, self._submit(path, folder)
+    def _opened(self, number: int, facts: dict) -> tuple[dict, list]:
+        """A sample and its pictures, with what is known of it added to its facts."""
+        sample = self.samples[number]
+        facts |= {key: sample.get(key) for key in ("id", "answer")} if isinstance(sample, dict) else {}
+        most, named = self.visualizer.max_image_num, f"sample {number} of {self.samples}"
+        images = open_pictures_of(sample, self.image_dir, most, named, self.allow_absolute_paths)
+        facts["settings"] = self.settings_of(number)
+        return sample, images
 
-    def _submit(self, path: Path, folder: Path) -> Future:
-        """The drawing of a record, begun in the process or, where there is none, done at once."""
-        if self._pool:
-            before = set(multiprocessing.active_children())
-            future = self._pool.submit(draw_sample, path, folder, self.start_phrase, self.options)
-            self._processes |= set(multiprocessing.active_children()) - before
-            return future
-        done: Future = Future()
-        try:
-            done.set_result(draw_sample(path, folder, self.start_phrase, self.options))
-        except Exception as error:
-            done.set_exception(error)
-        return done
+    def _answer(self, number: int, facts: dict) -> list[AttentionRecord]:
+        sample, images = self._opened(number, facts)
+        how, visualizer = vars(self.plan.recording), self.visualizer
+        record = visualizer.record(sample, images, self.plan.layers, **how)
+        logger.info("%s", one_line(record.response))
+        if self.plan.check:
+            record = visualizer.check(record, sample, images, **how, **vars(self.plan.drawing))
+        visualizer.last_records = [record]
+        return [record]
 
-    def finish(self) -> None:
-        """Wait until the current sample is drawn, pass on what was said, and write its facts."""
-        if not self._current:
-            return
-        folder, facts, path, drawing = self._current
-        try:
-            try:
-                files, said = drawing.result()
-            except BrokenProcessPool:  # it was killed, or could not import the caller's program
-                logger.warning("the process that draws has ended; drawing goes on in this one")
-                self._pool = None
-                files, said = self._submit(path, folder).result()
-            self._current = None
-            kept = [path] if self.save_record else []
-            write_facts(folder, facts, [*kept, *files])
-            self._remove(path)
-        except Exception as error:
-            self._current = None
-            place = path
-            if not self.save_record:
-                place = folder / RECORD_NAME
-                with suppress(OSError):
-                    path.replace(place)
-            fail_sample(folder, facts, f"{one_line(error)}; its record is kept in {place}")
-            said = []
-        for line in dict.fromkeys(said):
-            if line not in self._said:  # of fonts, say: once is enough
-                logger.warning("sample %s: %s", facts["sample"], one_line(line))
-                self._said.add(line)
+    def _answer_all(self, waiting: list[int], again: Callable | None) -> list[int]:
+        """Let the first model answer all samples and keep its records for the second one; those that succeeded."""
 
-    def _remove(self, path: Path) -> None:
-        if not self.save_record:
-            path.unlink(missing_ok=True)
+        def keep(number: int, facts: dict) -> list[AttentionRecord]:
+            if not self._first_path(number).is_file():
+                self._answer(number, facts)[0].save(self._first_path(number))
+            return []
+
+        failed = run_samples(waiting, self.output_dir, keep, None, again)
+        self.visualizer.checkpoint.release()
+        _ = self.plan.second.model
+        return [number for number in waiting if number not in failed]
+
+    def _read_again(self, number: int, facts: dict) -> list[AttentionRecord]:
+        """The first model's record, and how the second one reads its tokens."""
+        first = AttentionRecord.load(self._first_path(number))
+        return [first, self.plan.second.replay(first, *self._opened(number, facts), **vars(self.plan.recording))]
+
+    def _first_path(self, number: int) -> Path:
+        """Where the first model's record of a sample waits; made with other settings it has another name."""
+        digest = hashlib.sha256(json.dumps(self.settings_of(number), sort_keys=True).encode()).hexdigest()[:12]
+        return sample_folder(self.output_dir, number) / f"first_{digest}.safetensors"
 
 
 def run_samples(
-    numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], AttentionRecord],
-    beside: BackgroundDrawing | None, settings_of: Callable[[int], dict] | None,
-) -> None:  # fmt: skip
-    """Answer one sample after the other, and have each drawn while the next is answered.
+    numbers: Iterable[int], output_dir: str | Path, answer: Callable[[int, dict], list[AttentionRecord]],
+    beside: BackgroundDrawing | None, settings_of: Callable[[int], dict] | None, report: bool = True,
+) -> list[int]:  # fmt: skip
+    """Answer one sample after the other, and have each drawn while the next is answered; those that failed.
 
-    answer: gives the record of a sample, and adds to its facts. beside: None in a process that only helps to answer.
+    answer: gives the record of a sample, or two, and adds to its facts. beside: None where nothing is drawn.
     settings_of: of a sample that another run may have finished meanwhile, to leave it out; None where all are done,
-    as by processes that share a model: they have to agree.
+    as by processes that share a model: they have to agree. report: write down failures, as one process does.
     Raises OSError where nothing can be written any more.
     """
     from tqdm import tqdm
 
+    failed = []
     for number in tqdm(numbers, desc="samples", unit="sample"):
         check_output_dir(output_dir)
         if settings_of and not unfinished_samples(output_dir, [number], settings_of):
@@ -271,14 +232,16 @@ def run_samples(
             if beside:
                 forget_sample(folder)
             with said_of(f"sample {number}"):
-                record = answer(number, facts)
+                records = answer(number, facts)
             if beside:
-                beside.start(folder, facts, record)
+                beside.start(folder, facts, records)
         except NoSpaceLeft:  # it may be the sample before that found none
             raise
         except Exception as error:  # whatever it is, it is this sample's
-            if beside:
+            failed.append(number)
+            if report:
                 fail_sample(folder, facts, error)
+    return failed
 
 
 def report_samples(rows: list[dict], output_dir: str | Path) -> str:

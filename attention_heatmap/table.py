@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from attention_heatmap.compare import bootstrap, compare
 from attention_heatmap.files import check_target, moved_into_place
 from attention_heatmap.log import visible
 from attention_heatmap.maps import image_shares
@@ -17,10 +18,15 @@ from attention_heatmap.record import AttentionRecord
 
 FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
 _LARGEST_FACTS = 2**26  # bytes; a larger file is none of ours
+_LONGEST_NAME = 255  # bytes of a file's name, on most systems
 _SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and plane
+_NUMBERS = ("image_share_", "distance_", "change_")  # what the columns of numbers begin with
+_ENDS = ("mean", "2.5%", "97.5%")  # of a comparison: the last rows of the table
 _LAST_COLUMNS = ("map", "check", "files", "error")
-# What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at.
-_FORMULA = re.compile(r"(?:^|[;\t\r\n,|])\s*[\"']?\s*[=+\-@＝＋－＠]")
+# What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at; plain numbers aside.
+_FORMULA = re.compile(
+    r"""(^|[;\t\r\n,|])(?=(?:[^\S\t\r\n]|["'])*[=+\-@＝＋－＠])(?![^\S\t\r\n]*[+-][\d.]+ *[)\]}]* *(?:[;\t\r\n,|]|$))"""
+)
 
 
 def sample_folder(output_dir: str | Path, number: int) -> Path:
@@ -49,10 +55,15 @@ def write_facts(folder: Path, facts: dict, files: Iterable[Path] = ()) -> None:
 
 
 def own_files(folder: Path, facts: dict) -> dict[Path, int]:
-    """The files that a sample's facts name, and their sizes; a name that would leave the folder is none."""
+    """The files that a sample's facts name, and their sizes; what would leave the folder, or is no name, is none."""
     names = facts.get("files")
     names = names if isinstance(names, dict) else {}
-    return {folder / name: size for name, size in names.items() if name not in ("", "..") and Path(name).name == name}
+    return {folder / name: size for name, size in names.items() if _is_name(name)}
+
+
+def _is_name(name: str) -> bool:
+    plain = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
+    return plain and name not in ("", "..") and Path(name).name == name
 
 
 def is_finished(folder: Path, facts: dict) -> bool:
@@ -90,16 +101,20 @@ def phase_shares(record: AttentionRecord, plane: int) -> dict[str, float]:
     return {phase.name: round(float(shares_T[phase.first : phase.last].mean()), 6) for phase in phases}
 
 
-def record_facts(record: AttentionRecord, answer: object) -> dict:
-    """What a record says of its sample, for the table."""
-    planes = range(len(record.layers))
-    return {
+def record_facts(records: Sequence[AttentionRecord], answer: object) -> dict:
+    """What the record of a sample, or two that are compared, say of it, for the table."""
+    record, planes = records[0], range(len(records[0].layers))
+    facts = {
         "response": record.response,
         "correct": is_correct(record.response, answer),
         "image_share": {record.plane_key(plane): phase_shares(record, plane) for plane in planes},
         "map": "; ".join(map(record.plane_name, planes)),
         "check": "; ".join(f"{record.plane_name(check.plane)}: {check}" for check in record.checks),
     }
+    if len(records) > 1:
+        named = [(record.plane_key(plane), record.layers[plane], record.heads[plane]) for plane in planes]
+        facts["compared"] = {key: compare(*records, layer, head).phases() for key, layer, head in named}
+    return facts
 
 
 def table_row(folder: Path) -> dict:
@@ -111,6 +126,7 @@ def table_row(folder: Path) -> dict:
         for plane, phases in (shares.items() if isinstance(shares, dict) else ())
         for phase, share in (phases.items() if isinstance(phases, dict) else ())
     }
+    columns |= _compared_columns(facts)
     return {
         **{name: facts.get(name) for name in _SHARED_COLUMNS},
         "sample": int(folder.name.rpartition("_")[2]),
@@ -122,21 +138,44 @@ def table_row(folder: Path) -> dict:
     }
 
 
+def _compared_columns(facts: dict) -> dict[str, float]:
+    """What a comparison with a second checkpoint found: the second's shares, and how far the maps lie apart."""
+    compared = facts.get("compared")
+    return {
+        f"{name}_{row['phase']}_{plane}": row[key]
+        for plane, rows in (compared.items() if isinstance(compared, dict) else ())
+        for row in rows
+        for name, key in (("image_share_b", "image_share_b"), ("distance", "distance"))
+    }
+
+
+def table_ends(rows: Sequence[dict]) -> list[dict]:
+    """Rows that end the table of a comparison: of each number its mean over the samples, and its 95% interval."""
+    if not any(name.startswith("distance_") for row in rows for name in row):
+        return []
+    names = sorted({name for row in rows for name in row if name.startswith(_NUMBERS)})
+    found = {name: bootstrap([row.get(name) for row in rows if not row["error"]]) for name in ("correct", *names)}
+    pairs = [(name, name.replace("image_share_b_", "image_share_", 1)) for name in names if "_share_b_" in name]
+    for second, first in pairs:
+        both = [(row.get(first), row.get(second)) for row in rows if not row["error"]]
+        found[f"change_{first}"] = bootstrap([b - a for a, b in both if None not in (a, b)])
+    return [{"sample": word, **{n: values[k] for n, values in found.items()}} for k, word in enumerate(_ENDS)]
+
+
 def _cell(value: object) -> object:
     """A value of the table: harmless in a terminal, and marked as text where a spreadsheet would run a part of it."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    if re.fullmatch(r"[+-]?[\d.]+", text) or not _FORMULA.search(text):
-        return text
-    return "'" + _FORMULA.sub(lambda match: f"{match[0][:-1]}'{match[0][-1]}" if match.start() else match[0], text)
+    return _FORMULA.sub(r"\1'", text)
 
 
 def write_table(output_dir: str | Path) -> None:
     """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
     folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
     rows = sorted(map(table_row, folders), key=lambda row: row["sample"])
-    shares = {name for row in rows for name in row if name.startswith("image_share_")}
+    rows += table_ends(rows)
+    shares = {name for row in rows for name in row if name.startswith(_NUMBERS)}
     with (
         moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
@@ -147,5 +186,9 @@ def write_table(output_dir: str | Path) -> None:
 
 
 def check_table(output_dir: str | Path) -> None:
-    """Raises ValueError where the table cannot be written, before the long work begins."""
-    check_target(Path(output_dir) / TABLE_NAME)
+    """Raises ValueError where the table cannot be written, or would replace another, before the long work begins."""
+    path, header = Path(output_dir) / TABLE_NAME, ",".join(_SHARED_COLUMNS).encode()
+    check_target(path)
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        if (begin := file.read(len(header))) and begin != header:
+            raise ValueError(f"{path} is there and no table of this program; give another output_dir, or move it")

@@ -11,6 +11,7 @@ Dimension key: B sample, S position, N patch, C cell (2 x 2 patches, one image t
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -422,10 +423,13 @@ def make_optimizer(model, device):
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=device.type == "cuda")
 
 
-def train(setting, checkpoint, *, steps=None, minutes=None, stop_at=None, workers=0, device="cpu", log_every=100):
+def train(
+    setting, checkpoint, *, steps=None, minutes=None, stop_at=None, workers=0, device="cpu", log_every=100, early=()
+):
     """Train until `steps` steps or `minutes` of wall time, both counted over all calls that resume `checkpoint`.
 
     The learning rate falls to zero at the end of that budget; stop_at ends a call early, at that step.
+    early: (share of the schedule, folder) of states that are exported on the way.
     Returns the model and the tokenizer.
     """
     device = torch.device(device)
@@ -447,12 +451,17 @@ def train(setting, checkpoint, *, steps=None, minutes=None, stop_at=None, worker
         _compile(stepper, batches)
     loader = _loader(batches, step, workers, device)
     batch, started, saved = next(loader), time.monotonic(), spent
+    waiting = sorted(early)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {length} tokens, from step {step}", flush=True)
     while True:
         seconds = spent + time.monotonic() - started
         progress = step / steps if steps else seconds / (60 * minutes)
         if progress >= 1 or step == stop_at:
             break
+        while waiting and progress >= waiting[0][0]:  # an early state, to compare the trained one with
+            share, folder = waiting.pop(0)
+            print(f"step {step}  {seconds:.0f} s  exported to {folder}: {share:.0%} of the schedule", flush=True)
+            export(copy.deepcopy(model).eval(), tokenizer, folder)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(setting["lr"], progress)
         loss = stepper.loss(batch)
@@ -670,6 +679,10 @@ def main():
     training.add_argument("--tiny", action="store_true", help="a setting that shows the path on a CPU in a minute")
     training.add_argument("--steps", type=int, help="length of the schedule in steps")
     training.add_argument("--minutes", type=float, help="length of the schedule in minutes, compilation not counted")
+    training.add_argument(
+        "--early", nargs=2, action="append", default=[], metavar=("SHARE", "FOLDER"),
+        help="also export the state at this share of the schedule, such as 0.25, to this folder",
+    )  # fmt: skip
     training.add_argument("--checkpoint", default="demo_checkpoint.pt", help="resumed if it exists, then written")
     training.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2))
     measuring = commands.add_parser("evaluate", help="measure on fresh held-out samples")
@@ -687,9 +700,11 @@ def main():
         if (args.steps is None) == (args.minutes is None):
             parser.error("give either --steps or --minutes")
         setting = SETTINGS["tiny" if args.tiny else "full"]
+        early = [(float(share), folder) for share, folder in args.early]
         model, tokenizer = train(
-            setting, args.checkpoint, steps=args.steps, minutes=args.minutes, workers=args.workers, device=args.device
-        )
+            setting, args.checkpoint, steps=args.steps, minutes=args.minutes, workers=args.workers,
+            device=args.device, early=early,
+        )  # fmt: skip
         export(model, tokenizer, args.model)
     else:
         evaluate(args.model, args.samples, args.first_seed, args.batch, args.device, args.dtype, args.verbose)

@@ -1,24 +1,22 @@
-"""Records made by hand, whose every weight is known, and the demo's checkpoint and dataset."""
+"""What tests share: the demo's checkpoint and dataset, tiny models, a folder for what a test writes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would ask the hub fails at once
 os.environ.setdefault("TQDM_DISABLE", "1")  # one line on stderr is then one line
 
-import numpy as np
 import pytest
 from PIL import Image
 
-import visualizeHeatMap as vhm
+from visualizeHeatMap import AttentionRecord, AttentionVisualizer
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
-SMALL = (640, 360)  # pixels of a frame, where the size does not matter
-SPECIAL_ID = 9
-IMAGE_ID = 8
 
 
 @pytest.fixture(autouse=True)
@@ -27,49 +25,43 @@ def _not_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def make_record(
-    problem: list[str],
-    response: list[str],
-    grids: list[tuple[int, int]] = ((3, 4),),
-    size: tuple[int, int] = (400, 300),
-    layers: tuple[int, ...] = (0, 1),
-    seed: int = 0,
-) -> vhm.AttentionRecord:
-    """A record of random rows: a first special token, the pictures' tokens, the problem, then the response.
-
-    Row t of the weights is 0 from column P + t on and sums to 1.
-    """
-    rng = np.random.default_rng(seed)
-    tokens, ids, images = ["<s>"], [SPECIAL_ID], []
-    for rows, columns in grids:
-        positions = np.arange(len(tokens), len(tokens) + rows * columns)
-        images.append(vhm.ImageTokens(positions, vhm.grid_boxes(rows, columns, *size)))
-        tokens += ["<image>"] * len(positions)
-        ids += [IMAGE_ID] * len(positions)
-    tokens += problem
-    P = len(tokens)
-    tokens += response
-    ids += list(range(10, 10 + len(tokens) - len(ids)))
-    weights = rng.random((len(response), len(layers), len(tokens)), np.float32)
-    for t in range(len(response)):
-        weights[t, :, P + t :] = 0
-    weights /= weights.sum(-1, keepdims=True)
-    return vhm.AttentionRecord(
-        tuple(tokens), np.array(ids), P, layers, weights, tuple(images), (SPECIAL_ID,), num_layers=8
-    )
-
-
-def picture(size: tuple[int, int] = (400, 300), colour: str = "white") -> Image.Image:
-    return Image.new("RGB", size, colour)
+@pytest.fixture(scope="session")
+def demo_visualizer() -> AttentionVisualizer:
+    return AttentionVisualizer(str(DEMO / "model"), dtype="float32")
 
 
 @pytest.fixture(scope="session")
-def demo_visualizer() -> vhm.AttentionVisualizer:
-    return vhm.AttentionVisualizer(str(DEMO / "model"), dtype="float32")
-
-
-@pytest.fixture(scope="session")
-def demo_record(demo_visualizer):
+def demo_record(demo_visualizer) -> tuple[AttentionRecord, list[Image.Image]]:
     """(record of every layer, pictures) of the demo's first sample."""
     sample, images = demo_visualizer.load_sample_data(DEMO / "dataset.json", DEMO / "images", 0)
-    return demo_visualizer.record(sample, images, range(demo_visualizer.num_layers)), images
+    return demo_visualizer.record(sample, images, "all"), images
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Callable[[str], Path]:
+    """A function from a family's name to the folder of its tiny random checkpoint."""
+    import tiny_models
+    import torch
+
+    torch.set_num_threads(1)  # models this small gain nothing from threads, and lose much where tests share the cores
+    root = tmp_path_factory.mktemp("families")
+    return cache(lambda family: tiny_models.family_checkpoint(family, root / family))
+
+
+@pytest.fixture(scope="session")
+def tiny_visualizer(tiny_checkpoint) -> Callable[[str], AttentionVisualizer]:
+    """A function from a family's name to the visualizer of its tiny checkpoint."""
+    import tiny_models
+
+    def load(family: str) -> AttentionVisualizer:
+        known = tiny_models.FAMILIES.get(family)
+        kwargs = known.processor_kwargs if known else None
+        return AttentionVisualizer(str(tiny_checkpoint(family)), max_image_num=4, processor_kwargs=kwargs)
+
+    return cache(load)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_visualizer) -> AttentionVisualizer:
+    """A tiny random Qwen2-VL of three layers."""
+    return tiny_visualizer("qwen2_vl")

@@ -11,7 +11,8 @@ import torch
 import train_demo_model as demo
 from PIL import Image
 
-import visualizeHeatMap
+from attention_heatmap.showing import DEFAULT_START_PHRASE
+from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
 
 DEMO = Path(make_data.__file__).parent
 DATASET = json.loads((DEMO / "dataset.json").read_text(encoding="utf-8"))
@@ -80,7 +81,7 @@ def test_a_solution_thinks_then_answers_and_both_name_the_landmarks():
 
 def test_english_problems_hold_the_start_phrase_and_chinese_ones_theirs():
     for sample in DATASET:
-        phrase = "根据以下要求" if "_zh_" in sample["id"] else visualizeHeatMap.DEFAULT_START_PHRASE
+        phrase = "根据以下要求" if "_zh_" in sample["id"] else DEFAULT_START_PHRASE
         assert sample["problem"].count(phrase) == 1
 
 
@@ -157,7 +158,7 @@ def test_a_misled_thought_leaves_the_answer_right_and_gets_no_loss(shipped):
 
 
 def test_the_prompt_template_is_the_tools():
-    assert make_data.DEFAULT_PROMPT_TEMPLATE == visualizeHeatMap.DEFAULT_PROMPT_TEMPLATE
+    assert make_data.DEFAULT_PROMPT_TEMPLATE == DEFAULT_PROMPT_TEMPLATE
 
 
 def test_the_model_folder_is_at_most_15_megabytes():

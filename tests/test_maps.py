@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import grid_boxes, make_record
@@ -20,7 +19,6 @@ from attention_heatmap.maps import (
     view_names,
 )
 from attention_heatmap.record import ImageTokens
-
 
 WORDS = [f" w{n}" for n in range(40)]
 
@@ -189,7 +187,15 @@ def test_a_part_of_the_picture_without_a_cell_is_nan_and_the_extent_is_that_of_t
     assert np.isnan(weights).tolist() == [[False, False], [False, True]] and extent == (49.5, 149.5, 149.5, 49.5)
 
 
-@pytest.mark.parametrize("given, message", [((0,), "numbered|expected 1 to 2"), ((3,), "expected 1 to 2"), ((1, 1, 0), "image 0 is not there"), ((1, 1, 2), "1 to 1")])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ((0,), "numbered|expected 1 to 2"),
+        ((3,), "expected 1 to 2"),
+        ((1, 1, 0), "image 0 is not there"),
+        ((1, 1, 2), "1 to 1"),
+    ],
+)
 def test_a_map_that_is_not_there_says_which_are(given, message):
     with pytest.raises(ValueError, match=message):
         make_record(["a"], ["b", "c"]).map(*given)

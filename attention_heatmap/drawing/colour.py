@@ -13,6 +13,7 @@ from attention_heatmap.log import one_line
 # Colours, RGB 0..255. Dark text on every tint of RED_TO_GREEN mixed as below keeps a contrast above 4.5:1.
 RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, high
 BLUE_TO_YELLOW = ((38, 66, 122), (146, 150, 138), (253, 231, 55))  # the same for colour-blind viewers, after cividis
+PURPLE_TO_GREEN = ((118, 42, 131), (244, 244, 244), (27, 120, 55))  # of differences, after ColorBrewer's PRGn
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # parts of linear red, green and blue (WCAG 2)
 # Luminance of what is coloured by any map: grounds at least, glyphs on white at most, for a contrast of 4.5:1.
 GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
@@ -42,6 +43,11 @@ def red_to_green(values: np.ndarray) -> np.ndarray:
 def blue_to_yellow(values: np.ndarray) -> np.ndarray:
     """The same from dark blue to yellow: told apart by any colour vision, and in grey."""
     return _between(BLUE_TO_YELLOW, values)
+
+
+def purple_to_green(values: np.ndarray) -> np.ndarray:
+    """The two-sided map of a difference: 0 purple, 0.5 nearly white, 1 green."""
+    return _between(PURPLE_TO_GREEN, values)
 
 
 _SAMPLE = 64  # weights that a colour map is tried with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import json
 import time
 from dataclasses import dataclass
@@ -66,12 +67,11 @@ class CheckpointOptions:
         import torch
 
         check_options(self)
-        if isinstance(self.dtype, str) and self.dtype != "auto":
-            if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-                raise ValueError(
-                    f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or "
-                    "bfloat16"
-                )
+        known = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
+        if self.dtype != "auto" and not known:
+            raise ValueError(
+                f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or bfloat16"
+            )
         places = [self.device_map, *(self.device_map.values() if isinstance(self.device_map, dict) else ())]
         if any(str(place) == "meta" for place in places):
             raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
@@ -86,6 +86,7 @@ class Checkpoint:
 
     def __init__(self, model: Any, options: CheckpointOptions, processor: Any = None) -> None:
         self.options, loaded = options, hasattr(model, "generate")
+        self._given = loaded
         self.name = str(getattr(model, "name_or_path", None) or type(model).__name__) if loaded else str(model)
         if loaded:
             if processor is None:
@@ -146,6 +147,26 @@ class Checkpoint:
         facts = type(model).__name__, ", ".join(devices), model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
+
+    def release(self) -> None:
+        """Let go of weights that were loaded here, for another model's; the next use loads them again."""
+        if self._given:
+            return
+        import torch
+
+        self.__dict__.pop("model", None)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def check_same_words(self, other: Checkpoint) -> None:
+        """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
+        own, others = (one.processor.tokenizer.get_vocab() for one in (self, other))
+        if own != others:
+            differ = sum(own.get(word) != number for word, number in others.items())
+            raise ValueError(
+                f"the tokenizers of {self.name} and {other.name} differ in {differ or len(own) - len(others)} tokens; "
+                "compare checkpoints of one tokenizer, such as a model and its fine-tune"
+            )
 
     def _model_class(self) -> Any:
         """The class of transformers that loads the model."""

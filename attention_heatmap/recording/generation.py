@@ -24,8 +24,9 @@ _SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it
 _KEPT_SETTINGS = (
     "num_beams", "penalty_alpha", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
-    "min_length", "min_new_tokens", "length_penalty", "sequence_bias", "guidance_scale", "exponential_decay_length_penalty",
-    "diversity_penalty", "dola_layers", "constraints", "force_words_ids", "prompt_lookup_num_tokens",
+    "min_length", "min_new_tokens", "length_penalty", "sequence_bias", "guidance_scale",
+    "exponential_decay_length_penalty", "diversity_penalty", "dola_layers", "constraints", "force_words_ids",
+    "prompt_lookup_num_tokens",
 )  # fmt: skip
 
 _locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # one a model
@@ -34,15 +35,23 @@ _locks_lock = threading.Lock()
 
 @contextmanager
 def alone_with(model: Any) -> Iterator[None]:
-    """Within this block no other thread uses the model by way of this package; one that wants to waits."""
+    """Within this block no other thread uses the model by way of this package; one that wants to waits.
+
+    A model in training is in evaluation mode meanwhile; each of its modules gets back the mode that it had.
+    """
     with _locks_lock:
         lock = _locks.setdefault(model, threading.RLock())
     if not lock.acquire(blocking=False):
         logger.info("the model is in use by another thread; waiting")
         lock.acquire()
+    training = [module for module in model.modules() if module.training]
     try:
+        if training:
+            model.eval()
         yield
     finally:
+        for module in training:
+            module.training = True
         lock.release()
 
 

@@ -93,7 +93,8 @@ def check_head(head: Any, count: int) -> Head:
         return heads if len(heads) > 1 else heads[0]
     if isinstance(head, bool) or not isinstance(head, Integral) or not -count <= head < count:
         raise ValueError(
-            f"head {one_line(repr(head))[:200]} cannot be taken: the layer has {count} heads; or take mean, max, each or auto"
+            f"head {one_line(repr(head))[:200]} cannot be taken: the layer has {count} heads; or take mean, max, each "
+            "or auto"
         )
     return int(head) % count
 

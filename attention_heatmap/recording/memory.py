@@ -25,10 +25,10 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_ST
 
 
 def run_memory(config: Any, prompt: int, steps: int, eager: bool = False) -> tuple[int, int]:
-    """Numbers that a run holds at once beside the weights, estimated: for the prompt alone, and with all `steps`.
+    """Numbers that a run holds at once beside the weights, estimated: at least, and where the answer has all `steps`.
 
-    The larger of the cache, in which a sliding window keeps the last positions only, and of a pass over all positions,
-    at its peak inside an MLP, which has its inner values three times. eager: every layer's weights are kept.
+    At least a pass over the prompt, at its peak inside an MLP, which has its inner values three times. Generation has
+    its cache, too, in which a sliding window keeps the last positions only. eager: every layer's weights are kept.
     """
     text = config.get_text_config()
     heads, layers = text.num_attention_heads, attention_layers(config)
@@ -41,19 +41,32 @@ def run_memory(config: Any, prompt: int, steps: int, eager: bool = False) -> tup
     if not inner.any():
         inner = layer_values(text, "intermediate_size", 4 * text.hidden_size)
 
-    def numbers(positions: int) -> float:
-        cache = (per_position * np.minimum(windows, positions))[layers].sum()
-        passed = positions * (3 * inner.max() + 4 * text.hidden_size)
-        # Eager attention: beside the weights that are kept a layer has scores, masked scores, and two in float32.
-        return max(cache, passed) + eager * heads * positions**2 * (len(layers) + 7)
+    def cache(positions: int) -> float:
+        return (per_position * np.minimum(windows, positions))[layers].sum()
 
-    return int(numbers(prompt)), int(numbers(prompt + steps))
+    def passed(positions: int) -> float:
+        # Eager attention: beside the weights that are kept a layer has scores, masked scores, and two in float32.
+        weights = eager * heads * positions**2 * (len(layers) + 7)
+        return positions * (3 * inner.max() + 4 * text.hidden_size) + weights
+
+    whole = prompt + steps
+    return int(passed(prompt)), int(max(cache(prompt) + passed(prompt), cache(whole), passed(whole)))
 
 
 def record_memory(prompt: int, steps: int, planes: int) -> int:
     """Bytes of the record's weights on the host, at most."""
     values = steps * planes * (prompt + steps)
     return values * np.dtype(record_dtype(values)).itemsize
+
+
+def check_record_memory(prompt: int, steps: int, planes: int) -> None:
+    """Raises ValueError where the record of an answer surely does not fit on the host."""
+    record, free = record_memory(prompt, steps, planes), free_memory("cpu")
+    if free is not None and record > free:
+        raise ValueError(
+            f"the record of {steps} tokens over {prompt} for {planes} planes takes {gib(record)}, {gib(free)} are free "
+            "on the host: record fewer layers or heads, or head mean"
+        )
 
 
 def free_memory(device: Any) -> int | None:

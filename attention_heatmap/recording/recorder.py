@@ -155,8 +155,8 @@ class AttentionRecorder:
         for (layer, _), found_T in zip(self.planes, self._found_TN.T):
             if not found_T.all():
                 raise RuntimeError(
-                    f"layer {layer} gave {found_T.sum()} attention rows for {self.steps} tokens; it may have no softmax "
-                    "attention or bypass transformers' AttentionInterface: try another layer or attention='eager'"
+                    f"layer {layer} gave {found_T.sum()} attention rows for {self.steps} tokens; it may have no "
+                    "softmax attention or bypass transformers' AttentionInterface: try another layer, or eager"
                 )
         return self._weights_TNK
 

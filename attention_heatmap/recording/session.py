@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from attention_heatmap.recording.layers import (
     text_config,
     warn_of_blind_layers,
 )
-from attention_heatmap.recording.memory import check_memory, out_of_memory_told
+from attention_heatmap.recording.memory import check_memory, check_record_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.prompt import build_inputs, decode_tokens, input_device
 
@@ -81,9 +82,13 @@ class Session:
         self.config = model.config
 
     def record(
-        self, sample: dict, images: Sequence[Image.Image], layers: tuple[int, ...], how: RecordingOptions
-    ) -> AttentionRecord:
-        """Let the model answer a sample, then record the attention of some layers; none: one is chosen."""
+        self, sample: dict, images: Sequence[Image.Image], layers: tuple[int, ...], how: RecordingOptions,
+        ids: list[int] | None = None,
+    ) -> AttentionRecord:  # fmt: skip
+        """Let the model answer a sample, then record the attention of some layers; none: one is chosen.
+
+        ids: the tokens of an answer that is known already, such as another checkpoint's.
+        """
         problem, heads = well_formed(problem_of(sample, "the sample")), resolve_heads(self.config, how.head)
         response, auto_layer, auto_head = how.given_response(sample), not layers, heads == ("auto",)
         if (getattr(self.model, "tp_size", None) or 1) > 1 and (auto_layer or auto_head):
@@ -93,7 +98,7 @@ class Session:
         originals = [upright_rgb(image) for image in images]
         with alone_with(self.model), out_of_memory_told() as facts:
             inputs, located = self.inputs(problem, originals, how)
-            given = self._response_ids(response) if response is not None else None
+            given = self._response_ids(response) if response is not None and ids is None else ids
             steps, prompt = how.max_new_tokens if given is None else len(given), inputs["input_ids"].shape[1]
             planes = max(len(layers), 1) * len(heads)
             facts.append(check_memory(self.model, prompt, steps, planes, eager=how.attention == "eager"))
@@ -103,6 +108,7 @@ class Session:
             if auto_layer or auto_head:
                 layers, chosen = self._choose(inputs, ids, located, originals, layers, auto_head)
             pairs = [(layer, chosen.get(layer, head)) for layer in layers for head in heads]
+            check_record_memory(prompt, len(ids), len(pairs))
             rows = record_rows(self.model, inputs, pairs, ids, how.attention)
             record = self._as_record(inputs, located, pairs, rows, ids, originals, problem)
             record = replace(record, auto_layer=auto_layer, auto_head=auto_head)
@@ -207,5 +213,6 @@ class Session:
             tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
             layers=tuple(layer for layer, _ in planes), heads=tuple(head for _, head in planes), weights=weights_TNS,
             images=tuple(located), special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
-            num_layers=text_config(self.config).num_hidden_layers, pictures=tuple(map(picture_file, originals)),
+            num_layers=text_config(self.config).num_hidden_layers, model=Path(self.model.name_or_path).name[:99],
+            pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip

@@ -103,7 +103,7 @@ def test_nothing_is_drawn_over_something_else_or_outside(size, sizes):
         if kind == "text":
             (x, y), width, high = values["at"], values["width"], values["font"].size
             boxes.append((x, y - 0.7 * high, x + width, y, values["text"]))
-            assert -1 <= x and x + width <= size[0] + 1 and y <= size[1], values["text"]
+            assert x >= -1 and x + width <= size[0] + 1 and y <= size[1], values["text"]
     for n, (left, top, right, bottom, text) in enumerate(boxes):
         for other in boxes[:n]:
             apart = other[2] <= left + 2 or other[0] >= right - 2 or other[3] <= top + 1 or other[1] >= bottom - 1

@@ -6,7 +6,13 @@ from attention_heatmap.drawing.options import DrawingOptions, drawing_options
 
 def test_by_default_each_frame_has_its_own_scale_and_the_picture_is_muted():
     options = DrawingOptions()
-    assert (options.scale, options.picture, options.power, options.figure, options.format) == ("frame", "muted", 1, "frame", "mp4")  # fmt: skip
+    assert (options.scale, options.picture, options.power, options.figure, options.format) == (
+        "frame",
+        "muted",
+        1,
+        "frame",
+        "mp4",
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(given, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("given, numbers", [(52, (52,)), ("50-52", (50, 51, 52)), ((1, "3-4", -1), (1, 3, 4, -1)), ("all", ("all",)), (np.int64(3), (3,))])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, numbers",
+    [(52, (52,)), ("50-52", (50, 51, 52)), ((1, "3-4", -1), (1, 3, 4, -1)), ("all", ("all",)), (np.int64(3), (3,))],
+)
 def test_frames_are_numbers_ranges_or_all(given, numbers):
     assert DrawingOptions(frames=given).frames == numbers
 

@@ -1,0 +1,183 @@
+"""One sample is drawn while the next is answered, in a process of its own."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.outputs import write_records
+from attention_heatmap.files import new_partial, remove_stale
+from attention_heatmap.log import logger, one_line
+from attention_heatmap.record import AttentionRecord
+from attention_heatmap.table import record_facts, write_facts
+
+RECORD_NAME = "record.safetensors"  # of a record that is kept since its drawing failed
+
+
+class NoSpaceLeft(OSError):
+    """The samples to come would fail, too."""
+
+
+def fail_sample(folder: Path, facts: dict, error: object) -> None:
+    """Report a sample that failed, and note it for the table. Raises NoSpaceLeft where the rest would fail as well."""
+    message = one_line(error) or type(error).__name__
+    logger.error("sample %s: %s", facts["sample"], message)
+    try:
+        write_facts(folder, facts | {"error": message})
+    except OSError as problem:  # the table will say that it is not finished
+        logger.error("sample %s: %s", facts["sample"], one_line(problem))
+    if os.strerror(errno.ENOSPC) in message:
+        raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
+
+
+def draw_sample(
+    records: list[Path], folder: Path, start_phrase: str, options: DrawingOptions
+) -> tuple[list[Path], list[str]]:
+    """Draw a kept record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda message: said.append(message.getMessage())
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        kept = [AttentionRecord.load(record) for record in records]
+        return write_records(kept, kept[0].open_pictures(), None, start_phrase, folder, options), said
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+def _begin_process() -> None:
+    """What a process that draws begins with: Ctrl-C reaches the one that it draws for, which then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it was writing is removed
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A sample that is being drawn."""
+
+    folder: Path
+    facts: dict
+    records: list[Path]
+    future: Future
+
+
+class BackgroundDrawing:
+    """Draws one sample while the model answers the next, in a process of its own.
+
+    A process, since the Python of a thread would hold up the model's. One sample at a time, so that there are never
+    more than two samples' records. A failure is written into the facts of its sample, and its record is kept.
+    """
+
+    def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
+        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record and str(save_record)
+        self._pool: ProcessPoolExecutor | None = None
+        self._processes: set[Any] = set()
+        self._current: _Drawing | None = None
+        self._said: set[str] = set()
+
+    def __enter__(self) -> BackgroundDrawing:
+        try:
+            pickle.dumps(self.options)
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_process)
+        except (pickle.PicklingError, AttributeError, TypeError):  # a colour map that no other process could have
+            pass
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            if self._current:
+                for process in self._processes:
+                    process.terminate()
+            if self._pool:
+                self._pool.shutdown(cancel_futures=True)
+            if self._current:
+                self._remove(self._current.records)
+                remove_stale(self._current.folder)
+
+    def start(self, folder: Path, facts: dict, records: Sequence[AttentionRecord]) -> None:
+        """Begin to draw the record of a sample, or two to be compared, as soon as the sample before is drawn."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths: list[Path] = []
+        try:
+            for number, record in enumerate(records):
+                paths.append(self._place(folder, number))
+                record.save(paths[-1])
+            self.finish()
+        except BaseException:
+            self._remove(paths)
+            raise
+        facts = facts | record_facts(records, facts["answer"])
+        self._current = _Drawing(folder, facts, paths, self._submit(paths, folder))
+
+    def _place(self, folder: Path, number: int) -> Path:
+        """Where a record is kept, the second one's name with a b in it."""
+        name = Path(self.save_record or RECORD_NAME)
+        path = folder / (f"{name.stem}_b{name.suffix}" if number else name)
+        return path if self.save_record else new_partial(path)
+
+    def _submit(self, paths: list[Path], folder: Path) -> Future:
+        """The drawing of records, begun in the process or, where there is none, done at once."""
+        if self._pool:
+            before = set(multiprocessing.active_children())
+            future = self._pool.submit(draw_sample, paths, folder, self.start_phrase, self.options)
+            self._processes |= set(multiprocessing.active_children()) - before
+            return future
+        done: Future = Future()
+        try:
+            done.set_result(draw_sample(paths, folder, self.start_phrase, self.options))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def finish(self) -> None:
+        """Wait until the current sample is drawn, pass on what was said, and write its facts."""
+        current, said = self._current, []
+        if not current:
+            return
+        try:
+            try:
+                files, said = current.future.result()
+            except BrokenProcessPool:  # it was killed, or could not import the caller's program
+                logger.warning("the process that draws has ended; drawing goes on in this one")
+                self._pool = None
+                files, said = self._submit(current.records, current.folder).result()
+            self._current = None
+            write_facts(current.folder, current.facts, [*current.records * bool(self.save_record), *files])
+            self._remove(current.records)
+        except Exception as error:
+            self._current = None
+            places = current.records
+            if not self.save_record:
+                places = [current.folder / f"{n or ''}{RECORD_NAME}" for n in range(len(places))]
+                with suppress(OSError):
+                    for path, place in zip(current.records, places):
+                        path.replace(place)
+            kept = ", ".join(map(str, places))
+            fail_sample(current.folder, current.facts, f"{one_line(error)}; its record is kept in {kept}")
+        for line in dict.fromkeys(said):
+            if line not in self._said:  # of fonts, say: once is enough
+                logger.warning("sample %s: %s", current.facts["sample"], one_line(line))
+                self._said.add(line)
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in () if self.save_record else paths:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,238 @@
+"""Two records of the same tokens, side by side: where the maps differ, and by how much.
+
+The records may come of two checkpoints, two layers or two machines. Everything here is NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from attention_heatmap.maps import TINY, Cells, image_shares, map_cells
+from attention_heatmap.phases import Phase, response_phases
+from attention_heatmap.record import AttentionRecord, Head, ImageTokens
+
+_LARGEST_GRID = 2**16  # common cells of a picture; more would be finer than any model sees
+_SAME_EDGE = 0.25  # pixels; edges of cells that are as near are one
+_DRAWS = 2000  # of the bootstrap
+_INTERVAL = (2.5, 97.5)  # percent: the ends of an interval
+
+
+@dataclass(frozen=True, eq=False)
+class CommonCells:
+    """The finest cells of a picture that lie in one cell of each record."""
+
+    boxes: np.ndarray
+    """(cells, 4) float32, in pixels of the picture."""
+    parts: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """Of each record: (cells,) the number of its own cell, and the part of that cell's weight that falls here."""
+
+    def weights(self, which: int, own: np.ndarray) -> np.ndarray:
+        """(T, cells) weights on the common cells, from (T, own cells) of the first record (0) or the second (1)."""
+        at, part = self.parts[which]
+        return np.nan_to_num(own)[:, at] * part
+
+
+def common_cells(a: np.ndarray, b: np.ndarray) -> CommonCells:
+    """The common refinement of two sets of (n, 4) boxes of cells: one per pair that overlaps, by area."""
+    if a.shape == b.shape and np.allclose(a, b, atol=_SAME_EDGE):
+        whole = np.arange(len(a)), np.ones(len(a), np.float32)
+        return CommonCells(a, (whole, whole))
+    if len(a) * len(b) > _LARGEST_GRID**2 // 16:
+        raise ValueError(f"maps of {len(a)} and {len(b)} cells are too fine to be compared; lower max_pixels")
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    at_a, at_b = np.nonzero((high - low > _SAME_EDGE).all(axis=2))
+    boxes = np.concatenate([low[at_a, at_b], high[at_a, at_b]], axis=1).astype(np.float32)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    parts = []
+    for at, own in ((at_a, a), (at_b, b)):
+        covered = np.bincount(at, area, len(own))  # what the other leaves bare, at an edge, is its rounding
+        parts.append((at, (area / np.maximum(covered[at], TINY)).astype(np.float32)))
+    return CommonCells(boxes, tuple(parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two planes of two records of the same tokens, on the cells that they have in common."""
+
+    records: tuple[AttentionRecord, AttentionRecord]
+    planes: tuple[int, int]
+    steps: int
+    """T, the steps that are compared: all, or those that two answers have in common."""
+
+    @cached_property
+    def cells(self) -> tuple[CommonCells, ...]:
+        """The common cells of each picture."""
+        a, b = self._own_cells
+        return tuple(common_cells(one.boxes, other.boxes) for one, other in zip(a, b))
+
+    @cached_property
+    def _own_cells(self) -> tuple[list[Cells], list[Cells]]:
+        a, b = (list(map(map_cells, record.images)) for record in self.records)
+        return a, b
+
+    @cached_property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """(T, cells) float32 of each record: the weights on the common cells, picture after picture."""
+        found = []
+        for which, (record, plane) in enumerate(zip(self.records, self.planes)):
+            rows_TS = record.rows(plane)[: self.steps]
+            own = [cells.weights(rows_TS) for cells in self._own_cells[which]]
+            parts = [cells.weights(which, weights) for cells, weights in zip(self.cells, own)]
+            found.append(np.concatenate([rows_TS[:, :0], *parts], axis=1))
+        return found[0], found[1]
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """(T,) how far the two maps of each step lie apart, 0..1: see `jensen_shannon`."""
+        return jensen_shannon(*self.weights)
+
+    @cached_property
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """(T,) of each record: the part of each step's attention that lies on the pictures."""
+        a, b = (image_shares(record, plane)[: self.steps] for record, plane in zip(self.records, self.planes))
+        return a, b
+
+    def phases(self) -> list[dict[str, Any]]:
+        """For each phase, and the whole response: steps, the mean share on the pictures under each, mean distance."""
+        phases = [phase for phase in response_phases(self.records[0]) if phase.first < self.steps]
+        rows = []
+        for phase in [*phases, Phase("response", 0, self.steps)]:
+            steps = slice(phase.first, min(phase.last, self.steps))
+            a, b = (float(share[steps].mean()) for share in self.shares)
+            rows.append({
+                "phase": phase.name, "steps": steps.stop - steps.start, "image_share_a": round(a, 6),
+                "image_share_b": round(b, 6), "distance": round(float(self.distances[steps].mean()), 6),
+            })  # fmt: skip
+        return list({row["phase"]: row for row in rows}.values())
+
+    def most_changed(self, count: int = 10) -> list[tuple[int, str, float]]:
+        """(step, token, distance) of the tokens whose maps lie farthest apart, the farthest first."""
+        order = np.argsort(-self.distances, kind="stable")[:count]
+        tokens = self.records[0].tokens[self.records[0].prompt_length :]
+        return [(int(step), tokens[step], float(self.distances[step])) for step in order]
+
+    def common_records(self) -> tuple[AttentionRecord, AttentionRecord]:
+        """Both as records of one plane over the same positions, for drawing: image tokens are the common cells.
+
+        What the two differ in lies in the prompt's image tokens only; weights of the text stay as they are.
+        """
+        a, b = (self._on_common(which) for which in (0, 1))
+        return a, b
+
+    def _on_common(self, which: int) -> AttentionRecord:
+        record, plane = self.records[which], self.planes[which]
+        drawn = record.image_positions
+        keep = np.setdiff1d(np.arange(len(record.tokens)), drawn)
+        keep = keep[keep < record.prompt_length + self.steps]
+        counts = [len(cells.boxes) for cells in self.cells]
+        # The common cells stand where the picture's first token did; all else keeps its order.
+        firsts = [int(image.positions.min()) for image in self.records[which].images]
+        order = np.concatenate([keep, *(np.full(n, first) for n, first in zip(counts, firsts))])
+        owner = np.concatenate([np.zeros(len(keep), int), *(np.full(n, k + 1) for k, n in enumerate(counts))])
+        at = np.lexsort((np.arange(len(order)), order))
+        rows_TS = np.concatenate([record.rows(plane)[: self.steps][:, keep], self.weights[which]], axis=1)[:, at]
+        images = tuple(
+            ImageTokens(np.flatnonzero(owner[at] == k + 1), cells.boxes) for k, cells in enumerate(self.cells)
+        )
+        tokens = [record.tokens[p] if own == 0 else "" for p, own in zip(order[at], owner[at])]
+        prompt = len(at) - self.steps
+        shift = np.searchsorted(order[at], record.problem) if record.problem else None
+        return AttentionRecord(
+            tokens=tuple(tokens), token_ids=record.token_ids[order[at]], prompt_length=prompt,
+            layers=(record.layers[plane],), heads=(record.heads[plane],), weights=rows_TS[:, None].astype(np.float32),
+            images=images, special_ids=record.special_ids, num_layers=record.num_layers,
+            problem=tuple(shift.tolist()) if shift is not None else None, pictures=record.pictures,
+        )  # fmt: skip
+
+
+def compare(
+    record_a: AttentionRecord, record_b: AttentionRecord, layer: int | None = None, head: Head | None = None
+) -> Comparison:
+    """Compare two records of the same tokens; of two answers to one prompt, what they have in common.
+
+    layer, head: which plane of both; by default the last layer's first. Grids of image tokens may differ: the maps are
+    then compared on the finest cells that both share. Raises ValueError for records of other pictures, of another
+    prompt, or of another tokenizer.
+    """
+    _check_same(record_a, record_b)
+    ids = [record.token_ids[record.prompt_length :] for record in (record_a, record_b)]
+    least = min(map(len, ids))
+    same = ids[0][:least] == ids[1][:least]
+    # The step at which two answers part has the same context, too.
+    steps = least if same.all() else int(np.argmin(same)) + 1
+    planes = record_a.plane(layer, head), record_b.plane(layer, head)
+    return Comparison((record_a, record_b), planes, steps)
+
+
+def _check_same(a: AttentionRecord, b: AttentionRecord) -> None:
+    """Raises ValueError where two records are not of the same pictures and the same words."""
+    if len(a.images) != len(b.images):
+        raise ValueError(
+            f"the records are of {len(a.images)} and {len(b.images)} pictures; give two of the same sample"
+        )
+    if a.pictures and b.pictures:
+        for number, (one, other) in enumerate(zip(a.open_pictures(), b.open_pictures()), start=1):
+            if one.size != other.size or np.abs(np.asarray(one, int) - np.asarray(other, int)).mean() > 8:
+                raise ValueError(f"picture {number} is not the same in both records; give two of the same sample")
+    words = [
+        np.delete(record.token_ids, record.image_positions)[: record.prompt_length - len(record.image_positions)]
+        for record in (a, b)
+    ]
+    texts = ["".join(np.delete(np.array(record.tokens, object), record.image_positions)) for record in (a, b)]
+    if len(words[0]) == len(words[1]) and (words[0] == words[1]).all():
+        return
+    prompts = [
+        "".join(record.tokens[p] for p in range(record.prompt_length) if p not in set(record.image_positions.tolist()))
+        for record in (a, b)
+    ]
+    if prompts[0] == prompts[1] or texts[0] == texts[1]:
+        raise ValueError("the records have the same text in other tokens: the checkpoints have different tokenizers")
+    raise ValueError("the records are of other prompts; give two of the same sample and prompt_template")
+
+
+def jensen_shannon(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(T,) the Jensen-Shannon distance of (T, cells) weights, each row scaled to sum to 1: 0 the same, 1 apart.
+
+    The square root of the divergence to base 2 (Endres and Schindelin 2003); a row without any weight is at
+    distance 0 of another such, else 1.
+    """
+    sums = [np.asarray(part, np.float64).sum(axis=1, keepdims=True) for part in (a, b)]
+    p, q = (np.asarray(part, np.float64) / np.maximum(total, TINY) for part, total in zip((a, b), sums))
+    middle = (p + q) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = [np.where(part > 0, part * np.log2(part / middle), 0).sum(axis=1) for part in (p, q)]
+    empty = [total[:, 0] <= 0 for total in sums]
+    distance = np.sqrt(np.clip((terms[0] + terms[1]) / 2, 0, 1))
+    return np.where(empty[0] | empty[1], np.where(empty[0] & empty[1], 0.0, 1.0), distance)
+
+
+def bootstrap(values: Iterable[float], seed: int = 0) -> tuple[float, float, float]:
+    """(mean, low, high): the mean over samples and its 95% interval by the bootstrap over samples (Efron 1979)."""
+    found = np.array([value for value in values if value is not None], float)
+    if not len(found):
+        return float("nan"), float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(0, len(found), (_DRAWS, len(found)))
+    low, high = np.percentile(found[draws].mean(axis=1), _INTERVAL)
+    return float(found.mean()), float(low), float(high)
+
+
+def changes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What changed over samples: rows of `Comparison.phases` of all of them, to means and intervals by phase.
+
+    Returns, by phase: samples, and (mean, low, high) of the share under each, of their difference, of the distance.
+    """
+    found = []
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        own = [row for row in rows if row["phase"] == phase]
+        a, b = ([row[f"image_share_{which}"] for row in own] for which in "ab")
+        found.append({
+            "phase": phase, "samples": len(own), "image_share_a": bootstrap(a), "image_share_b": bootstrap(b),
+            "change": bootstrap(y - x for x, y in zip(a, b)), "distance": bootstrap(row["distance"] for row in own),
+        })  # fmt: skip
+    return found

@@ -1,0 +1,171 @@
+"""What a run takes: refused where it surely does not fit, told in one line where memory runs out."""
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import Gemma3TextConfig, Qwen2_5_VLConfig
+
+from attention_heatmap.recording import memory as room
+from attention_heatmap.recording import recorder
+from attention_heatmap.recording.memory import (
+    check_memory,
+    free_memory,
+    gib,
+    is_out_of_memory,
+    layer_shares,
+    out_of_memory_told,
+    record_memory,
+    run_memory,
+)
+from attention_heatmap.recording.recorder import AttentionRecorder
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def seven_billion():
+    """Qwen2.5-VL-7B's configuration."""
+    text = {
+        "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4,
+    }  # fmt: skip
+    return Qwen2_5_VLConfig(text_config=text)
+
+
+@pytest.mark.parametrize(
+    "prompt, eager, measured, passed",
+    [(1536, False, 0.29, 0.35), (4096, False, 0.77, 0.69), (16384, False, 3.06, 2.32), (4300, True, 41.5, 41.5)],
+)
+def test_an_estimate_lies_a_little_above_what_was_measured_on_a_gpu(seven_billion, prompt, eager, measured, passed):
+    """GiB over the weights at the peak, bfloat16: of generation with 128 tokens, and of a pass alone with 1024."""
+    least, most = (2 * numbers / GIB for numbers in run_memory(seven_billion, prompt, 128, eager))
+    assert measured <= most * room.MARGIN <= 1.25 * measured
+    assert least * room.SURE_PART < passed, "a run that fits would be refused"
+    assert passed <= 2 * run_memory(seven_billion, prompt, 1024, eager)[1] / GIB * room.MARGIN
+
+
+def test_generation_has_a_cache_beside_its_pass_in_which_a_window_keeps_its_own_length():
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    config = Gemma3TextConfig(
+        num_hidden_layers=6, layer_types=kinds, sliding_window=100, num_key_value_heads=20, num_attention_heads=20,
+        head_dim=800, hidden_size=20, intermediate_size=5,
+    )  # fmt: skip
+    passed, cached = 1000 * (3 * 5 + 4 * 20), 2 * 20 * 800 * (5 * 100 + 1000)
+    assert run_memory(config, 1000, 1) == (passed, passed + cached)
+    assert run_memory(config, 1000, 10**5)[1] == 2 * 20 * 800 * (5 * 100 + 1000 + 10**5)
+    config.intermediate_size = 10**6
+    assert run_memory(config, 1000, 24000)[1] == 25000 * (3 * 10**6 + 80)
+
+
+def test_of_experts_those_count_that_work_on_a_token():
+    text = SimpleNamespace(
+        num_attention_heads=1, num_hidden_layers=1, hidden_size=1, head_dim=1, num_key_value_heads=1,
+        moe_intermediate_size=50, num_experts_per_tok=4, intermediate_size=10**9,
+    )  # fmt: skip
+    config = SimpleNamespace(get_text_config=lambda: text)
+    assert run_memory(config, 10, 0)[0] == 10 * (3 * 200 + 4)
+
+
+@pytest.mark.parametrize("limit", [2**28, 0])
+def test_a_record_is_counted_as_it_is_kept(monkeypatch, limit):
+    monkeypatch.setattr(recorder, "LARGEST_FLOAT32_RECORD", limit)
+    kept = AttentionRecorder([(0, "mean"), (1, 0)], first_query=49, steps=7)._weights_TNK
+    assert record_memory(50, 7, 2) == kept.nbytes
+
+
+@pytest.mark.parametrize("count, words", [(None, "unknown GiB"), (2**20, "1.0 MiB"), (3 * 2**29, "1.50 GiB")])
+def test_bytes_in_words(count, words):
+    assert gib(count) == words
+
+
+def test_the_hosts_free_memory_is_less_than_all_of_it(monkeypatch):
+    assert free_memory("cpu") is None or 0 < free_memory("cpu") < 2**50
+    assert free_memory("meta") is None
+    monkeypatch.setattr(room, "Path", lambda _: SimpleNamespace(read_text=lambda _: (_ for _ in ()).throw(OSError)))
+    assert free_memory("cpu") is None
+
+
+def test_a_cards_free_memory_has_torchs_own_reserve_in_it(monkeypatch):
+    facts = {"device_count": 1, "memory_reserved": 500, "memory_allocated": 200, "mem_get_info": (1000, 4000)}
+    for name, value in facts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    assert free_memory("cuda:0") == 1300 and free_memory("cuda:1") is None
+
+
+def test_layers_are_shared_out_by_where_they_run(twin, monkeypatch):
+    model = twin("qwen2_vl")
+    assert layer_shares(model) == {torch.device("cpu"): 1.0}
+    hook = SimpleNamespace(execution_device=1)  # of accelerate, whose weights may lie elsewhere
+    monkeypatch.setattr(model.get_decoder().layers[2], "_hf_hook", hook, raising=False)
+    shares = layer_shares(model)
+    assert list(shares.values()) == pytest.approx([2 / 3, 1 / 3]) and len(shares) == 2
+    assert layer_shares(torch.nn.Linear(1, 1)) == {torch.device("cpu"): 1.0}
+
+
+def checked(monkeypatch, model, free, steps=5000, planes=3, eager=False):
+    monkeypatch.setattr(room, "free_memory", lambda device: free)
+    return check_memory(model, 100, steps, planes, eager=eager)
+
+
+@pytest.mark.parametrize("eager, advice", [(True, "take attention='auto'"), (False, "lower max_pixels, take dtype bf")])
+def test_what_surely_does_not_fit_is_refused(twin, monkeypatch, eager, advice):
+    message = rf"^100 prompt tokens and up to 5000 .* on cpu .* where 0\.0 MiB are free: {advice}"
+    with pytest.raises(ValueError, match=message):
+        checked(monkeypatch, twin("qwen2_vl"), 1000, eager=eager)
+
+
+def test_a_long_answer_that_may_not_fit_is_warned_of(twin, monkeypatch, caplog):
+    model = twin("qwen2_vl")
+    _, most = run_memory(model.config, 100, 5000)
+    checked(monkeypatch, model, 4 * most)
+    assert "that may not fit; lower max_new_tokens, or lower max_pixels" in caplog.text
+    assert "record fewer layers or heads, or lower max_new_tokens" in caplog.text
+    caplog.clear()
+    assert "take about" in checked(monkeypatch, model, 2**40)
+    assert "where unknown GiB are free" in checked(monkeypatch, model, None)
+    assert not caplog.text
+
+
+def test_processes_that_share_a_model_share_what_a_run_takes(twin, monkeypatch):
+    def taken():
+        return float(checked(monkeypatch, twin("qwen2_vl"), 2**40).split("take about ")[1].split()[0])
+
+    whole = taken()
+    monkeypatch.setattr(type(twin("qwen2_vl")), "tp_size", 2, raising=False)
+    assert taken() == pytest.approx(whole / 2, abs=0.1)
+
+
+ERRORS = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. Of the allocated memory ..."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError("Unable to allocate 3 TiB"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["on a GPU", "by torch on the host", "by NumPy"])
+def test_running_out_of_memory_is_one_line_with_the_numbers_and_leaves_nothing_behind(error):
+    held = []
+
+    def fails():
+        large = torch.zeros(1000)
+        held.append(weakref.ref(large))
+        raise error
+
+    message = r"^out of memory: .*allocate[^.]*(\..*)?; 7 tokens; lower it$"
+    with pytest.raises(RuntimeError, match=message) as told, out_of_memory_told("lower it") as facts:
+        facts.append("7 tokens")
+        fails()
+    assert "\n" not in str(told.value)
+    assert [reference() for reference in held] == [None], "a tensor of the failed pass is still held"
+    with pytest.raises(RuntimeError) as again, out_of_memory_told():
+        raise told.value
+    assert again.value is told.value
+
+
+def test_another_error_is_left_as_it_is():
+    error = RuntimeError("shapes do not fit")
+    assert not is_out_of_memory(error)
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), out_of_memory_told():
+        raise error
