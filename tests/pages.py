@@ -66,7 +66,9 @@ class Shown:
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
-        self.page.evaluate("new Promise(go => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(go))))")
+        self.page.evaluate(
+            "new Promise(go => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(go))))"
+        )
 
     def until(self, expression: str) -> Any:
         """The value of an expression once it is true; the page's policy does not let it be waited for inside."""

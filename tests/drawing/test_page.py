@@ -17,7 +17,24 @@ from attention_heatmap.drawing.page import LOG_RANGE, _quantised, notebook_html,
 from attention_heatmap.drawing.page_index import write_index
 from attention_heatmap.maps import image_shares, shown_rows
 
-WORDS = ["A", " grey", " cat", " sits", " on", " a", " mat", " (", "500", ",", " 500", ").", " Then", " it", " left", "."]
+WORDS = [
+    "A",
+    " grey",
+    " cat",
+    " sits",
+    " on",
+    " a",
+    " mat",
+    " (",
+    "500",
+    ",",
+    " 500",
+    ").",
+    " Then",
+    " it",
+    " left",
+    ".",
+]
 HOSTILE = ["</script>", "<img src=x onerror=alert(1)>", "<!--", "\u202eevil", "]]>", "&lt;b&gt;", "{{data}}", "'\"`"]
 STEPS = {2: 5, 6: 11, 13: 5}  # step: the cell that it looks at
 LOOKS = "#tokens={}&scale=frame"
@@ -41,7 +58,9 @@ def show(chrome, tmp_path):
 
     def open_page(records, hash="", **context):
         path = write_page(records, tmp_path / f"{len(opened)}.html")
-        opened.append(Shown(chrome.new_context(viewport={"width": 1200, "height": 800}, **context).new_page(), path, hash))
+        opened.append(
+            Shown(chrome.new_context(viewport={"width": 1200, "height": 800}, **context).new_page(), path, hash)
+        )
         return opened[-1]
 
     yield open_page
@@ -273,7 +292,9 @@ def test_mutings_are_those_of_the_video(show, record):
 
 @pytest.mark.browser
 def test_the_address_leads_back_to_the_view(show, record):
-    shown = show(record_of(WORDS, pictures=2), LOOKS.format("3-5_9") + "&place=2_3750_5000_6250_5000&theme=dark&opacity=0.5")
+    shown = show(
+        record_of(WORDS, pictures=2), LOOKS.format("3-5_9") + "&place=2_3750_5000_6250_5000&theme=dark&opacity=0.5"
+    )
     assert shown.text("which") == "4 tokens, 3\u20135, 9" and "2 cells" in shown.text("readout")
     assert shown.page.evaluate("getComputedStyle(document.querySelector('.heat')).opacity") == "0.5"
     ink = shown.page.evaluate("getComputedStyle(document.documentElement).color")
@@ -316,7 +337,9 @@ def test_nothing_is_cut_off_at_any_size(chrome, record, tmp_path, size):
     shown = Shown(context.new_page(), path, "#tokens=3&show=both")
     wide = shown.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1]
-    boxes = [shown.page.locator(f"{name} >> nth=0").bounding_box() for name in (".stack", "#answer", "#slider", "#readout")]
+    boxes = [
+        shown.page.locator(f"{name} >> nth=0").bounding_box() for name in (".stack", "#answer", "#slider", "#readout")
+    ]
     assert all(box["width"] > 50 and box["height"] > 15 for box in boxes)
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= size[0] + 1 for box in boxes)
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[3]["y"] + 1  # the picture ends above what is said of it

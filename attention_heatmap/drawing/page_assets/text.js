@@ -1,10 +1,12 @@
 // The text: a span for each piece, tinted by weights. Tokens of the answer can be pointed at.
 
+const REST_WAIT = 120; // milliseconds until what is out of view is painted too
+
 const text = {
-  spans: [], shades: [], // what each span shows now, so that only what changes is touched
+  spans: [], shades: [], tops: [], // what each span shows now, so that only what changes is touched
 
   build() {
-    const { pieces, facts, P } = data;
+    const { pieces, facts, P } = data, early = byId("early");
     this.spans = pieces.map((piece, i) => {
       const span = document.createElement("span");
       const shown = piece.kind === "image" ? piece.text.replace(/[[\]]/g, "") : piece.text;
@@ -17,19 +19,18 @@ const text = {
         span.setAttribute("aria-label", data.tokenText(Math.max(piece.start - P, 0)));
         byId("answer").append(span);
       } else {
-        span.classList.toggle("early", piece.start < facts.shownFrom);
-        byId("prompt").append(span);
+        if (piece.start < facts.shownFrom) early.append(span);
+        else byId("prompt").append(span);
       }
       return span;
     });
     this.shades = new Array(pieces.length).fill("");
-    const early = pieces.filter((piece) => piece.start < facts.shownFrom).length;
-    byId("more").hidden = !early;
-    this.showAll(early === 0);
+    byId("more").hidden = !early.childElementCount;
+    this.showAll(!early.childElementCount);
   },
 
   showAll(all) {
-    byId("prompt").classList.toggle("whole", all);
+    byId("early").hidden = !all;
     byId("more").setAttribute("aria-expanded", String(all));
     byId("more").textContent = all ? "Hide the beginning of the prompt" : "Show the whole prompt";
   },
@@ -40,32 +41,58 @@ const text = {
   },
 
   // values: (pieces,), NaN for what is left out; pieces after `last` have none. chosen: pieces shown in blue.
-  tint(values, end, { table, two, dark, style, last, chosen, outlined }) {
+  // What is in view is painted at once, the rest when it is scrolled to, or soon after.
+  tint(values, end, look) {
+    this.wanted = { values, end, ...look };
+    this.paint(this.inView());
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this.paint(null), REST_WAIT);
+  },
+
+  // The first and last y of what is in view, in pixels from the top of the text.
+  inView() {
+    const { scrollTop, clientHeight } = byId("scroll");
+    return [scrollTop - 40, scrollTop + clientHeight];
+  },
+
+  measure() {
+    const box = byId("scroll"), start = box.getBoundingClientRect().top - box.scrollTop;
+    this.tops = this.spans.map((span) => span.getBoundingClientRect().top - start);
+  },
+
+  paint(view) {
+    if (!this.wanted) return;
+    const { values, end, table, two, dark, style, last, chosen, outlined } = this.wanted;
     const { colours } = data.facts, { pieces } = data, letters = style === "glyph";
-    const shades = table[letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground"];
-    const paper = dark ? colours.dark.paper : colours.fixed.paper;
+    const kind = letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground";
+    const [plain, special] = this.colours(table, kind, dark ? colours.dark.paper : colours.fixed.paper);
     for (let i = 0; i < pieces.length; i++) {
-      const plain = i > last || Number.isNaN(values[i]);
-      const special = pieces[i].kind === "special";
-      const shade = chosen.has(i) && !outlined ? "chosen" : plain ? (i > last ? "later" : "plain") : levelOf(values[i], end, two);
-      const key = `${shade} ${chosen.has(i)} ${outlined}`;
-      if (this.shades[i] === key) continue;
-      this.shades[i] = key;
-      const span = this.spans[i], coloured = typeof shade === "number";
-      let rgb = coloured ? shades[shade] : null;
-      if (coloured && special) rgb = rgb.map((c, n) => paper[n] + (c - paper[n]) * (letters ? 0.7 : colours.special));
-      span.style.backgroundColor = coloured && !letters ? css(rgb) : "";
-      span.style.color = coloured && letters ? css(rgb) : "";
-      span.classList.toggle("chosen", shade === "chosen");
-      span.classList.toggle("ringed", chosen.has(i) && outlined);
-      span.classList.toggle("later", shade === "later");
-      if (pieces[i].end > data.P) span.setAttribute("aria-selected", String(chosen.has(i)));
+      if (view && !(this.tops[i] >= view[0] && this.tops[i] <= view[1])) continue;
+      const shade = chosen.has(i) && !outlined ? "chosen" : i > last ? "later" : Number.isNaN(values[i]) ? "plain" : levelOf(values[i], end, two);
+      const colour = typeof shade === "number" ? (pieces[i].kind === "special" ? special : plain)[shade] : "";
+      const name = `kind-${pieces[i].kind} ${colour ? "" : shade}${outlined && chosen.has(i) ? " ringed" : ""}`;
+      if (this.shades[i] === name + colour) continue;
+      this.shades[i] = name + colour;
+      const span = this.spans[i];
+      if (span.className !== name) span.className = name;
+      if (letters) span.style.color = colour;
+      else span.style.backgroundColor = colour;
+      if (pieces[i].end > data.P) span.ariaSelected = String(chosen.has(i));
     }
+  },
+
+  // CSS colours of each level, of words and of special tokens.
+  colours(table, kind, paper) {
+    if (table[`${kind} css`]) return table[`${kind} css`];
+    const kept = kind.endsWith("lyph") ? 0.7 : data.facts.colours.special;
+    const special = table[kind].map((rgb) => css(rgb.map((c, n) => paper[n] + (c - paper[n]) * kept)));
+    return (table[`${kind} css`] = [table[kind].map((rgb) => css(rgb)), special]);
   },
 
   // When colours change altogether.
   forget() {
     this.shades.fill("");
+    this.spans.forEach((span) => (span.style.color = span.style.backgroundColor = ""));
   },
 
   scrollTo(piece) {

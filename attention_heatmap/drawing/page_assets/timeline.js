@@ -23,43 +23,61 @@ const timeline = {
     }
   },
 
-  // The shares of the pictures as bars, one on the other; over them, where a place is asked for, its own curve.
-  draw(plane, looked, dark) {
-    const canvas = byId("curve"), scale = window.devicePixelRatio || 1, { T } = data, images = data.pictures.length;
-    const width = Math.max(Math.round(canvas.clientWidth * scale), 1), height = Math.max(Math.round(canvas.clientHeight * scale), 1);
-    Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d"), shares = plane.shares.slice(0, images);
-    const totals = new Float32Array(T);
-    shares.forEach(({ weights }) => weights.forEach((w, t) => (totals[t] += w)));
-    const top = Math.max(...totals, TINY), gap = width >= 5 * T ? scale : 0;
-    context.globalAlpha = looked ? 0.35 : 1;
-    for (let t = 0; t < T; t++) {
-      const [left, right] = [Math.round((t * width) / T), Math.max(Math.round(((t + 1) * width) / T) - gap, 1)];
-      let base = height;
-      for (const { rgb, weights } of shares) {
-        const high = (weights[t] / top) * height;
-        context.fillStyle = css(rgb);
-        context.fillRect(left, base - high, Math.max(right - left, 1), high);
-        base -= high;
-      }
-    }
-    context.globalAlpha = 1;
-    const percent = (value) => amount(value, false);
-    let title = `attention on the picture${images > 1 ? "s" : ""} at each token, up to ${percent(top)}`;
-    if (looked) {
-      const most = Math.max(...looked, TINY);
-      context.fillStyle = dark ? "#e8eaee" : css(data.facts.colours.fixed.ink);
-      for (let t = 0; t < T; t++) {
-        const [left, right] = [Math.floor((t * width) / T), Math.ceil(((t + 1) * width) / T)];
-        const high = Math.max((looked[t] / most) * height, looked[t] > 0 ? scale : 0);
-        context.fillRect(left, height - high, Math.max(right - left - gap, 1), high);
-      }
-      title = `in front: attention on the chosen place at each token, up to ${asAmount(most)}`;
-    }
-    byId("line-title").textContent = title;
+  resize() {
+    const { clientWidth, clientHeight } = byId("slider"), scale = window.devicePixelRatio || 1;
+    [this.width, this.height] = [clientWidth, clientHeight].map((side) => Math.max(Math.round(side * scale), 1));
+    this.gap = this.width >= 5 * data.T ? scale : 0;
+    for (const id of ["curve", "place-curve"]) Object.assign(byId(id), { width: this.width, height: this.height });
+    [this.plane, this.looked] = [null, null];
   },
 
-  move(steps, pinned) {
+  // Left and width of the bar of a step, in pixels.
+  bar(step) {
+    const [left, right] = [step, step + 1].map((t) => Math.round((t * this.width) / data.T));
+    return [left, Math.max(right - left - this.gap, 1)];
+  },
+
+  // The shares of the pictures, one on the other; over them, where a place is asked for, its own curve.
+  draw(plane, looked, dark) {
+    if (plane !== this.plane) this.drawShares(plane);
+    if (looked !== this.looked) this.drawPlace(looked, dark);
+    const images = data.pictures.length > 1 ? "s" : "";
+    byId("line-title").textContent = looked ? `in front: attention on the chosen place at each token, up to ${asAmount(this.most)}`
+      : `attention on the picture${images} at each token, up to ${amount(this.top, false)}`;
+  },
+
+  drawShares(plane) {
+    this.plane = plane;
+    const context = byId("curve").getContext("2d"), shares = plane.shares.slice(0, data.pictures.length), totals = new Float32Array(data.T);
+    shares.forEach(({ weights }) => weights.forEach((weight, t) => (totals[t] += weight)));
+    this.top = Math.max(...totals, TINY);
+    context.clearRect(0, 0, this.width, this.height);
+    const base = new Float32Array(data.T);
+    for (const { rgb, weights } of shares) {
+      context.fillStyle = css(rgb);
+      weights.forEach((weight, t) => {
+        const [left, width] = this.bar(t), high = (weight / this.top) * this.height;
+        base[t] += high;
+        context.fillRect(left, this.height - base[t], width, high);
+      });
+    }
+  },
+
+  drawPlace(looked, dark) {
+    this.looked = looked;
+    byId("slider").classList.toggle("asked", Boolean(looked));
+    const context = byId("place-curve").getContext("2d"), { fixed, dark: night } = data.facts.colours;
+    context.clearRect(0, 0, this.width, this.height);
+    if (!looked) return;
+    this.most = Math.max(...looked.map(Math.abs), TINY);
+    context.fillStyle = css(dark ? night.ink : fixed.ink);
+    looked.forEach((value, t) => {
+      const [left, width] = this.bar(t), high = (Math.abs(value) / this.most) * this.height;
+      if (high) context.fillRect(left, this.height - Math.max(high, 1), width, Math.max(high, 1));
+    });
+  },
+
+  move(steps) {
     const { T } = data, first = Math.min(...steps), last = Math.max(...steps), thumb = byId("thumb");
     thumb.style.left = `${(100 * first) / T}%`;
     thumb.style.width = `max(4px, ${(100 * (last + 1 - first)) / T}%)`;
