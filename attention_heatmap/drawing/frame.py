@@ -30,7 +30,8 @@ from attention_heatmap.drawing.text_layout import layout_text
 from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
 from attention_heatmap.drawing.together import MapsTogether, ShownMap
 from attention_heatmap.maps import ShownRows, shown_rows
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, Head
+from attention_heatmap.record import AttentionRecord, Head
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less

@@ -139,14 +139,17 @@ def under_heat(image: Image.Image, picture: str) -> Image.Image:
     """
     if picture == "colour":
         return image
-    grey = image.convert("L")
-    low, high = np.percentile(np.asarray(grey.resize((128, 128))), SHADES_KEPT)
+    flat = image.convert("L").convert("RGB")
+    return (flat if picture == "grey" else Image.blend(image, flat, GREYED)).point(heat_shades(image) * 3)
+
+
+def heat_shades(image: Image.Image) -> list[int]:
+    """The shade under the heat of each shade 0..255 of a picture that is muted or grey."""
+    low, high = np.percentile(np.asarray(image.convert("L").resize((128, 128))), SHADES_KEPT)
     spread = min(max(FULL_SPREAD / max(high - low, 1), 1), MOST_SPREAD) if high - low > LEAST_SPREAD else 1
     base = min(low, 255 - (high - low) * spread)
     values = np.clip((np.arange(256) - low) * spread + base, 0, 255)
-    shades = np.round(255 - (255 - values) * (1 - LIGHTENED)).astype(int).tolist()
-    flat = grey.convert("RGB")
-    return (flat if picture == "grey" else Image.blend(image, flat, GREYED)).point(shades * 3)
+    return np.round(255 - (255 - values) * (1 - LIGHTENED)).astype(int).tolist()
 
 
 def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
