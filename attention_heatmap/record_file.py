@@ -133,6 +133,7 @@ def _check_values(record: AttentionRecord) -> None:
         and type(record.num_layers or 0) is int
         and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
         "heads must be mean, max or numbers": all(type(head) is int and abs(head) < _LARGEST_HEAD for head in heads),
+        "model must be a text": type(record.model) is str and len(record.model) <= _LONGEST_VIEW,
         "auto_layer and auto_head must be true or false": type(record.auto_layer) is type(record.auto_head) is bool,
         "the problem must lie in the prompt": record.problem is None
         or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),

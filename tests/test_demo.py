@@ -11,7 +11,7 @@ import torch
 import train_demo_model as demo
 from PIL import Image
 
-from attention_heatmap.record import DEFAULT_START_PHRASE
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
 
 DEMO = Path(make_data.__file__).parent

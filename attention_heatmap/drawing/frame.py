@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,17 @@ from attention_heatmap.drawing.fonts import (
 )
 from attention_heatmap.drawing.image_panel import MapPanel, draw_marks, label_height, layout_images
 from attention_heatmap.drawing.layout import place_panels
-from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes, plane_title
+from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes
 from attention_heatmap.drawing.marks import MOST_INSIDE, response_marks, share_inside
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions, drawing_options
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import TextPiece, find_panel_start, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
 from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
+from attention_heatmap.drawing.together import MapsTogether, ShownMap
 from attention_heatmap.maps import ShownRows, shown_rows
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, Head
+from attention_heatmap.record import AttentionRecord, Head
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
@@ -42,8 +45,9 @@ class FrameRenderer:
 
     def __init__(
         self, record: AttentionRecord, images: Sequence[Image.Image], plane: int, start_phrase: str,
-        options: DrawingOptions,
+        options: DrawingOptions, together: tuple[str, list[ShownMap]] | None = None,
     ) -> None:  # fmt: skip
+        """together: a heading and several maps to draw in place of the one of the plane."""
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
         self.record, self.plane, self.options = record, plane, options
@@ -60,16 +64,21 @@ class FrameRenderer:
             self.width - margin,
             self.px(SMALL_HEADER if self.small else HEADER),
         )
-        self.notes = wrapped(map_notes(record, plane, options, shown), self.label_fonts, self.right - margin)
+        notes = map_notes(record, plane, options, shown)
+        if together:
+            notes.append(f"text, shares and time line: {together[1][0].name}")
+        self.notes = wrapped(notes, self.label_fonts, self.right - margin)
         footer = self.height - footer_height(self.px, self.small) - len(self.notes) * self.px(NOTES)
         start, self.first_step = find_panel_start(record, start_phrase)
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
         self.sizes = [image.size for image in images]
-        label = label_height(self.label_fonts, len(images))
+        names = [one.name for one in together[1]] if together else ()
+        drawn = self.sizes * max(len(names), 1)
+        label = label_height(self.label_fonts, len(drawn))
         letters = sum(len(piece.text) + (40 if "\n" in piece.text else 0) for piece in pieces)
         panels = place_panels(
-            self.sizes,
+            drawn,
             (margin, 0, self.right, footer - self.px(8)),
             self.header,
             margin,
@@ -80,8 +89,12 @@ class FrameRenderer:
         self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
         text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), options.font_path)
         self.text = layout_text(pieces, text_fonts, self.text_size[0])
-        layout = layout_images(record, images, *panels.pictures[2:], self.label_fonts, shown.sinks, options.picture)
-        self.maps = [MapPanel(record, plane, layout, panels.pictures[:2], shown, self.first_step, options)]
+        look = self.label_fonts, shown.sinks, options.picture, names
+        layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
+        if together:
+            self.maps = [MapsTogether(together[1], together[0], layout, at, self.first_step, options)]
+        else:
+            self.maps = [MapPanel(record, plane, layout, at, shown, self.first_step, options)]
         self._weigh(shown, start, pieces)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         self._mark_steps = [mark.step for mark in self.marks]
@@ -143,9 +156,8 @@ class FrameRenderer:
         last = self.height - self.px(FOOTER_END) // 2
         at = self.left, last - self.px(NOTES) * (len(self.notes) - 1)
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
-        title = plane_title(self.record, self.plane)
         for panel in self.maps:
-            fonts = self.title_fonts
+            title, fonts = panel.title, self.title_fonts
             if panel.at[0] + fonts.width(f"{title}    100.0% on the pictures") > self.right:
                 fonts = self.label_fonts
             pen.text(
@@ -165,9 +177,11 @@ class FrameRenderer:
         for panel in self.maps:
             panel.draw(pen, number, self.label_fonts)
             self.draw_marks(pen, panel, step)
-            self._draw_share(pen, panel, number)
+            if isinstance(panel, MapPanel):
+                self._draw_share(pen, panel, number)
         self._draw_token(pen, step, self.text.pieces[current].text, self._draw_above(pen, number, current))
-        ends = float(self.text_ends[number]), self.maps[0].ends[number] if self.maps[0].any_heat else None
+        first = self.maps[0]
+        ends = float(self.text_ends[number]), first.scale_end(number) if first.any_heat else None
         self.legend.draw_bars(pen, *ends, (float(self.text_strengths[number]), float(self.maps[0].strengths[number])))
         self.legend.draw_step(pen, step)
 
@@ -229,7 +243,9 @@ class FrameRenderer:
         marks = self.marks[first:end]
         if not marks:
             return
-        draw_marks(pen, panel.at, panel.layout, marks, self.label_fonts, first - self._phase_start(end))
+        for shift in range(0, len(panel.layout.places), len(self.sizes)):  # of several maps, over each
+            shifted = [replace(mark, image=mark.image + shift) for mark in marks] if shift else marks
+            draw_marks(pen, panel.at, panel.layout, shifted, self.label_fonts, first - self._phase_start(end))
         inside = None if self.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"

@@ -65,6 +65,8 @@ class ImageLayout:
     """Each picture as it stands under the heat, in its own size."""
     edges: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, right, bottom of each cell on the panel, in pixels."""
+    labels: tuple[str, ...] = ()
+    """What stands above each picture; empty: nothing does."""
 
     @cached_property
     def cell_rows(self) -> slice:
@@ -89,23 +91,27 @@ class ImageLayout:
 
 def layout_images(
     record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
-    sinks: np.ndarray | None = None, picture: str = "colour",
+    sinks: np.ndarray | None = None, picture: str = "colour", names: Sequence[str] = (),
 ) -> ImageLayout:  # fmt: skip
     """Place the pictures, as large as a panel of at most width × height pixels allows, and index their cells.
 
     sinks: (S,) bool, positions whose cells are hatched. picture: how it looks under the heat, see `under_heat`.
+    names: of several maps, each of which has all pictures, one map after the other.
     """
+    numbers = [f"image {n}" for n in range(1, len(images) + 1)] if len(images) > 1 else [""]
+    labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
+    images = [*images] * max(len(names), 1)
     sizes, label = [image.size for image in images], label_height(fonts, len(images))
     slots = picture_slots(sizes, width, height, label)
     panel = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER)
     draw, index, edges = ImageDraw.Draw(panel), np.zeros((panel.height, width), np.int32), []
-    found = tuple(map(map_cells, record.images))
+    found = tuple(map(map_cells, record.images)) * max(len(names), 1)
     shown = tuple(under_heat(upright_rgb(image), picture) for image in images)
     places = tuple((x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots))
     for number, (image, cells, (x, y, *size)) in enumerate(zip(shown, found, places), start=1):
         panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
-            draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
+            draw_runs(draw, (x, y - label * 0.3), labels[number - 1], fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
         edges += (np.round(cells.boxes * stretch).astype(int) + np.array([x, y, x, y])).tolist()
@@ -117,7 +123,8 @@ def layout_images(
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    layout = ImageLayout(np.asarray(panel), index, found, places, shown, tuple(map(tuple, edges)))
+    drawn = np.asarray(panel), index, found, places, shown, tuple(map(tuple, edges))
+    layout = ImageLayout(*drawn, tuple(labels) if label else ())
     if sinks is None or not sinks[layout.positions].any():
         return layout
     hatched = np.concatenate([[False], sinks[layout.positions]])[index]
@@ -165,13 +172,17 @@ def heat_tint(
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint.
     """
-    tints, alphas = _cell_colours(values, colormap, strength)
+    return painted(layout, *cell_colours(values, colormap, strength))
+
+
+def painted(layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray) -> Image.Image:
+    """Cells of (cells, 3) RGB and (cells,) opacity 0..1, as an RGBA image of the rows of the panel that have cells."""
     # Entry 0 is for pixels without a cell.
     tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
     return coloured(layout.entries, pixel_words(tints, alphas))
 
 
-def _cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """((cells, 3), (cells,)) RGB and opacity 0..1 of cells."""
     levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
@@ -192,13 +203,19 @@ def draw_heat_by_pen(
     fonts: FontSet,
 ) -> None:  # fmt: skip
     """The same panel by a pen: each picture by itself, a box for each cell."""
-    for number, (image, (x, y, *size)) in enumerate(zip(layout.shown, layout.places), start=1):
+    painted_by_pen(pen, at, layout, *cell_colours(values, colormap, strength), fonts)
+
+
+def painted_by_pen(
+    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet
+) -> None:
+    """The pictures under cells of (cells, 3) RGB and (cells,) opacity 0..1."""
+    for number, (image, (x, y, *size)) in enumerate(zip(layout.shown, layout.places)):
         image = image.copy()
         image.thumbnail((FINEST * size[0], FINEST * size[1]))
         pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
-        if len(layout.shown) > 1:
-            pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), f"image {number}", fonts)
-    tints, alphas = _cell_colours(values, colormap, strength)
+        if layout.labels:
+            pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), layout.labels[number], fonts)
     for (left, top, right, bottom), tint, alpha in zip(layout.edges, tints, alphas):
         pen.box((at[0] + left, at[1] + top, at[0] + right, at[1] + bottom), tint, opacity=float(alpha))
 
@@ -217,6 +234,10 @@ class MapPanel:
         self.ends = scale_ends(self.weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = image_shares(record, plane)[first_step:]
         self.strengths = strengths(self.shares)
+
+    def scale_end(self, number: int) -> float:
+        """The weight at the end of the scale of a frame."""
+        return float(self.ends[number])
 
     def values(self, number: int) -> np.ndarray:
         """(cells,) the weights of a frame on its scale 0..1, NaN where left out."""

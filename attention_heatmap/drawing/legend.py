@@ -198,11 +198,13 @@ class Legend:
         self._draw_shares(pen, step)
         self._draw_place(pen, step)
 
-    def draw_bars(self, pen: AnyPen, text_end: float, cell_end: float | None, strong: tuple[float, float]) -> None:
+    def draw_bars(
+        self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
+    ) -> None:
         """The colour bars of the text and of the pictures, tinted as they are on white.
 
-        text_end, cell_end: the weights at the ends of the scales; None where nothing has any. strong: how strong the
-        tints of the frame are.
+        text_end, cell_end: the weights at the ends of the scales, or words for it; None where nothing has any.
+        strong: how strong the tints of the frame are.
         """
         px, y, weights = self.px, self.place.top + self.px(20), np.linspace(0, 1, self.px(BAR_WIDTH))
         own = "" if self.options.scale == "video" else " (this frame)"
@@ -211,8 +213,10 @@ class Legend:
         shades = glyphs if self.options.text_style == "glyph" else grounds
         amounts = "0%", f"{amount_text(text_end, False)} or more", f"of the attention{own}"
         draw_scale(pen, (self.left, y), self.place.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
-        high = "nothing" if cell_end is None else f"{amount_text(cell_end, self.unit[1])} or more"
+        words = cell_end is None or isinstance(cell_end, str)
+        high = "nothing" if words else f"{amount_text(cell_end, self.unit[1])} or more"
         amounts = "0" if self.unit[1] else "0%", high, self.unit[0] + own
+        amounts = (amounts[0], cell_end, "") if isinstance(cell_end, str) else amounts
         shades = tinted(values, self.colormap, CELL_ALPHA, strong[1])
         draw_scale(pen, (self.place.second_bar, y), self.right, "a cell", amounts, shades, self.fonts, px)
 

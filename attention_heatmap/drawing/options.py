@@ -22,6 +22,7 @@ LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
 LEAST_SMOOTH = 0.1  # cells; a narrower Gaussian reaches no other cell
 # What the view "clear" sets where it is left at its default: of recording, then of drawing.
 CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
+PAGE = "html"
 VIDEOS, STILLS = ("mp4", "gif", "webm"), ("png", "pdf", "svg")
 MOST_POWER = 10
 MAP, PICTURE, OUTPUT = "map", "picture", "output"  # headings of the flags
@@ -65,6 +66,14 @@ class DrawingOptions:
         "Python also any function of (n,) weights in 0..1 to (n, 3) or (n, 4) colours", group=PICTURE,
         flag={"metavar": "NAME"},
     )  # fmt: skip
+    together: str = option(
+        "off", "put the planes asked for into one video, each map on its own scale, or all on a shared one",
+        group=PICTURE, choices=("off", "own", "shared"), flag={"nargs": "?", "const": "own"},
+    )  # fmt: skip
+    difference: bool = option(
+        False, "of two checkpoints or records, also draw the difference of their maps, on a two-sided scale",
+        group=PICTURE,
+    )  # fmt: skip
     text_style: str = option(
         "tint", "colour the ground of the text, or its glyphs", group=PICTURE, choices=("tint", "glyph")
     )
@@ -80,7 +89,7 @@ class DrawingOptions:
     fps: float = option(2, "frames a second", group=OUTPUT)
     format: str = option(
         "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary ask "
-        "for, as png, pdf or svg", group=OUTPUT, choices=(*VIDEOS, *STILLS),
+        "for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
     )  # fmt: skip
     frames: int | str | Sequence[int | str] = option(
         (), "tokens whose frames are also written as pictures, by the numbers that the frames name, from 1: 52, 50-59, "

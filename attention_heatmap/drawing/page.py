@@ -47,7 +47,8 @@ from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.maps import BASELINES, image_shares, map_cells, mean_cells, shown_rows
 from attention_heatmap.phases import response_phases
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, picture_file
+from attention_heatmap.record import AttentionRecord, picture_file
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 ASSETS = Path(__file__).parent / "page_assets"
 SCRIPTS = (

@@ -68,7 +68,7 @@ def _ring(radius: float, colour: tuple, width: float, opacity: float, fill: Any)
         (ImageDraw.Draw(sprite), colour, PAPER, fill or PAPER),
     ):
         for half, shade in ((1.5, rim), (0.5, ink), (-0.5, rim), (-1.5, inside)):
-            reach = (radius + half * width) * SMOOTH
+            reach = max((radius + half * width) * SMOOTH, 0)
             draw.ellipse([side / 2 - reach, side / 2 - reach, side / 2 + reach, side / 2 + reach], shade)
     return _reduced(sprite, cover, opacity)
 

@@ -40,12 +40,7 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder; make it first")
     with moved_into_place(path) as temporary:
-        try:
-            count = _write_gif(frames, temporary, fps) if suffix == ".gif" else _encode(frames, temporary, fps, suffix)
-        except OSError as error:  # the encoder ended early; the last line that it said tells why
-            lines = [line for line in str(error).splitlines() if line.strip()] or ["the encoder ended"]
-            reason = re.sub(r"^\[[^]]*\]\s*", "", lines[-1].strip()) if error.errno is None else error.strerror
-            raise OSError(f"{path} could not be written: {one_line(reason)}; {folder_advice(path)}") from error
+        count = _write_gif(frames, temporary, fps) if suffix == ".gif" else _encode(frames, temporary, fps, suffix)
         if not count:
             raise ValueError(f"{path} would have no frame: the response is empty")
         _prove(temporary, path, count)
@@ -88,13 +83,19 @@ def _encode(frames: Iterable[np.ndarray], target: Path, fps: float, suffix: str)
     codec, pixel_format, options = _ENCODERS[suffix]
     between = str(max(round(_KEY_FRAME_SECONDS * fps), _FEWEST_BETWEEN_KEYS))
     settings = {"fps": fps, "codec": codec, "pixelformat": pixel_format, "quality": None, "macro_block_size": 1}
+    writer = get_writer(
+        target, "FFMPEG", **settings, output_params=[*options.split(), "-g", between], ffmpeg_log_level="quiet"
+    )
     count = 0
-    with get_writer(
-        target, "FFMPEG", **settings, output_params=[*options.split(), "-g", between], ffmpeg_log_level="error"
-    ) as writer:
+    try:
         for frame in _drawn_ahead(frames):
-            writer.append_data(frame)
+            try:
+                writer.append_data(frame)
+            except OSError as error:
+                raise OSError(f"the video could not be written: the encoder ended; {folder_advice(target)}") from error
             count += 1
+    finally:
+        writer.close()
     return count
 
 
@@ -127,7 +128,8 @@ def _write_gif(frames: Iterable[np.ndarray], target: Path, fps: float) -> int:
         command = [find_encoder(), "-y", "-loglevel", "error", *inputs, "-lavfi", filters, str(target)]
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         if count and result.returncode:
-            raise OSError(result.stderr)
+            reason = re.sub(r"^\[[^]]*\]\s*", "", (result.stderr.strip().splitlines() or ["the encoder ended"])[-1])
+            raise OSError(f"the GIF could not be written: {one_line(reason)}; {folder_advice(target)}")
         return count
     finally:
         lossless.unlink(missing_ok=True)

@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT)]
 
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.options import drawing_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord
+from attention_heatmap.record import AttentionRecord
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 PLAIN = {"white": (255, 255, 255), "grey": (128, 128, 128), "green": (0, 128, 0), "red": (255, 0, 0), "blue": (0, 0, 255)}  # fmt: skip
 DEMO_SAMPLES, DEMO_LAYER = (0, 46, 36), 7  # one picture, two, Chinese

@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-import visualizeHeatMap as vhm
+from attention_heatmap.log import logger
 
 IMAGE_GRID = (44, 60)  # patches, rows and columns: 660 image tokens, a picture of 616 x 840 pixels
 IDS = {"vision_start_token_id": 1, "vision_end_token_id": 2, "image_token_id": 3, "video_token_id": 4}
@@ -75,7 +75,7 @@ def new_model(shape: str, dtype: torch.dtype, **changes) -> Qwen2_5_VLForConditi
         Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS | changes)
     )
     torch.set_default_dtype(torch.float32)
-    vhm.logger.setLevel("ERROR")  # every answer is cut here
+    logger.setLevel("ERROR")  # every answer is cut here
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.eval()
