@@ -33,7 +33,7 @@ from attention_heatmap.drawing.video import find_encoder, write_video
 from attention_heatmap.files import check_output_dir, check_target
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, ImageTokens, check_pictures
+from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
 from attention_heatmap.recording.check import check_record
 from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
 from attention_heatmap.recording.image_tokens import locate_image_tokens
@@ -41,7 +41,8 @@ from attention_heatmap.recording.layers import DEFAULT_LAYER
 from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
 from attention_heatmap.recording.processes import process_number
 from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
-from attention_heatmap.sweep import Plan, SamplesFailed, kept_on_failure, report_samples, visualize_samples
+from attention_heatmap.showing import DEFAULT_START_PHRASE
+from attention_heatmap.sweep import Plan, SamplesFailed, Sweep, kept_on_failure, report_samples
 from attention_heatmap.table import check_table, sample_folder, table_row
 
 __all__ = [
@@ -103,7 +104,7 @@ class AttentionVisualizer:
 
     def load_sample_data(
         self,
-        benchmark_json: str | Path,
+        benchmark_json: str | Path | list,
         image_dir: str | Path,
         sample_idx: int = 0,
         *,
@@ -179,8 +180,8 @@ class AttentionVisualizer:
         Returns the path of the video; a list of paths where layer_idx names several or is a list. The record stays in
         `last_record`. Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
-        layers, recording, drawing = self._planned(layer_idx, options)
-        second = self._second(compare_model_path)
+        layers, recording, drawing = planned(self.config, layer_idx, options)
+        second = second_of(self, compare_model_path)
         check_output_dir(output_dir)
         if save_record:
             check_save_record(save_record)
@@ -218,7 +219,7 @@ class AttentionVisualizer:
     @shows_options(RecordingOptions, DrawingOptions)
     def visualize_dataset(
         self,
-        benchmark_json: str | Path,
+        benchmark_json: str | Path | list,
         image_dir: str | Path,
         sample_idx: int | str | Iterable[int] = "all",
         layer_idx: Layers = DEFAULT_LAYER,
@@ -234,52 +235,54 @@ class AttentionVisualizer:
     ) -> list[dict]:
         """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
 
-        sample_idx: as in `select_samples`. overwrite: do samples again that an earlier run has finished; without it a
-        run that was stopped goes on. save_record: a name, under which the record of each sample is kept in its folder.
+        benchmark_json: a file, or a list of samples. sample_idx: as in `select_samples`. overwrite: do samples again
+        that an earlier run has finished; without it a run that was stopped goes on. save_record: a name, under which
+        the record of each sample is kept in its folder.
         The rest is as in `create_attention_visualization_for_sample`. Under `accelerate launch` each process takes a
         part of the samples, and a card of its own.
         Returns their rows of `output_dir/samples.csv`: sample, id, response, answer, correct (1, 0, or None without an
         answer), image_share_{phase}_layer{layer} (0..1, mean over its steps), files, error (why it failed).
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
-        layers, recording, drawing = self._planned(layer_idx, options)
-        second = self._second(compare_model_path)
+        layers, recording, drawing = planned(self.config, layer_idx, options)
+        second = second_of(self, compare_model_path)
         plan = Plan(layers, start_phrase, recording, drawing, save_record, check, second)
         samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
+        sweep = Sweep(self, plan, samples, Path(image_dir), Path(output_dir), allow_absolute_paths)
         check_output_dir(output_dir)
         check_table(output_dir)
         find_encoder()
-        places = str(benchmark_json), Path(image_dir), Path(output_dir)
-        visualize_samples(self, plan, samples, numbers, *places, overwrite, allow_absolute_paths)
+        sweep.run(numbers, overwrite)
         return [table_row(sample_folder(output_dir, number)) for number in numbers]
 
-    def _second(self, compare_model_path: str | Path | None) -> AttentionVisualizer | None:
-        """The visualizer of a checkpoint that is compared with this one; its weights are loaded later."""
-        if compare_model_path is None:
-            return None
-        if self.checkpoint.options.tp_plan:
-            raise ValueError("compare_model_path does not go with tp_plan; record each model, then compare the records")
-        second = AttentionVisualizer(compare_model_path, self.max_image_num, **vars(self.checkpoint.options))
-        self.checkpoint.check_same_words(second.checkpoint)
-        return second
 
-    def _planned(
-        self, layer_idx: Layers, options: dict
-    ) -> tuple[tuple[int, ...] | str, RecordingOptions, DrawingOptions]:
-        """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
-        recording, drawing = pick(options, RecordingOptions, DrawingOptions)
-        shown = DrawingOptions(**drawing)
-        if shown.view == "clear":
-            default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
-            layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
-            recording["head"] = (
-                CLEAR_RECORDING["head"] if recording.get("head", "mean") == "mean" else recording["head"]
-            )
-        if shown.baseline in ("neutral", "relative"):
-            recording["neutral_prompt"] = recording.get("neutral_prompt") or NEUTRAL_PROMPT
-        how = RecordingOptions(**recording)
-        resolve_heads(self.config, how.head)
-        return resolve_layers(self.config, layer_idx) or "auto", how, shown
+def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | None) -> AttentionVisualizer | None:
+    """The visualizer of a checkpoint that is compared with another's; its weights are loaded later."""
+    if compare_model_path is None:
+        return None
+    options = visualizer.checkpoint.options
+    if options.tp_plan:
+        raise ValueError("compare_model_path does not go with tp_plan; record each model, then compare the records")
+    second = AttentionVisualizer(compare_model_path, visualizer.max_image_num, **vars(options))
+    visualizer.checkpoint.check_same_words(second.checkpoint)
+    return second
+
+
+def planned(
+    config: Any, layer_idx: Layers, options: dict
+) -> tuple[tuple[int, ...] | str, RecordingOptions, DrawingOptions]:
+    """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
+    recording, drawing = pick(options, RecordingOptions, DrawingOptions)
+    shown = DrawingOptions(**drawing)
+    if shown.view == "clear":
+        default = isinstance(layer_idx, Integral) and layer_idx == DEFAULT_LAYER
+        layer_idx = CLEAR_RECORDING["layer_idx"] if default else layer_idx
+        recording["head"] = CLEAR_RECORDING["head"] if recording.get("head", "mean") == "mean" else recording["head"]
+    if shown.baseline in ("neutral", "relative"):
+        recording["neutral_prompt"] = recording.get("neutral_prompt") or NEUTRAL_PROMPT
+    how = RecordingOptions(**recording)
+    resolve_heads(config, how.head)
+    return resolve_layers(config, layer_idx) or "auto", how, shown
 
 
 def check_save_record(path: str | Path, *read: str | Path) -> None:
@@ -288,6 +291,7 @@ def check_save_record(path: str | Path, *read: str | Path) -> None:
         raise ValueError(f"save_record {path}: records are safetensors files; give a name such as run.safetensors")
     check_output_dir(Path(path).parent, "the folder of save_record")
     check_target(path, read)
+    check_replaced(path)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -373,11 +377,7 @@ def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
     layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
     layers = [int(one) if isinstance(one, str) and re.fullmatch(r"-?[0-9]{1,9}", one) else one for one in layers]
-    head = (
-        [int(h) if re.fullmatch(r"-?[0-9]{1,9}", h) else h for h in arguments["head"]]
-        if isinstance(arguments["head"], list)
-        else arguments["head"]
-    )
+    head = arguments["head"]  # a list of what was typed, or the default
     arguments["head"] = head[0] if isinstance(head, list) and len(head) == 1 else head
     drawing = {key: arguments[key] for key in names_of(DrawingOptions)}
     options = DrawingOptions(**drawing)
@@ -397,11 +397,12 @@ def run_command(arguments: dict) -> str | list[str]:
         paths = {"allow_absolute_paths": arguments["allow_absolute_paths"]}
         sample, images = load_sample(*(arguments[key] for key in dataset), **paths)
     elif arguments["benchmark_json"]:
-        select_from_dataset(arguments["benchmark_json"], arguments["image_dir"], arguments["sample_idx"])
-    if arguments["from_record"]:
-        return draw_record(
-            arguments["from_record"], images, layers, arguments["head"], start_phrase, output_dir, options
+        arguments["benchmark_json"], _ = select_from_dataset(
+            *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
         )
+    if arguments["from_record"]:
+        named = head if isinstance(head, list) else None
+        return draw_record(arguments["from_record"], images, layers, named, start_phrase, output_dir, options)
     loading = {key: arguments[key] for key in names_of(CheckpointOptions)}
     most = max(arguments["max_image_num"], len(arguments["image"] or ()))
     visualizer = AttentionVisualizer(arguments["model_path"], most, **loading)
@@ -416,7 +417,7 @@ def run_command(arguments: dict) -> str | list[str]:
 
 
 def draw_record(
-    paths: list[str], images: list | None, layers: list, head: Any, start_phrase: str, output_dir: str,
+    paths: list[str], images: list | None, layers: list, head: list | None, start_phrase: str, output_dir: str,
     options: DrawingOptions,
 ) -> list[str]:  # fmt: skip
     """Draw a kept record again, or two beside each other: the planes that were named, else all; the videos' paths."""
@@ -431,7 +432,7 @@ def draw_record(
     if options.view == "clear" and not record.auto_head:
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
     default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
-    planes = record.select(None if default else layers, None if head == "mean" else head)
+    planes = record.select(None if default else layers, head)
     write_records(records, images, planes, start_phrase, output_dir, options)
     return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterable
 from numbers import Integral
@@ -13,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from attention_heatmap.log import logger, one_line
 from attention_heatmap.options import spans
 
+_LARGEST_LEVEL = 1e30  # of a float pixel; larger ones mark a value that is missing
+_LINES_SUFFIXES = (".jsonl", ".ndjson")  # of JSON lines; of more than one line they are known by their content
+
 
 def load_sample(
-    benchmark_json: str | Path,
+    benchmark_json: str | Path | list,
     image_dir: str | Path,
     sample_idx: int = 0,
     max_image_num: int = 2,
@@ -30,18 +35,19 @@ def load_sample(
     """Read one sample of a dataset and its pictures.
 
     The dataset is a JSON list of {"id", "image": ["rel/path.png"] or "rel/path.png", "problem", "solution",
-    "answer"}; only "image" and "problem" are required. Returns the sample as it stands in the file, and its
-    pictures as upright RGB images. Raises OSError for a file that is missing or unreadable, ValueError for
-    one with the wrong content, or for a picture outside image_dir unless allow_absolute_paths lets it be anywhere.
+    "answer"}, or one such object a line; only "image" and "problem" are required. Returns the sample as it stands in
+    the file, and its pictures as upright RGB images. Raises OSError for a file that is missing or unreadable,
+    ValueError for one with the wrong content, or for a picture outside image_dir unless allow_absolute_paths lets it
+    be anywhere.
     """
     samples = read_dataset(benchmark_json)
-    (number,) = select_samples([sample_idx], len(samples), benchmark_json)
-    where = f"sample {number} of {benchmark_json}"
+    (number,) = select_samples([sample_idx], len(samples), samples)
+    where = f"sample {number} of {samples}"
     sample = samples[number]
     return sample, open_pictures_of(sample, image_dir, max_image_num, where, allow_absolute_paths)
 
 
-def select_samples(selection: int | str | Iterable[int], count: int, benchmark_json: str | Path) -> list[int]:
+def select_samples(selection: int | str | Iterable[int], count: int, benchmark_json: object) -> list[int]:
     """The numbers of the samples that a selection names, each once, in its order, of a dataset of `count` samples.
 
     selection: a number, several numbers, or a text: `3`, a range with both its ends `0-99`, a list `0,5-7,9`, `all`.
@@ -106,35 +112,87 @@ def open_pictures(images: Iterable[Any]) -> list[Image.Image]:
     return opened
 
 
-def read_dataset(benchmark_json: str | Path) -> list:
-    """The JSON list in a file, with at least one entry."""
-    path = Path(benchmark_json)
+class Dataset(list):
+    """The samples of a dataset; as a text its name, for messages."""
+
+    def __init__(self, samples: list, name: str) -> None:
+        super().__init__(samples)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_dataset(benchmark_json: str | Path | list) -> Dataset:
+    """The samples in a file, a JSON list or JSON lines, at least one; a list of samples will do, too.
+
+    Raises OSError or ValueError. What is read already is not read again: a pipe gives its content once.
+    """
+    if isinstance(benchmark_json, list):
+        samples = benchmark_json if isinstance(benchmark_json, Dataset) else Dataset(benchmark_json, "the dataset")
+    else:
+        samples = Dataset(_parse_samples(_read_text(Path(benchmark_json)), Path(benchmark_json)), str(benchmark_json))
+    if not samples:
+        raise ValueError(f"benchmark_json {samples} is an empty list; expected at least one sample")
+    return samples
+
+
+def _read_text(path: Path) -> str:
+    """What stands in a file or in a pipe, as of `<(...)`. Raises OSError or ValueError."""
     try:
-        samples = json.loads(path.read_text(encoding="utf-8-sig"))
+        # Without waiting for a program that writes into a pipe: there may never be one.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                raise OSError(errno.EINVAL, "it is a device")  # reading one may never end
+            if stat.S_ISFIFO(mode):
+                os.set_blocking(file.fileno(), True)
+            return file.read().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"benchmark_json {path} does not exist; give a JSON list of samples") from error
     except IsADirectoryError as error:
         raise IsADirectoryError(f"benchmark_json {path} is a folder; give a JSON list of samples") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"benchmark_json {path} is not UTF-8 text: {one_line(error)}; expected a JSON list") from error
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise OSError(f"benchmark_json {path} cannot be read: {reason}; give a JSON list of samples") from error
+
+
+def _parse_samples(text: str, path: Path) -> list:
+    """The samples of a JSON list, or of a JSON object a line. Raises ValueError."""
+    place = ""
+    try:
+        if not text.strip():
+            raise ValueError("nothing stands in it")
+        try:
+            samples = json.loads(text)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data") or not text.lstrip("\ufeff \t\r\n").startswith("{"):
+                raise
+            samples = []
+            for number, line in enumerate(text.split("\n"), start=1):  # other line breaks may stand within a text
+                place = f": line {number}"
+                samples += [json.loads(line)] if line.strip() else []
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"benchmark_json {path} is not JSON: {one_line(error)}; expected a JSON list") from error
+        reason = one_line(error)
+        raise ValueError(f"benchmark_json {path} is not JSON{place}: {reason}; expected a JSON list") from error
+    if isinstance(samples, dict) and path.suffix.lower() in _LINES_SUFFIXES:
+        return [samples]
     if not isinstance(samples, list):
         raise ValueError(
             f"benchmark_json {path} holds a {type(samples).__name__}; expected a JSON list of samples, "
             '[{"id": ..., "image": [...], "problem": ...}, ...]'
         )
-    if not samples:
-        raise ValueError(f"benchmark_json {path} is an empty list; expected at least one sample")
     return samples
 
 
 def select_from_dataset(
-    benchmark_json: str | Path, image_dir: str | Path, selection: int | str | Iterable[int]
-) -> tuple[list, list[int]]:
+    benchmark_json: str | Path | list, image_dir: str | Path, selection: int | str | Iterable[int]
+) -> tuple[Dataset, list[int]]:
     """The samples of a dataset and the numbers of those selected; the folder of their pictures is there."""
     samples = read_dataset(benchmark_json)
-    numbers = select_samples(selection, len(samples), benchmark_json)
+    numbers = select_samples(selection, len(samples), samples)
     check_image_dir(image_dir)
     return samples, numbers
 
@@ -174,13 +232,13 @@ def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bo
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError("a device or a pipe")  # reading one may never end
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only large; the error is twice as far
+            warnings.simplefilter("ignore")  # a large picture, odd metadata; what cannot be read is an error as well
             with Image.open(path) as image:
                 if image.format == "EPS":
                     raise ValueError("a program, which Ghostscript would have to run; convert it to PNG")
                 return upright_rgb(image)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where} names a picture that does not exist: {path}; check image_dir") from error
+        raise FileNotFoundError(f"{where} names a picture that does not exist: {path}; check the path") from error
     except IsADirectoryError as error:
         raise IsADirectoryError(f"{where} names a folder where a picture is expected: {path}") from error
     except Image.DecompressionBombError as error:
@@ -188,7 +246,7 @@ def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bo
             f"{where} has a picture that is too large: {path} ({one_line(error)}); it may be made to fill the memory: "
             "shrink it"
         ) from error
-    except (UnidentifiedImageError, SyntaxError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # what a broken picture leads to depends on its format
         raise OSError(f"{where} has a picture that cannot be read: {path} ({one_line(error)})") from error
 
 
@@ -210,6 +268,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 and 32 bits a pixel: convert("RGB") would clip at 255
         values = np.asarray(image, np.float64)
+        bad = ~((values >= 0) & (values < _LARGEST_LEVEL))
+        if bad.any():
+            if bad.all():
+                raise ValueError("no pixel of the picture is a number from 0 up")
+            count = f"{bad.sum()} of {bad.size}"
+            logger.warning("%s pixels of a picture are below 0 or no numbers; they become black", count)
+            values[bad] = 0
         top = 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
         image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

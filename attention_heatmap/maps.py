@@ -176,6 +176,32 @@ def map_cells(tokens: ImageTokens) -> Cells:
     return Cells(boxes[cells], at[cells], tuple((int(at[box]), on, fractions) for box, on, fractions in covered))
 
 
+def map_array(cells: Cells, row_1S: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """((rows, columns) float32, (left, right, bottom, top)) a row's weights over a picture, and their `imshow` extent.
+
+    The array has the fineness of the smallest cells; the weight of larger ones lies on it by area. NaN: no cell.
+    """
+    boxes = cells.boxes.astype(np.float64)
+    if not len(boxes):
+        raise ValueError("this picture has no image token with a place; there is no map to give")
+    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    columns, rows = np.maximum(np.round((high - low) / np.quantile(boxes[:, 2:] - boxes[:, :2], 0.1, axis=0)), 1)
+    across = _parts(boxes[:, [0, 2]], np.linspace(low[0], high[0], int(columns) + 1))
+    down = _parts(boxes[:, [1, 3]], np.linspace(low[1], high[1], int(rows) + 1))
+    weights = (down * cells.weights(row_1S)[0][:, None]).T @ across
+    bare = down.T @ across < SMALLEST_BARE_PART
+    left, top, right, bottom = (float(edge) - 0.5 for edge in (*low, *high))  # imshow's pixels are centred on numbers
+    return np.where(bare, np.nan, weights).astype(np.float32), (left, right, bottom, top)
+
+
+def _parts(spans_N2: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(N, len(edges) - 1) the part of each span that lies between two edges; what is rounding goes to the nearest."""
+    ends = np.minimum(spans_N2[:, 1:], edges[1:]) - np.maximum(spans_N2[:, :1], edges[:-1])
+    parts = np.maximum(ends, 0) / np.maximum(spans_N2[:, 1:] - spans_N2[:, :1], TINY)
+    parts[parts < SMALLEST_BARE_PART] = 0
+    return parts / np.maximum(parts.sum(axis=1, keepdims=True), TINY)
+
+
 def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarray, np.ndarray]]:
     """((cells, 4), (cells,)) a picture: boxes, and weights as drawn, mean over the steps; NaN for a sink."""
     mean_1S = shown.rows.mean(axis=0, keepdims=True)

@@ -22,7 +22,10 @@ _KINDS = {
     "int": (Integral, "a whole number"), "int | None": ((Integral, type(None)), "a whole number"),
     "float": (Real, "a number"), "bool": (bool, "True or False"),
     "str | None": ((str, os.PathLike, type(None)), "a text"), "str": (str, "a text"),
+    "dict | None": ((dict, type(None)), "a dict of names and values"),
+    "str | Colormap": ((str, Callable), "a name or a function"),
 }  # fmt: skip
+_LARGEST_NUMBER = 2**53  # of an option; beyond it not every whole number is a float
 _LONGEST_RANGE = 2**16  # numbers of a range of layers or heads
 _READERS = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
 
@@ -73,7 +76,7 @@ def expand(given: Any, name: str) -> list:
     Raises ValueError for a range that is far too long.
     """
     found: list = []
-    for one in [given] if isinstance(given, (str, Integral)) or given is None else list(given):
+    for one in list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if not isinstance(one, str):
             found.append(one)
         elif re.fullmatch(r"-?[0-9]{1,9}", one):
@@ -95,6 +98,8 @@ def check_options(options: Any) -> None:
         value, (kind, expected) = getattr(options, field.name), _KINDS.get(field.type, (object, ""))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
             raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {expected}")
+        if isinstance(value, Real) and not abs(value) < _LARGEST_NUMBER:
+            raise ValueError(f"{field.name} is {one_line(value)[:200]}; expected {expected} below {_LARGEST_NUMBER}")
         choices = field.metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {' or '.join(map(repr, choices))}")
@@ -143,7 +148,7 @@ def add_flags(parser: argparse.ArgumentParser, groups: dict[str, Any], kind: typ
         facts = field.metadata
         if facts["group"] not in groups:
             groups[facts["group"]] = parser.add_argument_group(facts["group"])
-        shown = facts["shown"] or (str(field.default) if field.default not in (None, False, ()) else "")
+        shown = facts["shown"] or ("" if field.default in (None, ()) or field.default is False else str(field.default))
         flag: dict[str, Any] = {
             "default": field.default,
             "help": facts["help"].replace("%", "%%") + (f" (default: {shown})" if shown else ""),

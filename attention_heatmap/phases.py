@@ -45,17 +45,15 @@ def response_phases(record: AttentionRecord) -> list[Phase]:
 
 
 def steps_of(record: AttentionRecord, what: int | str) -> tuple[str, list[int]]:
-    """What is asked for in words, and its steps: a step, a phase, or a word, each mention by the token that begins it.
+    """What is asked for in words, and its steps: a token's number, a phase, or a word, by the tokens that begin it.
 
-    Raises ValueError where the response has no such step or word.
+    Tokens are numbered from 1, as in the frames. Raises ValueError where the response has no such token or word.
     """
     T = record.response_length
     number = int(what) if isinstance(what, str) and what.lstrip("-").isdecimal() and len(what) < 10 else what
     if isinstance(number, int):
-        if not -T <= number < T:
-            raise ValueError(f"step {number} is out of range: the response has {T} tokens (0..{T - 1}, or {-T}..-1)")
-        step = number % T
-        return f"step {step}, {record.tokens[record.prompt_length + step].strip()!r}", [step]
+        step = record.step_of(number)
+        return f"token {step + 1}, “{record.tokens[record.prompt_length + step].strip()}”", [step]
     for phase in [*response_phases(record), Phase("response", 0, T)]:
         if phase.name == what:
             return f"{what}: mean of {phase.last - phase.first} steps", list(range(phase.first, phase.last))
@@ -67,4 +65,4 @@ def steps_of(record: AttentionRecord, what: int | str) -> tuple[str, list[int]]:
             f"the response does not hold {what!r}; give one of its words, a phase such as answer, or a step"
         )
     steps = list(dict.fromkeys(np.searchsorted(ends, found, side="right").tolist()))
-    return f"“{what}”: " + (f"mean of {len(steps)} mentions" if len(steps) > 1 else f"step {steps[0]}"), steps
+    return f"“{what}”: " + (f"mean of {len(steps)} mentions" if len(steps) > 1 else f"token {steps[0] + 1}"), steps

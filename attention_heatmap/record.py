@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import math
 import warnings
@@ -16,9 +14,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from attention_heatmap.log import one_line
-from attention_heatmap.options import expand
+from attention_heatmap.options import are_whole, expand
+from attention_heatmap.showing import Showing
 
-DEFAULT_START_PHRASE = "Based on the following requirements"
 LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of 0.05% is below a colour's step
 _LARGEST_PIXELS = 2**28  # of all pictures of a record
 _PICTURE_BYTES = 2**20  # a record keeps a picture whose PNG is larger as a JPEG
@@ -95,7 +93,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttentionRecord:
+class AttentionRecord(Showing):
     """The attention behind one response: everything that a video is drawn from, and no model.
 
     A plane is a layer with its heads reduced, or with one of its heads.
@@ -133,32 +131,14 @@ class AttentionRecord:
     neutral: np.ndarray | None = None
     """(N, M) float32, the mean weight of every image token, picture after picture, while the same response was
     replayed after a neutral prompt; None: it was not asked for."""
+    model: str = ""
+    """What the checkpoint is called, for the legend of a comparison."""
     checks: tuple[Check, ...] = ()
     """What hiding cells did to the answer, where that was asked for."""
 
     def __post_init__(self) -> None:
-        S, T, N = len(self.tokens), self.response_length, len(self.layers)
-        object.__setattr__(self, "heads", self.heads or ("mean",) * N)
-        if len(self.token_ids) != S:
-            raise ValueError(f"token_ids has {len(self.token_ids)} entries; expected {S}, one for each of tokens")
-        if not 0 < self.prompt_length <= S:
-            raise ValueError(f"prompt_length is {self.prompt_length}; expected 1..{S}, the number of tokens")
-        if self.weights.shape != (T, N, S):
-            raise ValueError(
-                f"weights has shape {self.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
-            )
-        if len(self.pictures) not in (0, len(self.images)):
-            raise ValueError(
-                f"pictures has {len(self.pictures)} entries; expected {len(self.images)}, one an image, or 0"
-            )
-        if len(self.heads) != N:
-            raise ValueError(f"heads has {len(self.heads)} entries; expected {N}, one a plane")
-        tokens = len(self.image_positions)
-        if self.neutral is not None and self.neutral.shape != (N, tokens):
-            raise ValueError(f"neutral has shape {self.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
-        for number, image in enumerate(self.images, start=1):
-            if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
-                raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+        object.__setattr__(self, "heads", self.heads or ("mean",) * len(self.layers))
+        _check_shapes(self)
 
     def __repr__(self) -> str:
         planes = ", ".join(map(self.plane_name, range(min(len(self.layers), 3)))) + ", ..." * (len(self.layers) > 3)
@@ -242,41 +222,14 @@ class AttentionRecord:
         except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
             raise ValueError(f"the record has a picture that cannot be read: {one_line(error)}") from error
 
-    # Here alone does a room use one below it, inside the methods, so that a record can show itself.
-    def show(
-        self,
-        step: int,
-        layer: int | None = None,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        head: Head | None = None,
-        **options: Any,
-    ) -> Image.Image:
-        """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`."""
-        from attention_heatmap.drawing.frame import FrameRenderer
-        from attention_heatmap.drawing.options import drawing_options
-
-        plane = self.plane(layer, head)
-        renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, drawing_options(options))
-        return Image.fromarray(renderer.draw(renderer.check_step(step)))
-
-    def overview(self, what: int | str, **options: Any) -> Image.Image:
-        """A small map for each plane, rows are layers, columns heads: what a step, word or phase looked at."""
-        from attention_heatmap.drawing.options import drawing_options
-        from attention_heatmap.drawing.overview import draw_overview
-
-        return draw_overview(self, self.open_pictures(), what, drawing_options(options))
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows of a record: its summary."""
-        from attention_heatmap.drawing.summary import draw_summary
-
-        if not self.pictures:
-            return f"<pre>{html.escape(self.response)}</pre>"
-        file = io.BytesIO()
-        draw_summary(self, self.open_pictures(), self.plane()).save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode()
-        return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'
+    def step_of(self, number: int) -> int:
+        """The step, from 0, of a response token's number, from 1 as in every frame; -1: the last. Raises ValueError."""
+        if not are_whole([number]):
+            raise ValueError(f"token {one_line(repr(number))} is not there; expected a token's number, from 1")
+        step = number - 1 if number > 0 else number + self.response_length
+        if number == 0 or not 0 <= step < self.response_length:
+            raise ValueError(f"token {number} is not there; expected 1 to {self.response_length}, or -1 for the last")
+        return step
 
     def save(self, path: str | Path) -> None:
         """Write the record as one safetensors file, whole or not at all. Raises OSError."""
@@ -295,6 +248,31 @@ class AttentionRecord:
         return read_record(path, layers)
 
 
+def _check_shapes(record: AttentionRecord) -> None:
+    """Raises ValueError where the parts of a record do not fit each other."""
+    S, T, N = len(record.tokens), record.response_length, len(record.layers)
+    if len(record.token_ids) != S:
+        raise ValueError(f"token_ids has {len(record.token_ids)} entries; expected {S}, one for each of tokens")
+    if not 0 < record.prompt_length <= S:
+        raise ValueError(f"prompt_length is {record.prompt_length}; expected 1..{S}, the number of tokens")
+    if record.weights.shape != (T, N, S):
+        raise ValueError(
+            f"weights has shape {record.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
+        )
+    if len(record.pictures) not in (0, len(record.images)):
+        raise ValueError(
+            f"pictures has {len(record.pictures)} entries; expected {len(record.images)}, one an image, or 0"
+        )
+    if len(record.heads) != N:
+        raise ValueError(f"heads has {len(record.heads)} entries; expected {N}, one a plane")
+    tokens = len(record.image_positions)
+    if record.neutral is not None and record.neutral.shape != (N, tokens):
+        raise ValueError(f"neutral has shape {record.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
+    for number, image in enumerate(record.images, start=1):
+        if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
+            raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
+
+
 def picture_file(image: Image.Image) -> bytes:
     """The picture as a PNG file, or as a JPEG where that would be too large for a record."""
     png, jpeg = io.BytesIO(), io.BytesIO()
@@ -302,6 +280,21 @@ def picture_file(image: Image.Image) -> bytes:
     if png.tell() > _PICTURE_BYTES:
         image.save(jpeg, "JPEG", quality=92)
     return jpeg.getvalue() or png.getvalue()
+
+
+def check_replaced(path: str | Path) -> None:
+    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    try:
+        with safe_open(path, framework="numpy") as data:
+            ours = "facts" in (data.metadata() or {})
+    except (SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
 
 
 def check_pictures(record: AttentionRecord, given: Sequence[Image.Image] | None) -> list[Image.Image]:

@@ -17,9 +17,9 @@ from attention_heatmap.record import AttentionRecord, Check, ImageTokens
 
 _FORMAT = 2  # version written into every file
 # In a record that is read: number of a head, nats a token, a weight that was rounded, pixels along a picture and in
-# all of them, characters of a token.
+# all of them, characters of a token and of a map's name.
 _LARGEST_HEAD, _LARGEST_FALL, _LARGEST_WEIGHT = 2**16, 700, 1.01
-_LARGEST_SIDE, _LARGEST_TOKEN = 2**20, 2**16
+_LARGEST_SIDE, _LARGEST_TOKEN, _LONGEST_VIEW = 2**20, 2**16, 200
 
 
 def write_record(record: AttentionRecord, path: str | Path) -> None:
@@ -30,11 +30,13 @@ def write_record(record: AttentionRecord, path: str | Path) -> None:
         "format": _FORMAT, "images": len(record.images), "pictures": len(record.pictures),
         "checks": [asdict(check) for check in record.checks],
     }  # fmt: skip
-    arrays = {"token_ids": record.token_ids, "weights": np.ascontiguousarray(record.weights)}
+    arrays = {"token_ids": record.token_ids, "weights": record.weights}
     for number, image in enumerate(record.images):
         arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
     arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(record.pictures)}
     arrays |= {} if record.neutral is None else {"neutral": record.neutral}
+    # safetensors writes strided arrays as their bytes lie.
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(Path(path).parent).free
     if needed > free:
@@ -115,8 +117,9 @@ def _check_values(record: AttentionRecord) -> None:
     """Raises ValueError where a record that was read holds what no recording gives."""
     P, numbered = record.prompt_length, [head for head in record.heads if head not in ("mean", "max")]
     heads = [one for head in numbered for one in (head if isinstance(head, tuple) and head else (head,))]
-    numbers = [P, *record.layers, *record.special_ids, *heads, *(record.problem or (0, 1))]
-    falls = [fall for check in record.checks for fall in (check.hottest, *check.random)]
+    numbers = [P, *record.layers, *record.special_ids, *(record.problem or (0, 1))]
+    checks = record.checks
+    falls = [fall for check in checks for fall in (check.hottest, *check.random)]
     extra = np.concatenate([np.zeros(1), np.ravel(0 if record.neutral is None else record.neutral)])
     boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
     low, high = record.weights.min(initial=0), record.weights.max(initial=0)
@@ -124,12 +127,13 @@ def _check_values(record: AttentionRecord) -> None:
     rules = {
         "tokens must be texts": type(record.tokens) is tuple and all(isinstance(token, str) for token in record.tokens)
         and max(map(len, record.tokens)) <= _LARGEST_TOKEN,
-        "lengths, layers, heads and ids must be whole numbers": all(type(number) is int for number in numbers),
+        "lengths, layers and ids must be whole numbers": all(type(number) is int for number in numbers),
         "layers must be layers of the model, each plane a different one": 0
         < len(set(zip(record.layers, record.heads))) == len(record.layers)
         and type(record.num_layers or 0) is int
         and 0 <= min(record.layers) <= max(record.layers) < (record.num_layers or math.inf),
-        "heads must be mean, max or numbers": all(abs(head) < _LARGEST_HEAD for head in heads),
+        "heads must be mean, max or numbers": all(type(head) is int and abs(head) < _LARGEST_HEAD for head in heads),
+        "model must be a text": type(record.model) is str and len(record.model) <= _LONGEST_VIEW,
         "auto_layer and auto_head must be true or false": type(record.auto_layer) is type(record.auto_head) is bool,
         "the problem must lie in the prompt": record.problem is None
         or (len(record.problem) == 2 and 0 <= record.problem[0] <= record.problem[1] <= P),
@@ -138,13 +142,11 @@ def _check_values(record: AttentionRecord) -> None:
         and bool(0 <= low <= high <= _LARGEST_WEIGHT),
         "neutral must be from 0 up and finite": extra.dtype.kind == "f"
         and bool(((extra >= 0) & (extra < np.inf)).all()),
-        "checks must be of planes, their falls numbers": all(
-            c.plane in range(len(record.layers)) for c in record.checks
-        )
+        "checks must be of planes, their falls numbers": all(c.plane in range(len(record.layers)) for c in checks)
         and all(type(fall) is float and abs(fall) < _LARGEST_FALL for fall in falls)
-        and len(record.checks) <= len(record.layers)
-        and all(isinstance(c.view, str) and isinstance(c.part, str) and c.random for c in record.checks),
-        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": boxes.dtype.kind == "f"
+        and len(checks) <= len(record.layers) and all(c.random for c in checks)
+        and all(type(name) is str and len(name) <= _LONGEST_VIEW for c in checks for name in (c.view, c.part)),
+        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": all(i.boxes.dtype.kind == "f" for i in record.images)
         and not ((boxes < 0) | (boxes > _LARGEST_SIDE)).any(),
     }  # fmt: skip
     broken = [rule for rule, kept in rules.items() if not kept]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from attention_heatmap.background import BackgroundDrawing, NoSpaceLeft, fail_sample
-from attention_heatmap.dataset import check_sample, lies_in, open_pictures_of
+from attention_heatmap.dataset import Dataset, check_sample, lies_in, open_pictures_of
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.files import check_output_dir
 from attention_heatmap.log import OurMistake, logger, one_line, said_of
@@ -40,7 +40,7 @@ class SamplesFailed(RuntimeError):
 
 def fingerprint(sample: object, image_dir: Path, allow_absolute_paths: bool = False) -> str:
     """Of a sample as it stands in the dataset and the bytes of its pictures: with others it is another input."""
-    digest = hashlib.sha256(json.dumps(sample, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(sample, sort_keys=True, default=str).encode())
     with suppress(ValueError, OSError):  # what cannot be read is told when its turn comes
         for name in check_sample(sample, ""):
             path = image_dir / name
@@ -126,72 +126,87 @@ class Plan:
         return {**vars(self.recording), **shown, **second, "check": self.check}
 
 
-def visualize_samples(
-    visualizer: Any, plan: Plan, samples: list, numbers: list[int], where: str, image_dir: Path, output_dir: Path,
-    overwrite: bool, allow_absolute_paths: bool,
-) -> None:  # fmt: skip
-    """Answer samples of a dataset, draw them, and write the table. Raises for what no sample could succeed with."""
-    settings = settings_of_run({**visualizer.checkpoint.facts(), **plan.facts()}, plan.drawing)
+class Sweep:
+    """Samples of a dataset, answered and drawn by one plan into one folder."""
 
-    def settings_of(number: int) -> dict:
-        return {**settings, "input": fingerprint(samples[number], image_dir, allow_absolute_paths)}
+    def __init__(
+        self, visualizer: Any, plan: Plan, samples: Dataset, image_dir: Path, output_dir: Path,
+        allow_absolute_paths: bool,
+    ) -> None:  # fmt: skip
+        self.visualizer, self.plan, self.samples = visualizer, plan, samples
+        self.image_dir, self.output_dir, self.allow_absolute_paths = image_dir, output_dir, allow_absolute_paths
+        self._settings = settings_of_run({**visualizer.checkpoint.facts(), **plan.facts()}, plan.drawing)
 
-    def opened(number: int, facts: dict) -> tuple[dict, list]:
-        sample = samples[number]
+    def settings_of(self, number: int) -> dict:
+        """All that the files of a sample depend on."""
+        digest = fingerprint(self.samples[number], self.image_dir, self.allow_absolute_paths)
+        return {**self._settings, "input": digest}
+
+    def run(self, numbers: list[int], overwrite: bool) -> None:
+        """Answer the samples, draw them, write the table. Raises for what no sample could succeed with."""
+        own, is_first, wait_for_everyone = part_of(numbers, self.visualizer.checkpoint)
+        shared = self.visualizer.checkpoint.options.tp_plan
+        waiting = own if overwrite else unfinished_samples(self.output_dir, own, self.settings_of)
+        if waiting:
+            _ = self.visualizer.model  # without it no sample could succeed
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        again = None if overwrite or shared else self.settings_of
+        try:
+            if self.plan.second and waiting:
+                waiting = self._answer_all(waiting, again)
+            with BackgroundDrawing(self.plan.start_phrase, self.plan.drawing, self.plan.save_record) as beside:
+                writer = beside if is_first or not shared else None
+                answer = self._read_again if self.plan.second else self._answer
+                run_samples(waiting, self.output_dir, answer, writer, again, writer is not None)
+            for number in waiting if self.plan.second else ():
+                self._first_path(number).unlink(missing_ok=True)
+            wait_for_everyone()
+        finally:
+            if is_first:
+                write_table(self.output_dir)
+        wait_for_everyone()  # no process ends, and has the others ended, before the table is there
+
+    def _opened(self, number: int, facts: dict) -> tuple[dict, list]:
+        """A sample and its pictures, with what is known of it added to its facts."""
+        sample = self.samples[number]
         facts |= {key: sample.get(key) for key in ("id", "answer")} if isinstance(sample, dict) else {}
-        named = f"sample {number} of {where}"
-        images = open_pictures_of(sample, image_dir, visualizer.max_image_num, named, allow_absolute_paths)
-        facts["settings"] = settings_of(number)
+        most, named = self.visualizer.max_image_num, f"sample {number} of {self.samples}"
+        images = open_pictures_of(sample, self.image_dir, most, named, self.allow_absolute_paths)
+        facts["settings"] = self.settings_of(number)
         return sample, images
 
-    def answer(number: int, facts: dict) -> list[AttentionRecord]:
-        sample, images = opened(number, facts)
-        record = visualizer.record(sample, images, plan.layers, **vars(plan.recording))
+    def _answer(self, number: int, facts: dict) -> list[AttentionRecord]:
+        sample, images = self._opened(number, facts)
+        how, visualizer = vars(self.plan.recording), self.visualizer
+        record = visualizer.record(sample, images, self.plan.layers, **how)
         logger.info("%s", one_line(record.response))
-        if plan.check:
-            how = vars(plan.recording) | vars(plan.drawing)
-            record = visualizer.check(record, sample, images, **how)
+        if self.plan.check:
+            record = visualizer.check(record, sample, images, **how, **vars(self.plan.drawing))
         visualizer.last_records = [record]
         return [record]
 
-    def first_path(number: int) -> Path:
-        digest = hashlib.sha256(json.dumps(settings_of(number), sort_keys=True).encode()).hexdigest()[:12]
-        return sample_folder(output_dir, number) / f"first_{digest}.safetensors"
+    def _answer_all(self, waiting: list[int], again: Callable | None) -> list[int]:
+        """Let the first model answer all samples and keep its records for the second one; those that succeeded."""
 
-    def keep_first(number: int, facts: dict) -> list[AttentionRecord]:
-        if not first_path(number).is_file():
-            (record,) = answer(number, facts)
-            record.save(first_path(number))
-        return []
+        def keep(number: int, facts: dict) -> list[AttentionRecord]:
+            if not self._first_path(number).is_file():
+                self._answer(number, facts)[0].save(self._first_path(number))
+            return []
 
-    def answer_again(number: int, facts: dict) -> list[AttentionRecord]:
-        first = AttentionRecord.load(first_path(number))
-        sample, images = opened(number, facts)
-        return [first, plan.second.replay(first, sample, images, **vars(plan.recording))]
+        failed = run_samples(waiting, self.output_dir, keep, None, again)
+        self.visualizer.checkpoint.release()
+        _ = self.plan.second.model
+        return [number for number in waiting if number not in failed]
 
-    own, is_first, wait_for_everyone = part_of(numbers, visualizer.checkpoint)
-    shared = visualizer.checkpoint.options.tp_plan
-    waiting = own if overwrite else unfinished_samples(output_dir, own, settings_of)
-    if waiting:
-        _ = visualizer.model  # without it no sample could succeed
-    output_dir.mkdir(parents=True, exist_ok=True)
-    again = None if overwrite or shared else settings_of
-    try:
-        if plan.second and waiting:
-            failed = run_samples(waiting, output_dir, keep_first, None, again)
-            waiting = [number for number in waiting if number not in failed]
-            visualizer.checkpoint.release()
-            _ = plan.second.model
-        with BackgroundDrawing(plan.start_phrase, plan.drawing, plan.save_record) as beside:
-            writer = beside if is_first or not shared else None
-            run_samples(waiting, output_dir, answer_again if plan.second else answer, writer, again, writer is not None)
-        for number in waiting if plan.second else ():
-            first_path(number).unlink(missing_ok=True)
-        wait_for_everyone()
-    finally:
-        if is_first:
-            write_table(output_dir)
-    wait_for_everyone()  # no process ends, and has the others ended, before the table is there
+    def _read_again(self, number: int, facts: dict) -> list[AttentionRecord]:
+        """The first model's record, and how the second one reads its tokens."""
+        first = AttentionRecord.load(self._first_path(number))
+        return [first, self.plan.second.replay(first, *self._opened(number, facts), **vars(self.plan.recording))]
+
+    def _first_path(self, number: int) -> Path:
+        """Where the first model's record of a sample waits; made with other settings it has another name."""
+        digest = hashlib.sha256(json.dumps(self.settings_of(number), sort_keys=True).encode()).hexdigest()[:12]
+        return sample_folder(self.output_dir, number) / f"first_{digest}.safetensors"
 
 
 def run_samples(

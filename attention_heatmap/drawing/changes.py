@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import COLORMAPS, INK, MUTED, PAPER, purple_to_green
-from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, draw_lines, draw_runs
+from attention_heatmap.drawing.colour import INK, MUTED, PAPER, colour_map, purple_to_green
+from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, draw_runs
 from attention_heatmap.drawing.image_panel import ImageLayout, draw_heat, layout_images
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
+from attention_heatmap.drawing.pen import Pen, draw_lines
 from attention_heatmap.drawing.text import text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
 from attention_heatmap.drawing.text_panel import visualize_attention_step
@@ -39,7 +40,7 @@ def draw_changes(
     changed = comparison.most_changed(_TOKENS)
     tile = (width - 2 * margin - 5 * px(_GAP) - margin) // 6
     record = comparison.common_records()[0]
-    layout = layout_images(record, images, tile, tile * 3 // 4, fonts)
+    layout = layout_images(record, images, tile, tile * 3 // 4, fonts, None, options.picture)
     high = max(y + height for _, y, _, height in layout.places)
     top = margin + px(100) + len(facts) * line
     rows = -(-len(changed) // 2)
@@ -48,12 +49,12 @@ def draw_changes(
     draw_runs(draw, (margin, margin + px(30)), f"{names[0]} and {names[1]}: {record.plane_name(0)}", title_fonts, INK)
     said = "each token coloured by how far its two maps lie apart (Jensen-Shannon distance, 0 to 1)"
     draw_runs(draw, (margin, margin + px(70)), said, fonts, MUTED)
-    draw_lines(canvas, facts, (margin, margin + px(70) + line), line, fonts)
+    draw_lines(Pen(canvas), facts, (margin, margin + px(70) + line), line, fonts)
     canvas.paste(written, (margin, top))
     for number, (step, token, distance) in enumerate(changed):
         x = margin + (number % 2) * (3 * (tile + px(_GAP)) + margin)
         y = top + written.height + margin + (number // 2) * (high + 2 * line + margin)
-        draw_runs(draw, (x, y + line // 2), f"step {step} “{token.strip()}”, distance {distance:.2f}", fonts, INK)
+        draw_runs(draw, (x, y + line // 2), f"token {step + 1} “{token.strip()}”, distance {distance:.2f}", fonts, INK)
         for place, (title, picture) in enumerate(_maps(comparison, layout, step, names, options)):
             at = x + place * (tile + px(_GAP)), y + 2 * line
             draw_runs(draw, (at[0], at[1] - px(8)), title, fonts, MUTED)
@@ -68,7 +69,7 @@ def _answer(comparison: Comparison, fonts: FontSet, width: int, options: Drawing
     text = layout_text(pieces, fonts, width)
     first = np.array([piece.start - record.prompt_length for piece in pieces])
     values = np.maximum.reduceat(comparison.distances, first) / max(comparison.distances.max(), TINY)
-    colormap = COLORMAPS.get(options.colormap, options.colormap)
+    colormap = colour_map(options.colormap)
     return visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
 
 
@@ -76,7 +77,7 @@ def _maps(
     comparison: Comparison, layout: ImageLayout, step: int, names: tuple[str, str], options: DrawingOptions
 ) -> list[tuple[str, Image.Image]]:
     """(title, picture) of a step: both maps, each up to its own highest cell, and their difference."""
-    colormap = COLORMAPS.get(options.colormap, options.colormap)
+    colormap = colour_map(options.colormap)
     both = [weights[step] for weights in comparison.weights]
     ends = [max(float(weights.max(initial=0)), TINY) for weights in both]
     shares = [share[step] for share in comparison.shares]

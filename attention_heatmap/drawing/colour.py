@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attention_heatmap.log import one_line
+
 # Colours, RGB 0..255. Dark text on every tint of RED_TO_GREEN mixed as below keeps a contrast above 4.5:1.
 RED_TO_GREEN = ((214, 47, 39), (250, 208, 84), (26, 152, 80))  # low, middle, high
 BLUE_TO_YELLOW = ((38, 66, 122), (146, 150, 138), (253, 231, 55))  # the same for colour-blind viewers, after cividis
@@ -15,8 +17,10 @@ PURPLE_TO_GREEN = ((118, 42, 131), (244, 244, 244), (27, 120, 55))  # of differe
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # parts of linear red, green and blue (WCAG 2)
 # Luminance of what is coloured by any map: grounds at least, glyphs on white at most, for a contrast of 4.5:1.
 GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
-# Opacity of a tint at the low and at the high end: what is looked at stands out, the rest stays readable.
-TEXT_ALPHA, CELL_ALPHA = (0.28, 0.72), (0.16, 0.62)
+# Opacity of a tint at the low and at the high end: what is not looked at is nearly as it was, what is stands out.
+TEXT_ALPHA, CELL_ALPHA = (0.03, 0.85), (0.03, 0.9)
+TEXT_STEEPNESS = 1.3  # power of the weight that the opacity of a text's ground follows: most of it stays white
+LEAST_STRENGTH = 0.62  # of the high end, where a frame has hardly any attention: weak, and still seen at a glance
 SPECIAL_ALPHA = 0.3  # of a special token's colour, as a part of any other token's
 CURRENT_TOKEN = (30, 92, 214)
 PAPER = (255, 255, 255)
@@ -46,6 +50,7 @@ def purple_to_green(values: np.ndarray) -> np.ndarray:
     return _between(PURPLE_TO_GREEN, values)
 
 
+_SAMPLE = 64  # weights that a colour map is tried with
 COLORMAPS = {colormap.__name__: colormap for colormap in (red_to_green, blue_to_yellow)}
 
 
@@ -59,21 +64,31 @@ def with_luminance(colours: np.ndarray, least: float = 0, most: float = 1) -> np
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def opacity(values: np.ndarray, alpha_range: tuple[float, float]) -> np.ndarray:
-    """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight."""
-    return alpha_range[0] + (alpha_range[1] - alpha_range[0]) * np.clip(values, 0, 1)
+def opacity(values: np.ndarray, alpha_range: tuple[float, float], strength: float = 1) -> np.ndarray:
+    """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight, up to a part of the high end."""
+    return alpha_range[0] + (alpha_range[1] * strength - alpha_range[0]) * np.clip(values, 0, 1) ** (
+        TEXT_STEEPNESS if alpha_range == TEXT_ALPHA else 1
+    )
 
 
-def tinted(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float]) -> np.ndarray:
+def strengths(shares_T: np.ndarray) -> np.ndarray:
+    """(T,) LEAST_STRENGTH..1, how strong each frame's tint is: it follows the share of the attention that is shown."""
+    parts = np.sqrt(shares_T / max(shares_T.max(initial=0), np.finfo(float).tiny))
+    return LEAST_STRENGTH + (1 - LEAST_STRENGTH) * parts
+
+
+def tinted(values: np.ndarray, colormap: Colormap, alpha_range: tuple[float, float], strength: float = 1) -> np.ndarray:
     """(n, 3) RGB 0..255 of weights on the scale 0..1, tinted over white."""
-    return 255 - (255 - np.asarray(colormap(np.clip(values, 0, 1)))) * opacity(values, alpha_range)[:, None]
+    return 255 - (255 - colormap(np.clip(values, 0, 1))) * opacity(values, alpha_range, strength)[:, None]
 
 
-def text_colours(values: np.ndarray, colormap: Colormap, text_style: str) -> tuple[np.ndarray, np.ndarray]:
+def text_colours(
+    values: np.ndarray, colormap: Colormap, text_style: str, strength: float = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """((n, 3), (n, 3)) RGB 0..255 of the grounds and the glyphs of weights, with a contrast of 4.5:1 for any map."""
     if text_style == "glyph":
         return np.full((len(values), 3), 255.0), with_luminance(colormap(values), most=GLYPH_LUMINANCE)
-    grounds = with_luminance(tinted(values, colormap, TEXT_ALPHA), least=GROUND_LUMINANCE)
+    grounds = with_luminance(tinted(values, colormap, TEXT_ALPHA, strength), least=GROUND_LUMINANCE)
     return grounds, np.full((len(values), 3), INK, float)
 
 
@@ -99,18 +114,50 @@ def colour_bar(shades: np.ndarray, height: int) -> Image.Image:
     return Image.fromarray(np.tile(shades.round().astype(np.uint8), (height, 1, 1)))
 
 
+def scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
+    """(steps,) the weight drawn as the highest in each frame, from (steps, ...) weights."""
+    if scale == "frame":
+        return np.array([weight_scale(row, quantile) for row in weights])
+    return np.full(len(weights), weight_scale(weights, quantile))
+
+
 def weight_scale(weights: np.ndarray, quantile: float) -> float:
     """The weight that is drawn as the highest: a quantile of the weights shown, above 0."""
     shown = weights[weights > 0]
     return float(np.quantile(shown, quantile, method="higher")) if shown.size else 1.0
 
 
-def check_colormap(colormap: Any) -> None:
-    """Raises ValueError for what is neither the name of a colour map nor a function that gives colours."""
-    if not callable(colormap) and colormap not in tuple(COLORMAPS):
-        raise ValueError(f"colormap is {colormap!r}; expected {' or '.join(COLORMAPS)}, or a function")
-    shape = np.shape(colormap(np.linspace(0, 1, 3))) if callable(colormap) else (3, 3)
-    if shape != (3, 3):
+def colour_map(given: str | Colormap) -> Colormap:
+    """The function behind a colour map: (n,) weights in 0..1 to (n, 3) RGB floats in 0..255.
+
+    given: one of COLORMAPS, a name that matplotlib knows where it is installed, or a function that gives RGB or RGBA,
+    as floats in 0..1 or as numbers in 0..255; of RGBA the opacity is left out. Raises ValueError for any other.
+    """
+    if isinstance(given, str) and given in COLORMAPS:
+        return COLORMAPS[given]
+    function = given if callable(given) else _of_matplotlib(given)
+    try:
+        sample = np.asarray(function(np.linspace(0, 1, _SAMPLE)))
+        shape, numbers = sample.shape, sample.dtype.kind in "fiu"
+        good = shape in ((_SAMPLE, 3), (_SAMPLE, 4)) and numbers and bool(np.isfinite(sample).all())
+        if not good or sample.min() < 0 or sample.max() > 255:
+            what = f"of shape {shape}" if shape[1:] not in ((3,), (4,)) else "of values outside 0..255"
+            raise ValueError(f"it makes of {_SAMPLE} weights an array {what}; expected ({_SAMPLE}, 3), RGB of each")
+    except Exception as error:  # whatever a function of the user's raises
+        raise ValueError(f"colormap {given!r} cannot be used: {one_line(error)}") from error
+    whole = 255 if sample.dtype.kind == "f" and sample.max() <= 1 else 1
+    return lambda weights: np.asarray(function(weights), float)[..., :3] * whole
+
+
+def _of_matplotlib(name: Any) -> Colormap:
+    """The colour map of matplotlib of a name. Raises ValueError where there is none."""
+    own = " or ".join(COLORMAPS)
+    try:
+        from matplotlib import colormaps
+    except ImportError:
         raise ValueError(
-            f"colormap makes of 3 weights an array of shape {shape}; expected (3, 3), RGB in 0..255 of each"
-        )
+            f"colormap is {name!r}; expected {own}, a function, or, with matplotlib installed, a name of its"
+        ) from None
+    if not isinstance(name, str) or name not in colormaps:
+        raise ValueError(f"colormap is {name!r}; expected {own}, a name that matplotlib knows, or a function")
+    return colormaps[name]

@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
-from attention_heatmap.drawing.colour import INK
 from attention_heatmap.drawing.text import BREAK_ANYWHERE
 from attention_heatmap.log import logger, one_line
 
@@ -33,7 +32,6 @@ FONT_FOLDERS = (
 )  # fmt: skip
 NEWLINE_MARK = "↵"
 TURNING_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-JOINER = "\u200d"  # has no width; an Arabic letter beside it takes its joined form
 
 
 @lru_cache(maxsize=1)
@@ -97,6 +95,7 @@ class FontSet:
         self.main, self.small = self._open_main(font_path)
         self._fallbacks: list[ImageFont.FreeTypeFont] = []
         self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
+        self._widths: dict[str, float] = {}  # of words, which come again and again
 
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
@@ -111,8 +110,10 @@ class FontSet:
 
         if font_path is not None:
             try:
+                if Path(font_path).exists() and not Path(font_path).is_file():
+                    raise OSError("a folder, a device or a pipe")  # reading one may never end
                 return opened(font_path)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: no path at all
                 raise OSError(
                     f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
                 ) from error
@@ -187,7 +188,9 @@ class FontSet:
 
     def width(self, text: str) -> float:
         """Pixels that the text takes on one line."""
-        return sum(font.getlength(part) for font, part in self.runs(text))
+        if text not in self._widths:
+            self._widths[text] = sum(font.getlength(part) for font, part in self.runs(text))
+        return self._widths[text]
 
     def metrics(self) -> tuple[int, int]:
         """Pixels above and below the base line that hold every font used so far."""
@@ -205,14 +208,6 @@ def draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fon
             draw.text((x, y), part, fill=fill, font=font, anchor="ls")
         x += font.getlength(part)
     return x
-
-
-def draw_lines(
-    canvas: Image.Image, lines: Sequence[str], at: tuple[float, float], pitch: int, fonts: FontSet, fill: Any = INK
-) -> None:
-    """Draw lines of text below each other, the base line of the first at a point."""
-    for number, line in enumerate(lines):
-        draw_runs(ImageDraw.Draw(canvas), (at[0], at[1] + number * pitch), line, fonts, fill)
 
 
 def wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:

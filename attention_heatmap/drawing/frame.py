@@ -1,63 +1,45 @@
-"""TODO."""
+"""One frame: the text of the answer, the map over the pictures, the legend."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from attention_heatmap.drawing.colour import (
-    COLORMAPS,
-    CURRENT_TOKEN,
-    INK,
-    PAPER,
-    weight_scale,
-)
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, colour_map, scale_ends, strengths
 from attention_heatmap.drawing.fonts import (
     FONT_LABEL,
     FONT_TEXT,
     FONT_TITLE,
     NEWLINE_MARK,
     FontSet,
-    draw_lines,
-    draw_runs,
     wrapped,
 )
-from attention_heatmap.drawing.image_panel import (
-    draw_marks,
-    heat_tint,
-    label_height,
-    layout_images,
-    picture_slots,
-    used_height,
-)
-from attention_heatmap.drawing.legend import FOOTER, FOOTER_END, NOTES, Legend, Place, map_notes, plane_title
-from attention_heatmap.drawing.marks import response_marks, share_inside
+from attention_heatmap.drawing.image_panel import MapPanel, draw_marks, label_height, layout_images
+from attention_heatmap.drawing.layout import place_panels
+from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes
+from attention_heatmap.drawing.marks import MOST_INSIDE, response_marks, share_inside
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions, drawing_options
+from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import TextPiece, find_panel_start, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
-from attention_heatmap.drawing.text_panel import visualize_attention_step
+from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
+from attention_heatmap.drawing.together import MapsTogether, ShownMap
 from attention_heatmap.maps import ShownRows, shown_rows
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, Head
+from attention_heatmap.record import AttentionRecord, Head
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
-# The highest weights of a video are clipped here, so that one outlier does not turn all the rest red.
+SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
+# The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
-IMAGE_SCALE_QUANTILE = 0.999
-MARGIN, HEADER = 28, 84
-TALL_FONT_TEXT = 34  # in a frame taller than wide, whose text is as wide as the frame
-IMAGE_PANEL = (0.4, 0.45, 0.5, 0.55, 0.6)  # parts of the frame's width that the image panel may take
-TALL_IMAGE_PANEL = 0.6  # of what both panels share in a frame taller than wide, at most
-MOST_HEADS_NAMED = 4  # in the heading; more are named below the time line
-
-
-def _scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
-    """(steps,) the weight drawn as the highest in each frame, from (steps, ...) weights."""
-    if scale == "frame":
-        return np.array([weight_scale(row, quantile) for row in weights])
-    return np.full(len(weights), weight_scale(weights, quantile))
+MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
+LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
+LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
 class FrameRenderer:
@@ -65,160 +47,238 @@ class FrameRenderer:
 
     def __init__(
         self, record: AttentionRecord, images: Sequence[Image.Image], plane: int, start_phrase: str,
-        options: DrawingOptions,
+        options: DrawingOptions, together: tuple[str, list[ShownMap]] | None = None,
     ) -> None:  # fmt: skip
+        """together: a heading and several maps to draw in place of the one of the plane."""
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
-        self.record, self.plane, self.text_style = record, plane, options.text_style
-        self.colormap = COLORMAPS.get(options.colormap, options.colormap)
-        self.width, self.height = options.frame_size
-        self.tall = self.height > self.width
-        text_fonts, self.title_fonts, self.label_fonts = (
-            FontSet(self.px(size), options.font_path)
-            for size in (TALL_FONT_TEXT if self.tall else FONT_TEXT, FONT_TITLE, FONT_LABEL)
+        self.record, self.plane, self.options = record, plane, options
+        self.colormap, (self.width, self.height) = colour_map(options.colormap), options.frame_size
+        whole = TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
+        unit = min(self.width / whole[0], self.height / whole[1])
+        self.small, self.unit = unit < SMALLEST_UNIT, max(unit, SMALLEST_UNIT)
+        self.title_fonts, self.label_fonts = (
+            FontSet(self.px(size), options.font_path) for size in (FONT_TITLE, FONT_LABEL)
         )
-        margin = self.px(MARGIN)
-        shown = shown_rows(record, plane, *options.map)
-        notes = wrapped(map_notes(record, plane, options, shown), self.label_fonts, self.width - 2 * margin)
-        self.sizes, self.left, self.right = [image.size for image in images], margin, self.width - margin
-        footer = self.height - self.px(FOOTER) - len(notes) * self.px(NOTES) + self.px(16)
-        self._place_panels(footer - self.px(16))
-
+        margin, shown = self.px(MARGIN), shown_rows(record, plane, *options.map)
+        self.left, self.right, self.header = (
+            margin,
+            self.width - margin,
+            self.px(SMALL_HEADER if self.small else HEADER),
+        )
+        notes = map_notes(record, plane, options, shown)
+        if together:
+            notes.append(f"text, shares and time line: {together[1][0].name}")
+        self.notes = wrapped(notes, self.label_fonts, self.right - margin)
+        footer = self.height - footer_height(self.px, self.small) - len(self.notes) * self.px(NOTES)
         start, self.first_step = find_panel_start(record, start_phrase)
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
-        self.text = layout_text(pieces, text_fonts, self.text_size[0])
-        self.image = layout_images(record, images, *self.image_size, self.label_fonts, shown.sinks)
-        self._weigh(shown, start, pieces, options.scale)
-        self.marks = response_marks(record, plane, self.sizes, options.draw_points)
-        self.mark_overlay: tuple = ([], None)  # of the last frame: the marks, and what to paste
-        self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
-        self.base.paste(Image.fromarray(self.image.picture), self.image_at)
-        at = (self.image_at[0], self._heading(self.image_at[1]))
-        title = plane_title(record, plane)
-        fonts = self.title_fonts if at[0] + self.title_fonts.width(title) <= self.right else self.label_fonts
-        draw_runs(ImageDraw.Draw(self.base), at, title, fonts, INK)
-        last = self.height - self.px(FOOTER_END)
-        draw_lines(
-            self.base, notes, (margin, last - self.px(NOTES) * (len(notes) - 1)), self.px(NOTES), self.label_fonts
+        self.sizes = [image.size for image in images]
+        names = [one.name for one in together[1]] if together else ()
+        drawn = self.sizes * max(len(names), 1)
+        label = label_height(self.label_fonts, len(drawn))
+        lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
+        panels = place_panels(
+            drawn,
+            (margin, 0, self.right, footer - self.px(8)),
+            self.header,
+            margin,
+            label,
+            self.px(FONT_TEXT),
+            lines,
         )
-        place = Place(margin, self.right, footer, self.second_bar, self.px)
+        self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
+        text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), options.font_path)
+        self.text = layout_text(pieces, text_fonts, self.text_size[0])
+        look = self.label_fonts, shown.sinks, options.picture, names
+        layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
+        if together:
+            self.maps = [MapsTogether(together[1], together[0], layout, at, self.first_step, options)]
+        else:
+            self.maps = [MapPanel(record, plane, layout, at, shown, self.first_step, options)]
+        self._weigh(shown, start, pieces)
+        self.marks = response_marks(record, plane, self.sizes, options.draw_points)
+        self._mark_steps = [mark.step for mark in self.marks]
+        self._phase_starts = {mark.phase: n for n, mark in reversed(list(enumerate(self.marks)))}
+        second = (margin + self.right) // 2 if self.stacked else panels.pictures[0]
+        place = Place(
+            margin,
+            self.right,
+            footer,
+            max(min(second, self.right - self.px(LEAST_SCALE)), self.right // 4),
+            self.px,
+            self.small,
+        )
         self.legend = Legend(record, plane, self.first_step, place, self.label_fonts, options)
-        self.legend.draw_fixed(self.base)
-        if options.scale == "video":
-            self._draw_bars(self.base, 0)
-        self.bars_change = options.scale == "frame"
+        self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
+        for panel in self.maps:
+            self.base.paste(Image.fromarray(panel.layout.picture), panel.at)
+        self._draw_fixed(Pen(self.base))
 
-    def _weigh(self, shown: ShownRows, start: int, pieces: Sequence[TextPiece], scale: str) -> None:
-        """The weights of all pieces of text and of all cells, NaN where left out, and the ends of their scales."""
+    image = property(lambda self: self.maps[0].layout, doc="The pictures of the first map.")
+    image_at = property(lambda self: self.maps[0].at, doc="Where they stand.")
+    cell_weights = property(lambda self: self.maps[0].weights, doc="(frames, cells) their weights.")
+    cell_ends = property(lambda self: self.maps[0].ends, doc="(frames,) the ends of their scales.")
+
+    def px(self, length: float) -> int:
+        """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of TALL_FRAME_SIZE."""
+        return max(round(length * self.unit), 1)
+
+    def _weigh(self, shown: ShownRows, start: int, pieces: Sequence[TextPiece]) -> None:
+        """The weights of all pieces of text, NaN where left out, the ends of their scales, and what stands above."""
         rows_TS, starts = self.record.rows(self.plane), self.piece_starts - start
         # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
         self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], starts, axis=1)
         left_out = shown.sinks[start:] & ~np.isin(np.arange(start, len(shown.sinks)), self.record.image_positions)
         self.text_weights[:, np.logical_or.reduceat(left_out, starts)] = np.nan
-        self.cell_weights = self.image.cell_weights(shown.rows[self.first_step :], shown.sinks)
-        words = np.array([piece.kind == "text" for piece in pieces])
-        self.text_ends = _scale_ends(self.text_weights[:, words], TEXT_SCALE_QUANTILE, scale)
-        self.any_heat = bool((np.nan_to_num(self.cell_weights) > 0).any())
-        self.cell_ends = _scale_ends(self.cell_weights, IMAGE_SCALE_QUANTILE, scale)
+        self.words = np.array([piece.kind != "image" for piece in pieces])
+        plain = np.array([piece.kind == "text" for piece in pieces])
+        self.text_ends = scale_ends(self.text_weights[:, plain], TEXT_SCALE_QUANTILE, self.options.scale)
+        self.text_strengths = strengths(np.nan_to_num(self.text_weights[:, self.words]).sum(axis=1))
+        before = np.setdiff1d(
+            np.arange(1, start), self.record.image_positions
+        )  # the first token has a share of its own
+        self.before = rows_TS[self.first_step :, before].sum(axis=1)
 
-    def _place_panels(self, bottom: int) -> None:
-        """Where the text and the pictures stand, (x, y), and how large, down to a row.
+    def check_step(self, number: int) -> int:
+        """The step, from 0, of a token's number, from 1; negative ones count from the end. Raises ValueError."""
+        step = self.record.step_of(number)
+        if step < self.first_step:
+            raise ValueError(f"token {number} has no frame: the text begins at token {self.first_step + 1}")
+        return step
 
-        They stand side by side; in a frame taller than wide the pictures stand above the text where they are larger so.
-        """
-        margin, top, label = self.left, self.px(HEADER), label_height(self.label_fonts, len(self.sizes))
+    def draw(self, step: int) -> np.ndarray:
+        """The frame of one step, from 0: (Y, X, 3) uint8."""
+        canvas = self.base.copy()
+        self._draw_step(Pen(canvas), step)
+        return np.asarray(canvas)
 
-        def scale(width: int, height: int) -> float:
-            return round(min(scale for *_, scale in picture_slots(self.sizes, width, height, label)), 4)
+    def draw_shapes(self, step: int) -> VectorPen:
+        """The same frame as shapes, for an SVG or PDF file."""
+        pen = VectorPen(self.width, self.height)
+        self._draw_fixed(pen)
+        self._draw_step(pen, step)
+        return pen
 
-        both, height = self.width - 3 * margin, bottom - top
-        # No wider than makes the pictures larger.
-        width = max((round(both * part) for part in IMAGE_PANEL), key=lambda width: (scale(width, height), -width))
-        self.image_size, self.text_size = (width, height), (both - width, height)
-        self.text_at, self.image_at = (margin, top), (2 * margin + both - width, top)
-        self.second_bar = (margin + self.right) // 2 if self.tall else self.image_at[0]
-        above = self.right - margin, round((height - top) * TALL_IMAGE_PANEL)
-        self.stacked = self.tall and scale(*above) > scale(width, height)
-        if self.stacked:
-            used = used_height(self.sizes, picture_slots(self.sizes, *above, label))
-            self.image_size, self.image_at, self.text_at = above, (margin, top), (margin, 2 * top + used)
-            self.text_size = above[0], bottom - self.text_at[1]
+    def _draw_fixed(self, pen: AnyPen) -> None:
+        """Headings, notes, and what of the legend no step changes."""
+        last = self.height - self.px(FOOTER_END) // 2
+        at = self.left, last - self.px(NOTES) * (len(self.notes) - 1)
+        draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
+        for panel in self.maps:
+            x, base, room = panel.at[0], self._heading(panel.at[1]), self.right - panel.at[0]
+            if self._share_fits(panel, self.title_fonts):
+                pen.text((x, base), panel.title, self.title_fonts, MUTED)
+                continue
+            lines, pitch = wrapped([panel.title], self.label_fonts, room)[:2], self.px(24)
+            top = base - pitch * (len(lines) - 1)
+            draw_lines(
+                pen, [_cut(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
+            )
+        self.legend.draw_fixed(pen)
+
+    def _draw_step(self, pen: AnyPen, step: int) -> None:
+        number = step - self.first_step
+        current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
+        values = np.clip(self.text_weights[number] / self.text_ends[number], 0, 1) ** self.options.power
+        look = self.text_size[1], self.colormap, self.options.text_style, float(self.text_strengths[number])
+        if isinstance(pen, VectorPen):
+            draw_text(pen, self.text_at, self.text, values, current, *look)
+        else:
+            pen.picture(visualize_attention_step(self.text, values, current, *look), self.text_at)
+        for panel in self.maps:
+            panel.draw(pen, number, self.label_fonts)
+            self.draw_marks(pen, panel, step)
+            if isinstance(panel, MapPanel):
+                self._draw_share(pen, panel, number)
+        self._draw_token(pen, step, self.text.pieces[current].text, self._draw_above(pen, number, current))
+        first = self.maps[0]
+        ends = float(self.text_ends[number]), first.scale_end(number) if first.any_heat else None
+        self.legend.draw_bars(pen, *ends, (float(self.text_strengths[number]), float(self.maps[0].strengths[number])))
+        self.legend.draw_step(pen, step)
 
     def _heading(self, top: int) -> int:
         """The base line of the heading of a panel."""
-        return top - self.px(HEADER) + round(self.px(HEADER) * 0.6)
+        return top - self.header + round(self.header * 0.62)
 
-    def check_step(self, step: int) -> int:
-        """A step that has a frame; negative ones count from the end. Raises ValueError."""
-        number = step + self.record.response_length if step < 0 else step
-        if not self.first_step <= number < self.record.response_length:
-            last = self.record.response_length - 1
-            raise ValueError(f"step {step} has no frame; there are frames of steps {self.first_step}..{last}")
-        return number
+    def _share_fits(self, panel: MapPanel, fonts: FontSet) -> bool:
+        """Whether a map's title and the share of the pictures find room on one line, in some fonts."""
+        used = fonts.width(f"{panel.title}   {self._share_text(1)}")
+        return panel.at[0] + used <= self.right
 
-    def px(self, length: float) -> int:
-        """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of TALL_FRAME_SIZE."""
-        width, height = TALL_FRAME_SIZE if self.tall else DEFAULT_FRAME_SIZE
-        return max(round(length * min(self.width / width, self.height / height)), 1)
+    def _share_text(self, share: float) -> str:
+        return f"{share:.1%} on the picture{'s' * (len(self.sizes) > 1)}"
 
-    def draw(self, step: int) -> np.ndarray:
-        """The frame of one step: (Y, X, 3) uint8."""
-        frame_number = step - self.first_step
-        current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
-        text_end, cell_end = self.text_ends[frame_number], self.cell_ends[frame_number]
-        text_values = self.text_weights[frame_number] / text_end
-        canvas = self.base.copy()
-        canvas.paste(
-            visualize_attention_step(
-                self.text, text_values, current, self.text_size[1], self.colormap, self.text_style
-            ),
-            self.text_at,
+    def _draw_share(self, pen: AnyPen, panel: MapPanel, number: int) -> None:
+        """How much of the attention lies on the pictures, at the right of a map's heading if there is room."""
+        text, colour = self._share_text(float(panel.shares[number])), self.legend.shares[0].colour
+        for fonts in (self.title_fonts, self.label_fonts):
+            if self._share_fits(panel, fonts):
+                pen.text((self.right - fonts.width(text), self._heading(panel.at[1])), text, fonts, colour)
+                return
+
+    def _draw_above(self, pen: AnyPen, number: int, current: int) -> float:
+        """How much attention lies on text above the panel's first line, or below its last; the x where it begins."""
+        first, end = self.text.visible(current, self.text_size[1])
+        weights = np.nan_to_num(self.text_weights[number]) * self.words
+        above = float(weights[self.text.last_line < first].sum()) + float(self.before[number])
+        below = float(
+            weights[current + 1 :].sum() + weights[: current + 1][self.text.last_line[: current + 1] >= end].sum()
         )
-        heat = heat_tint(self.image, self.cell_weights[frame_number] / cell_end, self.colormap)
-        canvas.paste(heat, (self.image_at[0], self.image_at[1] + self.image.cell_rows.start), heat)
-        draw = ImageDraw.Draw(canvas)
-        self._draw_marks(canvas, step)
-        self._draw_token(draw, step, self.text.pieces[current].text)
-        if self.bars_change:
-            self._draw_bars(canvas, frame_number)
-        self.legend.draw_step(canvas, step)
-        return np.asarray(canvas)
+        shown = [
+            f"{part:.1%} of it on text {where}"
+            for part, where in ((above, "above"), (below, "below"))
+            if part >= LEAST_TOLD
+        ]
+        text, fonts = ", ".join(shown), self.label_fonts
+        x = self.text_at[0] + self.text_size[0] - fonts.width(text)
+        if x < self.text_at[0] + self.text_size[0] * 0.5:
+            text = f"{above:.1%} above"
+            x = self.text_at[0] + self.text_size[0] - fonts.width(text)
+        if shown:
+            pen.text((x, self._heading(self.text_at[1])), text, fonts, MUTED)
+        return x - self.px(20) if shown else self.text_at[0] + self.text_size[0]
 
-    def _draw_token(self, draw: ImageDraw.ImageDraw, step: int, token: str) -> None:
-        """Which token this is."""
+    def _draw_token(self, pen: AnyPen, step: int, token: str, end: float) -> None:
+        """Which token this is, up to an x."""
         px, fonts, base = self.px, self.title_fonts, self._heading(self.text_at[1])
-        title = f"token {step + 1} of {self.record.response_length}"
-        x = draw_runs(draw, (self.text_at[0], base), title, fonts, INK) + px(24)
         shown = " ".join(token.replace("\n", NEWLINE_MARK).split()) or "space"
-        while x + fonts.width(shown) > self.text_at[0] + self.text_size[0] - px(MARGIN) and len(shown) > 1:
-            shown = shown[: 3 * (len(shown) - 1) // 4] + "…"
-        chip = [x - px(8), base - px(30), x + fonts.width(shown) + px(8), base + px(11)]
-        draw.rounded_rectangle(chip, px(6), fill=CURRENT_TOKEN)
-        draw_runs(draw, (x, base), shown, fonts, PAPER)
+        for title in (f"token {step + 1} of {self.record.response_length}", f"token {step + 1}"):
+            x = self.text_at[0] + fonts.width(title) + px(20)
+            if x + fonts.width(shown) + px(8) <= end:
+                break
+        pen.text((self.text_at[0], base), title, fonts)
+        shown = _cut(shown, fonts, end - x - px(8))
+        chip = (x - px(8), base - px(29), x + fonts.width(shown) + px(9), base + px(11))
+        pen.box(chip, CURRENT_TOKEN, radius=px(6))
+        pen.text((x, base), shown, fonts, PAPER)
 
-    def _draw_marks(self, canvas: Image.Image, step: int) -> None:
+    def draw_marks(self, pen: AnyPen, panel: MapPanel, step: int) -> None:
         """The places named so far in the phase of the last one: an answer is not drawn over the thoughts it repeats."""
-        marks = [mark for mark in self.marks if mark.step <= step]
-        marks = [mark for mark in marks if mark.phase == marks[-1].phase]
+        end = bisect_right(self._mark_steps, step)
+        first = end
+        while first and self.marks[first - 1].phase == self.marks[end - 1].phase and end - first < MOST_INSIDE:
+            first -= 1
+        marks = self.marks[first:end]
         if not marks:
             return
-        if self.mark_overlay[0] != marks:
-            overlay = draw_marks(self.image, marks, self.label_fonts)
-            box = overlay.getbbox()
-            at, overlay = (self.image_at[0] + box[0], self.image_at[1] + box[1]), overlay.crop(box)
-            self.mark_overlay = marks, (overlay.convert("RGB"), at, overlay.getchannel("A"))
-        canvas.paste(*self.mark_overlay[1])
-        inside = share_inside(self.record, self.plane, step, marks, self.sizes)
+        before = first - self._phase_starts[marks[0].phase]
+        for shift in range(0, len(panel.layout.places), len(self.sizes)):  # of several maps, over each
+            shifted = [replace(mark, image=mark.image + shift) for mark in marks] if shift else marks
+            draw_marks(pen, panel.at, panel.layout, shifted, self.label_fonts, before)
+        inside = None if self.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
             at = (self.right - self.label_fonts.width(text), self.legend.timeline_y - self.px(10))
-            draw_runs(ImageDraw.Draw(canvas), at, text, self.label_fonts, INK)
+            pen.text(at, text, self.label_fonts)
 
-    def _draw_bars(self, canvas: Image.Image, frame_number: int) -> None:
-        """The colour bars, with the ends of the scales of a frame."""
-        ends = self.text_ends[frame_number], self.cell_ends[frame_number] if self.any_heat else None
-        self.legend.draw_bars(canvas, *ends)
+
+def _cut(text: str, fonts: FontSet, width: float) -> str:
+    """The text, or its beginning and an ellipsis, in a width."""
+    while fonts.width(text) > width and len(text) > 1:
+        text = text[: 3 * (len(text) - 1) // 4] + "…"
+    return text
 
 
 def render_frames(

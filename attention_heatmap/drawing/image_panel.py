@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,23 +17,38 @@ from attention_heatmap.drawing.colour import (
     INK,
     PAPER,
     Colormap,
+    colour_map,
     coloured,
     opacity,
     pixel_words,
     red_to_green,
+    scale_ends,
+    strengths,
 )
 from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, draw_runs
+from attention_heatmap.drawing.layout import picture_slots, used_size
+from attention_heatmap.drawing.legend import plane_title
 from attention_heatmap.drawing.marks import Mark
-from attention_heatmap.drawing.text_layout import SMOOTH
-from attention_heatmap.maps import Cells, map_cells
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.pen import AnyPen, VectorPen
+from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
 from attention_heatmap.record import AttentionRecord
 
-CELL_LEVELS = 255  # steps of the colour scale
-GRID_ALPHA = 0.45  # opacity of the grid lines
+CELL_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
+# The highest weights are clipped here, so that one outlier among very many cells does not turn all the rest red.
+IMAGE_SCALE_QUANTILE = 0.999
+GRID_ALPHA = 0.2  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
 HATCH = 5  # width of a stripe
 HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
+# The picture under the heat: part of its colour that goes, and of its darkness, at least and at most: its middle shade
+# is then no more than DARKEST_MIDDLE below white. Where its shades lie closer than FULL_SPREAD of 255 they are spread
+# up to MOST_SPREAD times, those of a plain colour (LEAST_SPREAD) not at all.
+GREYED, LIGHTENED, DARKEST_MIDDLE = 0.55, (0.45, 0.7), 75
+SHADES_KEPT, FULL_SPREAD, MOST_SPREAD, LEAST_SPREAD = (1, 99.5), 190, 3, 12
+FINEST = 3  # pixels of a picture to one of the frame, at most, in a file of shapes
+MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24  # the newest mark first
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +58,28 @@ class ImageLayout:
     picture: np.ndarray
     """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
     cell_index: np.ndarray
-    """(Y, X) int64, 1 + the cell that covers a pixel, 0 for none."""
+    """(Y, X) int32, 1 + the cell that covers a pixel, 0 for none."""
     cells: tuple[Cells, ...]
     """Of each picture."""
     places: tuple[tuple[int, int, int, int], ...] = ()
     """Left, top, width, height of each picture on the panel, in pixels."""
+    shown: tuple[Image.Image, ...] = ()
+    """Each picture as it stands under the heat, in its own size."""
+    edges: tuple[tuple[int, int, int, int], ...] = ()
+    """Left, top, right, bottom of each cell on the panel, in pixels."""
+    labels: tuple[str, ...] = ()
+    """What stands above each picture; empty: nothing does."""
 
     @cached_property
     def cell_rows(self) -> slice:
         """The rows of pixels in which there are cells."""
         rows = np.flatnonzero(self.cell_index.any(axis=1))
         return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
+
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """(Y, X) intp, `cell_index` of those rows: what a frame looks its colours up by."""
+        return self.cell_index[self.cell_rows].astype(np.intp)
 
     @property
     def positions(self) -> np.ndarray:
@@ -66,42 +93,67 @@ class ImageLayout:
 
 def layout_images(
     record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
-    sinks: np.ndarray | None = None,
+    sinks: np.ndarray | None = None, picture: str = "colour", names: Sequence[str] = (),
 ) -> ImageLayout:  # fmt: skip
-    """Place the pictures, each as large as a panel of at most width × height pixels allows, and index their cells.
+    """Place the pictures, as large as a panel of at most width × height pixels allows, and index their cells.
 
-    sinks: (S,) bool, positions whose cells are hatched.
+    sinks: (S,) bool, positions whose cells are hatched. picture: how it looks under the heat, see `under_heat`.
+    names: of several maps, each of which has all pictures, one map after the other.
     """
+    numbers = [f"image {n}" for n in range(1, len(images) + 1)] if len(images) > 1 else [""]
+    labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
+    images = [*images] * max(len(names), 1)
     sizes, label = [image.size for image in images], label_height(fonts, len(images))
     slots = picture_slots(sizes, width, height, label)
-    panel = Image.new("RGB", (width, used_height(sizes, slots)), PAPER)
-    draw = ImageDraw.Draw(panel)
-    index = np.zeros((panel.height, width), np.int64)
-    found, sides = tuple(map(map_cells, record.images)), []
-    for number, (image, cells, (x, y, scale)) in enumerate(zip(images, found, slots), start=1):
-        size = round(image.width * scale), round(image.height * scale)
-        panel.paste(upright_rgb(image).resize(size, Image.Resampling.LANCZOS), (x, y))
+    panel = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER)
+    draw, index, edges = ImageDraw.Draw(panel), np.zeros((panel.height, width), np.int32), []
+    found = tuple(map(map_cells, record.images)) * max(len(names), 1)
+    shown = tuple(under_heat(upright_rgb(image), picture) for image in images)
+    places = tuple((x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots))
+    for number, (image, cells, (x, y, *size)) in enumerate(zip(shown, found, places), start=1):
+        panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
-            draw_runs(draw, (x, y - label * 0.3), f"image {number}", fonts, INK)
+            draw_runs(draw, (x, y - label * 0.3), labels[number - 1], fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges = np.round(cells.boxes * stretch).astype(int) + np.array([x, y, x, y])
-        for left, top, right, bottom in edges:
-            sides.append(min(right - left, bottom - top))
-            index[top:bottom, left:right] = len(sides)
-    if sides and np.median(sides) >= SMALLEST_GRIDDED_CELL:
+        edges += (np.round(cells.boxes * stretch).astype(int) + np.array([x, y, x, y])).tolist()
+    for number, (left, top, right, bottom) in enumerate(edges, start=1):
+        index[top:bottom, left:right] = number
+    if edges and np.median([min(r - x, b - y) for x, y, r, b in edges]) >= SMALLEST_GRIDDED_CELL:
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
         panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    places = tuple((x, y, round(i.width * scale), round(i.height * scale)) for i, (x, y, scale) in zip(images, slots))
-    layout = ImageLayout(np.asarray(panel), index, found, places)
+    drawn = np.asarray(panel), index, found, places, shown, tuple(map(tuple, edges))
+    layout = ImageLayout(*drawn, tuple(labels) if label else ())
     if sinks is None or not sinks[layout.positions].any():
         return layout
     hatched = np.concatenate([[False], sinks[layout.positions]])[index]
     _hatch(panel, hatched, max(round(fonts.size * HATCH / FONT_LABEL), 2))
     return replace(layout, picture=np.asarray(panel))
+
+
+def under_heat(image: Image.Image, picture: str) -> Image.Image:
+    """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey".
+
+    A dark or flat picture has its shades spread first, so that what can be told apart in it still can.
+    """
+    if picture == "colour":
+        return image
+    flat = image.convert("L").convert("RGB")
+    return (flat if picture == "grey" else Image.blend(image, flat, GREYED)).point(heat_shades(image) * 3)
+
+
+def heat_shades(image: Image.Image) -> list[int]:
+    """The shade under the heat of each shade 0..255 of a picture that is muted or grey."""
+    low, high = np.percentile(np.asarray(image.convert("L").resize((128, 128))), SHADES_KEPT)
+    spread = min(max(FULL_SPREAD / max(high - low, 1), 1), MOST_SPREAD) if high - low > LEAST_SPREAD else 1
+    base = min(low, 255 - (high - low) * spread)
+    values = np.clip((np.arange(256) - low) * spread + base, 0, 255)
+    middle = values[int(np.median(np.asarray(image.convert("L").resize((128, 128)))))]
+    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - middle, 1), *LIGHTENED))
+    return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 
 
 def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
@@ -117,82 +169,148 @@ def label_height(fonts: FontSet, count: int) -> int:
     return round(fonts.size * 1.5) if count > 1 else 0
 
 
-def picture_slots(
-    sizes: Sequence[tuple[int, int]], width: int, height: int, label: int
-) -> list[tuple[int, int, float]]:
-    """(x, y, scale) of each picture, from the top left, in as many columns as let the smallest one be largest."""
-
-    def scales(columns: int) -> list[float]:
-        rows = -(-len(sizes) // columns)
-        wide = (width - (columns - 1) * label) / columns
-        high = height / rows - label
-        return [min(wide / w, high / h) for w, h in sizes]
-
-    columns = max(range(1, len(sizes) + 1), key=lambda count: min(scales(count)))
-    slots, y, placed = [], 0.0, list(zip(sizes, scales(columns)))
-    for start in range(0, len(sizes), columns):
-        row = placed[start : start + columns]
-        x = 0.0
-        for (w, _), scale in row:
-            slots.append((round(x), round(y + label), scale))
-            x += w * scale + label
-        y += label + max(h * scale for (_, h), scale in row)
-    return slots
-
-
-def used_height(sizes: Sequence[tuple[int, int]], slots: Sequence[tuple[int, int, float]]) -> int:
-    """Rows that pictures in these slots take."""
-    return max(y + round(height * scale) for (_, height), (_, y, scale) in zip(sizes, slots))
-
-
-def heat_tint(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+def heat_tint(
+    layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green, strength: float = 1
+) -> Image.Image:
     """The tint of each cell, as an RGBA image of those rows of the panel in which there are cells.
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint.
     """
+    return painted(layout, *cell_colours(values, colormap, strength))
+
+
+def painted(layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray) -> Image.Image:
+    """Cells of (cells, 3) RGB and (cells,) opacity 0..1, as an RGBA image of the rows of the panel that have cells."""
+    # Entry 0 is for pixels without a cell.
+    tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
+    return coloured(layout.entries, pixel_words(tints, alphas))
+
+
+def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """((cells, 3), (cells,)) RGB and opacity 0..1 of cells."""
     levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    # Entry 0 is for pixels without a cell.
-    tints = np.concatenate([[PAPER], np.asarray(colormap(scale))[levels]])
-    alphas = np.where(np.isnan(values), 0, np.round(255 * opacity(scale, CELL_ALPHA))[levels])
-    return coloured(layout.cell_index[layout.cell_rows], pixel_words(tints, np.concatenate([[0], alphas])))
+    return colormap(scale)[levels], np.where(np.isnan(values), 0, opacity(scale, CELL_ALPHA, strength)[levels])
 
 
-def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+def draw_heat(
+    layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green, strength: float = 1
+) -> Image.Image:
     """The panel of the pictures under the tint of their cells, an RGB image; values as for `heat_tint`."""
-    panel, heat = Image.fromarray(layout.picture), heat_tint(layout, values, colormap)
+    panel, heat = Image.fromarray(layout.picture), heat_tint(layout, values, colormap, strength)
     panel.paste(heat, (0, layout.cell_rows.start), heat)
     return panel
 
 
-def draw_marks(layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet) -> Image.Image:
-    """An RGBA overlay of the panel: marks numbered, the points of a picture joined in order; the last one is blue."""
-    Y, X = layout.cell_index.shape
-    radius, width = fonts.size * 0.75 * SMOOTH, max(round(fonts.size * 0.12 * SMOOTH), 1)
-    # All outlines are white, as the ground is: colour and cover may be reduced by themselves, which is much faster.
-    overlay, cover = Image.new("RGB", (X * SMOOTH, Y * SMOOTH), PAPER), Image.new("L", (X * SMOOTH, Y * SMOOTH))
-    draw, mask = ImageDraw.Draw(overlay), ImageDraw.Draw(cover)
-    font = fonts.main.font_variant(size=round(radius * 1.15))
-    paths: list[list] = [[] for _ in layout.places]
-    corners = []  # x, y of each mark's first corner
-    for mark in marks:
-        place = np.array(layout.places[mark.image])
-        x, y = ((place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:]) * SMOOTH).T.tolist()
-        rim, ends = radius + width, (place[:2] + place[2:]) * SMOOTH  # a disc stays whole, and in its picture
-        disc = np.maximum(np.minimum((x[0], y[0]), ends - rim), place[:2] * SMOOTH + rim)
-        corners.append(tuple(disc.tolist()))
-        if len(x) == 1:
-            paths[mark.image].append((x[0], y[0]))
+def draw_heat_by_pen(
+    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, values: np.ndarray, colormap: Colormap, strength: float,
+    fonts: FontSet,
+) -> None:  # fmt: skip
+    """The same panel by a pen: each picture by itself, a box for each cell."""
+    painted_by_pen(pen, at, layout, *cell_colours(values, colormap, strength), fonts)
+
+
+def painted_by_pen(
+    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet
+) -> None:
+    """The pictures under cells of (cells, 3) RGB and (cells,) opacity 0..1."""
+    for number, (image, (x, y, *size)) in enumerate(zip(layout.shown, layout.places)):
+        image = image.copy()
+        image.thumbnail((FINEST * size[0], FINEST * size[1]))
+        pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
+        if layout.labels:
+            pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), layout.labels[number], fonts)
+    for (left, top, right, bottom), tint, alpha in zip(layout.edges, tints, alphas):
+        pen.box((at[0] + left, at[1] + top, at[0] + right, at[1] + bottom), tint, opacity=float(alpha))
+
+
+class MapPanel:
+    """The map of one plane over the pictures, at every step that has a frame."""
+
+    def __init__(
+        self, record: AttentionRecord, plane: int, layout: ImageLayout, at: tuple[int, int], shown: ShownRows,
+        first_step: int, options: DrawingOptions,
+    ) -> None:  # fmt: skip
+        self.layout, self.at, self.title = layout, at, plane_title(record, plane)
+        self.colormap, self.power = colour_map(options.colormap), options.power
+        self.weights = layout.cell_weights(shown.rows[first_step:], shown.sinks)
+        self.any_heat = bool((np.nan_to_num(self.weights) > 0).any())
+        self.ends = scale_ends(self.weights, IMAGE_SCALE_QUANTILE, options.scale)
+        self.shares = image_shares(record, plane)[first_step:]
+        self.strengths = strengths(self.shares)
+
+    def scale_end(self, number: int) -> float:
+        """The weight at the end of the scale of a frame."""
+        return float(self.ends[number])
+
+    def values(self, number: int) -> np.ndarray:
+        """(cells,) the weights of a frame on its scale 0..1, NaN where left out."""
+        return np.clip(self.weights[number] / self.ends[number], 0, 1) ** self.power
+
+    def draw(self, pen: AnyPen, number: int, fonts: FontSet) -> None:
+        """The heat of a frame; on an image the pictures are there already."""
+        look = self.values(number), self.colormap, float(self.strengths[number])
+        if isinstance(pen, VectorPen):
+            draw_heat_by_pen(pen, self.at, self.layout, *look, fonts)
         else:
-            paths.append([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])])
-    for on, colour, thickness in ((draw, PAPER, 3 * width), (mask, 255, 3 * width), (draw, INK, width)):
-        for path in (path for path in paths if len(path) > 1):  # light round dark: seen on any picture
-            on.line(path, colour, thickness, joint="curve")
-    for number, at in enumerate(corners, start=1):
-        disc = [at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius]
-        draw.ellipse(disc, CURRENT_TOKEN if number == len(corners) else INK, PAPER, width)
-        draw.text(at, str(number), PAPER, font, anchor="mm")
-        mask.ellipse(disc, 255)
-    overlay = overlay.reduce(SMOOTH)
-    overlay.putalpha(cover.reduce(SMOOTH))
-    return overlay
+            pen.picture(heat_tint(self.layout, *look), (self.at[0], self.at[1] + self.layout.cell_rows.start))
+
+
+def draw_marks(
+    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet, before: int = 0
+) -> None:
+    """The places named last: the newest in blue, the ones before ever fainter, the heat below them in view.
+
+    before: how many came before these, for their numbers.
+    """
+    unit = fonts.size / FONT_LABEL
+    drawn = list(enumerate(marks, start=1))[-MOST_MARKS:]
+    corners = {number: _on_panel(layout, mark) + np.resize(at, 2) for number, mark in drawn}
+    points = [(number, mark.image) for number, mark in drawn if len(mark.corners) == 2]
+    for (last, image), (number, same) in pairwise(points):
+        age = len(marks) - number
+        if image == same and age < len(MARK_OPACITY):
+            _join(pen, corners[last][0], corners[number][0], MARK_RADIUS * unit, 2 * unit, MARK_OPACITY[age])
+    for number, _ in drawn:
+        age = len(marks) - number
+        box, colour = corners[number], CURRENT_TOKEN if not age else INK
+        if age >= len(MARK_OPACITY):  # an old one: a dot
+            pen.ring(box.mean(axis=0).tolist(), 1.5 * unit, INK, 2 * unit, OLD_MARK, INK)
+            continue
+        clear = MARK_OPACITY[age]
+        if len(box) == 1:
+            pen.ring(box[0].tolist(), MARK_RADIUS * unit, colour, 3 * unit, clear)
+        else:
+            (x0, y0), (x1, y1) = box.tolist()
+            pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], colour, 3 * unit, clear)
+        _number(
+            pen, box[0] - MARK_RADIUS * unit * (len(box) == 1), str(before + number), colour, clear, fonts, at, layout
+        )
+
+
+def _on_panel(layout: ImageLayout, mark: Mark) -> np.ndarray:
+    """(1 or 2, 2) x, y of a mark's corners on the panel."""
+    place = np.array(layout.places[mark.image])
+    return place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:]
+
+
+def _join(pen: AnyPen, start: np.ndarray, end: np.ndarray, radius: float, width: float, clear: float) -> None:
+    """A line between two rings, not through them."""
+    along = end - start
+    length = float(np.hypot(*along))
+    if length > 3 * radius:
+        edge = along / length * (radius + 2 * width)
+        pen.line([tuple((start + edge).tolist()), tuple((end - edge).tolist())], INK, width, clear)
+
+
+def _number(
+    pen: AnyPen, at: np.ndarray, text: str, colour: tuple, clear: float, fonts: FontSet, panel_at: tuple,
+    layout: ImageLayout,
+) -> None:  # fmt: skip
+    """A small tag with a mark's number, whose lower right corner lies at a point, within the panel."""
+    width, high = fonts.width(text) + fonts.size * 0.5, fonts.size * 1.15
+    left = max(float(at[0]) - width, panel_at[0])
+    top = min(max(float(at[1]) - high, panel_at[1]), panel_at[1] + layout.picture.shape[0] - high)
+    shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in colour)
+    pen.box((left, top, left + width, top + high), shade, radius=round(high / 4))
+    pen.text((left + fonts.size * 0.25, top + fonts.size * 0.93), text, fonts, PAPER)

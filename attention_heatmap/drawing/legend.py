@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from attention_heatmap.drawing.colour import (
     CELL_ALPHA,
-    COLORMAPS,
     CURRENT_TOKEN,
-    INK,
-    TEXT_ALPHA,
+    MUTED,
     blend,
     colour_bar,
+    colour_map,
     text_colours,
     tinted,
 )
-from attention_heatmap.drawing.fonts import FontSet, draw_runs
+from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.pen import AnyPen, Pen
 from attention_heatmap.maps import (
     BASELINES,
     FEWEST_SINK_STEPS,
@@ -36,10 +36,11 @@ from attention_heatmap.record import AttentionRecord
 PHASE_COLOURS = {"think": (226, 222, 240), "answer": (214, 233, 226), "response": (230, 232, 236)}
 COMING_ALPHA = 0.3  # opacity of that part of the time line which the video has not reached
 # Lengths in pixels of a frame 1080 high; every one grows and shrinks with the frame.
-BARS, SHARES, CURVE, PHASES = 44, 96, 46, 26  # heights of the parts of the footer, from the top down
+BARS, SHARES, CURVE, PHASES = 46, 92, 46, 26  # heights of the parts of the footer, from the top down
+SMALL_BARS, SMALL_SHARES, SMALL_CURVE = 34, 50, 30  # in a small frame, whose phases have no names
 FOOTER_END = 16
-FOOTER = 16 + BARS + SHARES + CURVE + PHASES + FOOTER_END
 NOTES = 28  # height of a line of notes, below the phases
+BAR_WIDTH, LEAST_BAR = 220, 60  # of a colour bar; where there is little room, down to the second
 SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn, then paler
 PALER = 0.6  # what is left of a share's colour with each turn
 # What a share is called, and its colour.
@@ -52,11 +53,13 @@ MOST_HEADS_NAMED = 4  # in the heading; more are named below the time line
 
 def plane_title(record: AttentionRecord, plane: int) -> str:
     """Whose attention is shown."""
-    layers, head = f" of 0-{record.num_layers - 1}" if record.num_layers else "", record.heads[plane]
-    heads = record.plane_name(plane).partition(", ")[2] + " (auto)" * record.auto_head
+    layer, last, head = record.layers[plane], (record.num_layers or 0) - 1, record.heads[plane]
+    place = {0: "the first", last: "the last"}.get(layer, f"the last is {last}") if record.num_layers else ""
+    known = ", ".join(filter(None, (place, "chosen by itself" * record.auto_layer)))
+    heads = record.plane_name(plane).partition(", ")[2] + " (chosen by itself)" * record.auto_head
     if isinstance(head, tuple) and len(head) > MOST_HEADS_NAMED:  # `map_notes` names them
         heads = f"mean of {len(head)} heads"
-    return f"layer {record.layers[plane]}{' (auto)' * record.auto_layer}{layers}, {heads}"
+    return f"attention in layer {layer}{f' ({known})' * bool(known)}, {heads}"
 
 
 def map_notes(record: AttentionRecord, plane: int, options: DrawingOptions, shown: ShownRows) -> list[str]:
@@ -122,6 +125,35 @@ class Place:
     """Where the colour bar of the pictures begins."""
     px: Callable[[float], int]
     """Pixels of a length that is given for a frame of the default size."""
+    small: bool = False
+    """Whether the frame is so small that the legend says less."""
+
+
+def footer_height(px: Callable[[float], int], small: bool) -> int:
+    """Pixels that the legend takes, without notes."""
+    parts = (SMALL_BARS, SMALL_SHARES, SMALL_CURVE) if small else (BARS, SHARES, CURVE, PHASES)
+    return sum(map(px, parts)) + px(FOOTER_END)
+
+
+def draw_scale(
+    pen: AnyPen, at: tuple[int, int], end: int, name: str, amounts: tuple[str, str, str], shades: np.ndarray,
+    fonts: FontSet, px: Callable[[float], int],
+) -> None:  # fmt: skip
+    """A colour bar with its name, the number at either end and what they count, from a point to an x.
+
+    Where there is little room the bar is shorter, then the words go.
+    """
+    low, high, unit = amounts
+    for words in (unit, ""):
+        last = f"{high} {words}".strip()
+        room = end - at[0] - fonts.width(f"{name}  {low}") - fonts.width(last) - 2 * px(10)
+        if room >= px(LEAST_BAR):
+            break
+    width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
+    x = round(pen.text(at, f"{name}  {low}", fonts)) + px(10)
+    high = px(20)
+    pen.picture(colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], high), (x, at[1] - px(18)))
+    pen.text((x + width + px(10), at[1]), last, fonts)
 
 
 class Legend:
@@ -131,58 +163,66 @@ class Legend:
         self, record: AttentionRecord, plane: int, first_step: int, place: Place, fonts: FontSet,
         options: DrawingOptions,
     ) -> None:  # fmt: skip
-        self.record, self.first_step, self.fonts, self.text_style = record, first_step, fonts, options.text_style
-        self.left, self.right, self.top, self.second_bar, self.px = (getattr(place, f.name) for f in fields(place))
-        self.colormap = COLORMAPS.get(options.colormap, options.colormap)
+        self.record, self.first_step, self.fonts, self.options = record, first_step, fonts, options
+        self.place, self.px, self.left, self.right = place, place.px, place.left, place.right
+        self.colormap = colour_map(options.colormap)
         self.unit = BASELINES[options.baseline][1], options.baseline == "relative"
         self.shares = key_entries(record, plane)
-        self.share_base = self.top + self.px(BARS) + self.px(50)
-        self.share_numbers: list[tuple[KeyEntry, float]] = []
-        self.timeline_y = self.top + self.px(BARS) + self.px(SHARES)
-        self.timeline = self._timeline()
-
-    def draw_fixed(self, canvas: Image.Image) -> None:
-        """What no step changes."""
-        self._draw_share_names(canvas)
-        pale, high = np.asarray(self.timeline).astype(float), self.px(CURVE)
-        pale[:high] = blend(255, pale[:high], COMING_ALPHA)
-        canvas.paste(Image.fromarray(pale.round().astype(np.uint8)), (self.left, self.timeline_y))
-        caption = (
-            f"attention on the picture{'s' * (len(self.record.images) > 1)} at each step, up to {self._highest():.1%}"
+        bars, shares, self.curve = map(
+            self.px, (SMALL_BARS, SMALL_SHARES, SMALL_CURVE) if place.small else (BARS, SHARES, CURVE)
         )
-        draw_runs(ImageDraw.Draw(canvas), (self.left, self.timeline_y - self.px(10)), caption, self.fonts, INK)
+        self.share_top, self.share_high = place.top + bars, self.px(12 if place.small else 20)
+        self.share_base = self.share_top + self.share_high + self.px(28)
+        self.timeline_y = self.share_top + shares
+        self.timeline = self._timeline()
+        self.paled = self._pale()
+        self.names = self._share_names()
 
-    def draw_step(self, canvas: Image.Image, step: int) -> None:
+    def draw_fixed(self, pen: AnyPen) -> None:
+        """What no step changes."""
+        for share, x in self.names:
+            side = self.px(16)
+            if share is None:
+                pen.text((x, self.share_base), "…", self.fonts)
+                continue
+            pen.box((x, self.share_base - side, x + side, self.share_base), share.colour)
+            pen.text((x + self.px(24), self.share_base), share.name, self.fonts)
+        pen.picture(self.paled, (self.left, self.timeline_y))
+        if not self.place.small:
+            several = "s" * (len(self.record.images) > 1)
+            caption = f"attention on the picture{several}, token by token; at most {self._highest():.1%}"
+            pen.text((self.left, self.timeline_y - self.px(10)), caption, self.fonts, MUTED)
+
+    def draw_step(self, pen: AnyPen, step: int) -> None:
         """The shares of a step, and where it stands on the time line."""
-        draw = ImageDraw.Draw(canvas)
-        self._draw_shares(draw, step)
-        self._draw_place(canvas, draw, step)
+        self._draw_shares(pen, step)
+        self._draw_place(pen, step)
 
-    def draw_bars(self, canvas: Image.Image, text_end: float, cell_end: float | None) -> None:
-        """The colour bars of the text and of the pictures, each with its two numbers, tinted as they are on white.
+    def draw_bars(
+        self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
+    ) -> None:
+        """The colour bars of the text and of the pictures, tinted as they are on white.
 
-        cell_end: the weight at the end of the pictures' scale; None where no cell has any.
+        text_end, cell_end: the weights at the ends of the scales, or words for it; None where nothing has any.
+        strong: how strong the tints of the frame are.
         """
-        px, fonts, draw, y, width = self.px, self.fonts, ImageDraw.Draw(canvas), self.top, self.px(220)
-        text = (self.left, "a token", text_end, TEXT_ALPHA, (BASELINES["off"][1], False))
-        for x, name, highest, alpha, unit in (text, (self.second_bar, "a cell", cell_end, CELL_ALPHA, self.unit)):
-            low = "0" if unit[1] else "0%"
-            left = round(draw_runs(draw, (x, y + px(18)), f"{name}   {low}", fonts, INK)) + px(10)
-            weights = np.linspace(0, 1, width)
-            shades = tinted(weights, self.colormap, alpha)
-            if alpha == TEXT_ALPHA:
-                shades = text_colours(weights, self.colormap, self.text_style)[self.text_style == "glyph"]
-            canvas.paste(colour_bar(shades, px(20)), (left, y))
-            amount = "nothing" if highest is None else f"{amount_text(highest, unit[1])} or more"
-            end = f"{amount} {unit[0]}"
-            draw_runs(draw, (left + width + px(10), y + px(18)), end, fonts, INK)
+        px, y, weights = self.px, self.place.top + self.px(20), np.linspace(0, 1, self.px(BAR_WIDTH))
+        own = "" if self.options.scale == "video" else " (this frame)"
+        values = weights**self.options.power
+        grounds, glyphs = text_colours(values, self.colormap, self.options.text_style, strong[0])
+        shades = glyphs if self.options.text_style == "glyph" else grounds
+        amounts = "0%", f"{amount_text(text_end, False)} or more", f"of the attention{own}"
+        draw_scale(pen, (self.left, y), self.place.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
+        words = cell_end is None or isinstance(cell_end, str)
+        high = "nothing" if words else f"{amount_text(cell_end, self.unit[1])} or more"
+        amounts = "0" if self.unit[1] else "0%", high, self.unit[0] + own
+        amounts = (amounts[0], cell_end, "") if isinstance(cell_end, str) else amounts
+        shades = tinted(values, self.colormap, CELL_ALPHA, strong[1])
+        draw_scale(pen, (self.place.second_bar, y), self.right, "a cell", amounts, shades, self.fonts, px)
 
-    def _draw_share_names(self, canvas: Image.Image) -> None:
-        """The key below the bar of shares; where the number of each belongs is kept for `_draw_shares`.
-
-        Where there is no room for all pictures, the last ones are left out.
-        """
-        px, fonts, draw, x = self.px, self.fonts, ImageDraw.Draw(canvas), float(self.left)
+    def _share_names(self) -> list[tuple[KeyEntry | None, float]]:
+        """(share, x) of the key below the bar of shares; None: "…", where there is no room for all pictures."""
+        px, fonts, x, placed = self.px, self.fonts, float(self.left), []
         gap, count = px(36), len(self.record.images)
         widths = [px(24) + fonts.width(f"{share.name} 100.0%") + gap for share in self.shares]
         kept, others = count, sum(widths[count:]) + fonts.width("…")
@@ -192,25 +232,25 @@ class Legend:
             if kept <= number < count:
                 continue
             if kept < number == count:
-                x = draw_runs(draw, (x, self.share_base), "…", fonts, INK) + gap
+                placed.append((None, x))
+                x += fonts.width("…") + gap
             if x + width - gap > self.right:
                 break
-            draw.rectangle([x, self.share_base - px(16), x + px(16), self.share_base], fill=share.colour)
-            end = draw_runs(draw, (x + px(24), self.share_base), f"{share.name} ", fonts, INK)
-            self.share_numbers.append((share, end))
+            placed.append((share, x))
             x = round(x + width)
+        return placed
 
-    def _draw_shares(self, draw: ImageDraw.ImageDraw, step: int) -> None:
+    def _draw_shares(self, pen: AnyPen, step: int) -> None:
         """One bar over the width of the frame: where this step's attention lies, with the numbers of the key below."""
-        top, x = self.top + self.px(BARS), float(self.left)
+        top, x = self.share_top, float(self.left)
         for share in self.shares:
             end = x + float(share.weights[step]) * (self.right - self.left)
-            if round(end) > round(x):
-                box = [round(x), top, min(round(end), self.right) - 1, top + self.px(20)]
-                draw.rectangle(box, fill=share.colour)
+            pen.box((round(x), top, min(round(end), self.right), top + self.share_high), share.colour)
             x = end
-        for share, x in self.share_numbers:
-            draw_runs(draw, (x, self.share_base), f"{share.weights[step]:.1%}", self.fonts, INK)
+        for share, x in self.names:
+            if share is not None:
+                at = x + self.px(24) + self.fonts.width(f"{share.name} "), self.share_base
+                pen.text(at, f"{share.weights[step]:.1%}", self.fonts)
 
     def _column(self, step: int) -> int:
         """Where a step begins on the time line, in pixels from its left."""
@@ -230,29 +270,35 @@ class Legend:
         """The share of the pictures at each step, as bars over the phases."""
         px, steps = self.px, self.record.response_length - self.first_step
         totals, top = self._totals(), self._highest()
-        width, high = self._column(self.record.response_length), px(CURVE)
+        width, high = self._column(self.record.response_length), self.curve
         starts = np.array([self._column(self.first_step + n) for n in range(steps + 1)])
         step_X = np.searchsorted(starts, np.arange(width), side="right") - 1
-        band = np.full((high + px(PHASES), width, 3), 255, np.uint8)
+        band = np.full((high + (0 if self.place.small else px(PHASES)), width, 3), 255, np.uint8)
         height_Y = np.arange(high, 0, -1)[:, None]
         for share, total in reversed(list(zip(self.shares, totals))):
             band[:high][height_Y <= np.round(total / top * high)[step_X]] = share.colour
         if width >= 4 * steps:
             band[:high, starts[:-1]] = 255
         timeline = Image.fromarray(band)
-        draw = ImageDraw.Draw(timeline)
+        pen = Pen(timeline)
         for phase in (phase for phase in response_phases(self.record) if phase.last > self.first_step):
             left, right = self._column(max(phase.first, self.first_step)), self._column(phase.last)
-            draw.rectangle([left, high, right - 1, band.shape[0]], fill=PHASE_COLOURS[phase.name])
-            if self.fonts.width(phase.name) + px(12) < right - left:
-                draw_runs(draw, (left + px(8), high + px(19)), phase.name, self.fonts, INK)
+            pen.box((left, high, right, band.shape[0]), PHASE_COLOURS[phase.name])
+            if not self.place.small and self.fonts.width(phase.name) + px(12) < right - left:
+                pen.text((left + px(8), high + px(19)), phase.name, self.fonts)
         return timeline
 
-    def _draw_place(self, canvas: Image.Image, draw: ImageDraw.ImageDraw, step: int) -> None:
+    def _pale(self) -> Image.Image:
+        """The time line of what the video has not reached."""
+        pale = np.asarray(self.timeline).astype(float)
+        pale[: self.curve] = blend(255, pale[: self.curve], COMING_ALPHA)
+        return Image.fromarray(pale.round().astype(np.uint8))
+
+    def _draw_place(self, pen: AnyPen, step: int) -> None:
         """The time line up to this step, and where the step stands on it."""
         px, y, left, right = self.px, self.timeline_y, self._column(step), self._column(step + 1)
-        canvas.paste(self.timeline.crop((0, 0, right, self.timeline.height)), (self.left, y))
+        pen.picture(self.timeline.crop((0, 0, right, self.timeline.height)), (self.left, y))
         left = min(self.left + left, self.right - px(4))
-        right = max(self.left + right, left + px(4)) - 1
+        right = max(self.left + right, left + px(4))
         # Round the bar alone: below it stand the names of the phases.
-        draw.rectangle([left, y - px(4), right, y + px(CURVE) - 1], outline=CURRENT_TOKEN, width=px(3))
+        pen.box((left, y - px(4), right, y + self.curve), outline=CURRENT_TOKEN, width=px(3))

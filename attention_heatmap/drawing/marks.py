@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ PICTURE_NAMED = re.compile(
     rf"|(?:({_ORDINAL})|(\d{{1,4}})(?:st|nd|rd|th)|第\s*({_CHINESE}|\d{{1,4}}))\s*[张幅个]?\s*{_NOUN}",
     re.IGNORECASE,
 )
+
+
+MOST_INSIDE = 64  # boxes that the attention inside is counted of
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,14 @@ def response_marks(
     looked_IT = np.array([rows_TS[:, image.positions].sum(axis=1) for image in record.images])
     marks: list[Mark] = []
     image_of: dict[tuple, int] = {}
+    names = list(PICTURE_NAMED.finditer(text)) if len(sizes) > 1 else []
+    named_ends = [match.end() for match in names]
     for match, place in zip(found, places):
         first, last = np.searchsorted(ends, (match.start(), match.end() - 1), side="right").tolist()
         phase = next((phase for phase in phases if phase.first <= last < phase.last), Phase("", 0, 0))
-        image = _picture_named(text[int(ends[phase.first - 1]) if phase.first else 0 : match.start()])
+        before, begins = bisect_right(named_ends, match.start()), int(ends[phase.first - 1]) if phase.first else 0
+        inside = before and names[before - 1].start() >= begins
+        image = _number_named(names[before - 1]) if inside else None
         if image not in range(len(sizes)):
             image = image_of.get(place, int(looked_IT[:, first : last + 1].sum(axis=1).argmax()))
         image_of[place] = image
@@ -82,12 +90,10 @@ def response_marks(
     return marks
 
 
-def _picture_named(text: str) -> int | None:
-    """The picture that a text names last, from 0, whether there are so many or not."""
-    names = ["".join(match.groups("")).lower() for match in PICTURE_NAMED.finditer(text)]
-    if names and names[-1].isdecimal():
-        return int(names[-1]) - 1
-    return next((n for n, words in enumerate(NUMERALS) if names and names[-1] in words), None)
+def _number_named(match: re.Match) -> int | None:
+    """The picture that a match names, from 0, whether there are so many or not."""
+    name = "".join(match.groups("")).lower()
+    return int(name) - 1 if name.isdecimal() else next((n for n, words in enumerate(NUMERALS) if name in words), None)
 
 
 def share_inside(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attention_heatmap.drawing.colour import COLORMAPS, Colormap, check_colormap
+from attention_heatmap.drawing.colour import COLORMAPS, Colormap, colour_map
 from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet
 from attention_heatmap.drawing.video import check_fps
 from attention_heatmap.log import one_line
 from attention_heatmap.maps import BASELINES
-from attention_heatmap.options import are_whole, check_options, option, pick
+from attention_heatmap.options import are_whole, check_options, expand, number_or_text, option, pick
 
 DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
 SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
@@ -22,6 +22,9 @@ LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
 LEAST_SMOOTH = 0.1  # cells; a narrower Gaussian reaches no other cell
 # What the view "clear" sets where it is left at its default: of recording, then of drawing.
 CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
+PAGE = "html"
+VIDEOS, STILLS = ("mp4", "gif", "webm"), ("png", "pdf", "svg")
+MOST_POWER = 10
 MAP, PICTURE, OUTPUT = "map", "picture", "output"  # headings of the flags
 
 
@@ -47,11 +50,29 @@ class DrawingOptions:
     sinks: bool = option(False, "hatch cells that glow at nearly all steps, and leave them out of the scale", group=MAP)
     smooth: float = option(0, "width of a Gaussian over the map, in cells", group=MAP)
     scale: str = option(
-        "video", "one colour scale for all frames, or its own for each", group=PICTURE, choices=("video", "frame")
-    )
+        "frame", "each frame's own colour scale, or one for all frames, to compare them", group=PICTURE,
+        choices=("frame", "video"),
+    )  # fmt: skip
+    power: float = option(
+        1, "colours follow this power of the weight: 0.3, say, keeps weak frames readable under scale video",
+        group=PICTURE,
+    )  # fmt: skip
+    picture: str = option(
+        "muted", "the picture under the heat: paler and lighter, in its own colours, or in grey", group=PICTURE,
+        choices=("muted", "colour", "grey"),
+    )  # fmt: skip
     colormap: str | Colormap = option(
-        "red_to_green", "colours of low to high weights; in Python also any function of (n,) weights in 0..1 to (n, 3) "
-        "RGB in 0..255", group=PICTURE, flag={"choices": tuple(COLORMAPS)},
+        "red_to_green", f"colours of low to high weights: {', '.join(COLORMAPS)}, or a name that matplotlib knows; in "
+        "Python also any function of (n,) weights in 0..1 to (n, 3) or (n, 4) colours", group=PICTURE,
+        flag={"metavar": "NAME"},
+    )  # fmt: skip
+    together: str = option(
+        "off", "put the planes asked for into one video, each map on its own scale, or all on a shared one",
+        group=PICTURE, choices=("off", "own", "shared"), flag={"nargs": "?", "const": "own"},
+    )  # fmt: skip
+    difference: bool = option(
+        False, "of two checkpoints or records, also draw the difference of their maps, on a two-sided scale",
+        group=PICTURE,
     )  # fmt: skip
     text_style: str = option(
         "tint", "colour the ground of the text, or its glyphs", group=PICTURE, choices=("tint", "glyph")
@@ -67,15 +88,19 @@ class DrawingOptions:
     font_path: str | None = option(None, "font of the text, a .ttf, .otf or .ttc file", group=PICTURE)
     fps: float = option(2, "frames a second", group=OUTPUT)
     format: str = option(
-        "mp4", "of the video: mp4, webm (VP9) or gif (at most 960 pixels wide)", group=OUTPUT,
-        choices=("mp4", "gif", "webm"),
+        "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary "
+        "ask for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
     )  # fmt: skip
-    frames: int | Sequence[int] = option(
-        (), "steps whose frames are also written as PNG, from 0; negative ones count from the end", group=OUTPUT,
-        flag={"type": int, "nargs": "*", "metavar": "STEP"},
+    frames: int | str | Sequence[int | str] = option(
+        (), "tokens whose frames are also written as pictures, by the numbers that the frames name, from 1: 52, 50-59, "
+        "-1 for the last, or all", group=OUTPUT,
+        flag={"type": number_or_text, "nargs": "*", "metavar": "TOKEN"},
     )  # fmt: skip
+    figure: str = option(
+        "frame", "what such a picture shows: the whole frame, or the map alone", group=OUTPUT, choices=("frame", "map")
+    )
     summary: bool = option(
-        False, "also write one PNG: the response, maps of single words, mean maps of the phases", group=OUTPUT
+        False, "also write one picture: the response, maps of single words, mean maps of the phases", group=OUTPUT
     )
     overview: str | None = option(
         None, "also write one PNG of all planes (a row a layer, a column a head) for this word, phase or step",
@@ -84,18 +109,19 @@ class DrawingOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_fps(self.fps, f".{self.format}")
+        check_fps(self.fps, f".{self.format if self.format in VIDEOS else VIDEOS[0]}")
+        if not 0 < self.power <= MOST_POWER:
+            raise ValueError(f"power is {self.power}; expected a number above 0, at most {MOST_POWER}; 1 for none")
         if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
             raise ValueError(
                 f"smooth is {self.smooth}; expected a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
             )
-        check_colormap(self.colormap)
-        frames = tuple(self.frames) if isinstance(self.frames, Iterable) else (self.frames,)
-        if not are_whole(frames):
-            raise ValueError(f"frames is {self.frames!r}; expected the numbers of steps, such as (0, 51)")
-        object.__setattr__(self, "frames", tuple(map(int, frames)))
+        colour_map(self.colormap)
+        object.__setattr__(self, "frames", self._numbers())
         if not are_whole(self.frame_size) or len(self.frame_size) != 2:
-            raise ValueError(f"frame_size is {self.frame_size!r}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
+            raise ValueError(
+                f"frame_size is {one_line(repr(self.frame_size))}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}"
+            )
         (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
         fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
         if width % 2 or height % 2 or not fits:
@@ -107,6 +133,18 @@ class DrawingOptions:
         for name, value in CLEAR_DRAWING.items():
             if self.view == "clear" and getattr(self, name) == type(self).__dataclass_fields__[name].default:
                 object.__setattr__(self, name, value)
+
+    def _numbers(self) -> tuple[int | str, ...]:
+        """The tokens that frames names: numbers, or "all". Raises ValueError for anything else."""
+        numbers = tuple(expand(self.frames, "frames"))
+        for one in numbers:
+            if isinstance(one, str) and one == "all":
+                continue
+            if not are_whole([one]) or not one:
+                zero = are_whole([one])
+                advice = "tokens are numbered from 1, as in the heading of each frame" if zero else "such as (1, 52)"
+                raise ValueError(f"frames is {one_line(repr(self.frames))}; expected the numbers of tokens: {advice}")
+        return tuple(one if isinstance(one, str) else int(one) for one in numbers)
 
     @property
     def map(self) -> tuple[str, bool, float]:

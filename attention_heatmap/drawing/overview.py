@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attention_heatmap.drawing.colour import COLORMAPS, INK, MUTED, PAPER
+from attention_heatmap.drawing.colour import INK, MUTED, PAPER, colour_map
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TITLE, FontSet, draw_runs
 from attention_heatmap.drawing.image_panel import draw_heat, layout_images
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
@@ -24,7 +24,7 @@ def draw_overview(
 ) -> Image.Image:
     """A small map of the same pictures for each plane of a record: rows are layers, columns heads.
 
-    what: a step, a word of the response (the mean over its mentions), or a phase such as "answer". Each map goes up to
+    what: a token's number, a word of the response (the mean over its mentions), or a phase such as "answer". Each map goes up to
     its own highest cell, or all to the same with the scale "video"; below each stands its share on the pictures.
     """
     options = options or DrawingOptions()
@@ -35,7 +35,7 @@ def draw_overview(
     left = _MARGIN + round(max(small.width(f"layer {layer}") for layer in layers)) + _GAP
     room = (options.frame_size[0] - left - _MARGIN) // len(heads) - _GAP
     width = min(max(room, _NARROWEST), _WIDEST)
-    layout = layout_images(record, images, width, round(width * _TALLEST), small)
+    layout = layout_images(record, images, width, round(width * _TALLEST), small, None, options.picture)
     height = max(top + high for _, top, _, high in layout.places)
     line = round(small.size * 1.4)
     top = _MARGIN + round(fonts.size * 1.6) + 2 * line
@@ -56,7 +56,7 @@ def draw_overview(
         row, column = layers.index(record.layers[plane]), heads.index(record.heads[plane])
         x, y = left + column * (width + _GAP), top + row * (height + line + _GAP)
         end = max(highest if one_scale else float(np.nan_to_num(values).max(initial=0)), TINY)
-        heat = draw_heat(layout, values / end, COLORMAPS.get(options.colormap, options.colormap))
+        heat = draw_heat(layout, np.clip(values / end, 0, 1) ** options.power, colour_map(options.colormap))
         canvas.paste(heat.crop((0, 0, width, height)), (x, y))
         draw_runs(draw, (x, y + height + line - 8), f"{shares[plane]:.1%}", small, INK)
         if column == 0 or record.heads[plane] == heads[0]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from attention_heatmap.drawing.colour import COLORMAPS, INK, MUTED, PAPER, colour_bar, text_colours
-from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, draw_lines, draw_runs, wrapped
+from attention_heatmap.drawing.colour import MUTED, PAPER, colour_bar, colour_map, text_colours
+from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, wrapped
 from attention_heatmap.drawing.frame import MARGIN
-from attention_heatmap.drawing.image_panel import draw_heat, layout_images
+from attention_heatmap.drawing.image_panel import draw_heat, draw_heat_by_pen, layout_images
 from attention_heatmap.drawing.legend import NOTES, amount_text, map_notes, plane_title
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
+from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, LETTERS, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
-from attention_heatmap.drawing.text_panel import visualize_attention_step
+from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
 from attention_heatmap.maps import BASELINES, TINY, image_shares, shown_rows
 from attention_heatmap.phases import response_ends, response_phases
 from attention_heatmap.record import AttentionRecord
@@ -60,52 +61,60 @@ def summary_facts(
 
 
 def draw_summary(
-    record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None
-) -> Image.Image:
+    record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None,
+    as_shapes: bool = False,
+) -> Image.Image | VectorPen:  # fmt: skip
     """One picture of a whole response, as wide as a frame: its text, where its phases and some of its words looked.
 
-    The text is coloured by the share of each token's attention that lies on the pictures.
+    The text is coloured by the share of each token's attention that lies on the pictures. as_shapes: for an SVG or PDF.
     """
     options = options or DrawingOptions()
-    colormap, width = COLORMAPS.get(options.colormap, options.colormap), options.frame_size[0]
+    colormap, width = colour_map(options.colormap), options.frame_size[0]
     px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
     text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
-    margin = px(MARGIN)
-    shown, shares_T = shown_rows(record, plane, *options.map), image_shares(record, plane)
+    margin, text_style, shares_T = px(MARGIN), options.text_style, image_shares(record, plane)
+    shown = shown_rows(record, plane, *options.map)
     pieces = text_pieces(record, record.prompt_length)
     text = layout_text(pieces, text_fonts, width - 2 * margin)
     first = np.array([piece.start - record.prompt_length for piece in pieces])
     values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), TINY)
-    written = visualize_attention_step(text, values, None, len(text.ink), colormap, options.text_style)
 
     spans = summary_spans(record, plane)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
-    image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks)  # two pictures stand side by side
+    image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks, options.picture)
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
-    notes = wrapped(map_notes(record, plane, options, shown), fonts, width - 2 * margin)
-    notes += ["each map below goes up to its own highest cell"]
+    notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
+    notes = wrapped(notes, fonts, width - 2 * margin)
     facts = [wrapped([text], fonts, tile) for text in summary_facts(spans, shares_T, cells_TN, len(images), options)]
     y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
     tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
     y_text = margin + px(100) + len(notes) * px(NOTES)
-    y_maps = y_text + px(40) + written.height
-    canvas = Image.new("RGB", (width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    draw_runs(draw, (margin, margin + px(30)), plane_title(record, plane), title_fonts, INK)
+    y_maps = y_text + px(40) + len(text.ink)
+    height = y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height
+    canvas = Image.new("RGB", (width, height), PAPER)
+    pen: AnyPen = VectorPen(width, height) if as_shapes else Pen(canvas)
+    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
     caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
-    x = round(draw_runs(draw, (margin, margin + px(74)), caption, fonts, INK))
-    shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
-    canvas.paste(colour_bar(shades, px(20)), (x, margin + px(58)))
-    draw_runs(draw, (x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts, INK)
-    draw_lines(canvas, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
-    canvas.paste(written, (margin, y_text))
+    x = round(pen.text((margin, margin + px(74)), caption, fonts))
+    shades = text_colours(np.linspace(0, 1, px(220)), colormap, text_style)[text_style == "glyph"]
+    pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
+    pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
+    draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
+    if isinstance(pen, VectorPen):
+        draw_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
+    else:
+        written = visualize_attention_step(text, values, None, len(text.ink), colormap, text_style)
+        pen.picture(written, (margin, y_text))
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         cells = cells_TN[start:end].mean(axis=0)
-        top = max(np.nan_to_num(cells).max(initial=0), TINY)
-        draw_runs(draw, (x, y + px(22)), name, fonts, INK)
-        draw_lines(canvas, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
-        heat = draw_heat(image, cells / top, colormap)
-        canvas.paste(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
-    return canvas
+        pen.text((x, y + px(22)), name, fonts)
+        draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
+        scaled = np.clip(cells / max(np.nan_to_num(cells).max(initial=0), TINY), 0, 1) ** options.power
+        if isinstance(pen, VectorPen):
+            draw_heat_by_pen(pen, (x, y + y_heat), image, scaled, colormap, 1, fonts)
+        else:
+            heat = draw_heat(image, scaled, colormap)
+            pen.picture(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
+    return pen if isinstance(pen, VectorPen) else canvas

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attention_heatmap.log import logger
+from attention_heatmap.log import logger, one_line
 from attention_heatmap.record import AttentionRecord
+
+_LONGEST_ADVICE = 40  # characters of the problem that a warning quotes
 
 
 def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, int]:
     """The position at which the text panel begins, and the first step that gets a frame.
 
     The phrase is looked for in the problem (last occurrence), then in the response (first one: the video then
-    begins there). Where it is absent, the panel begins at the response.
+    begins there). Where it is absent, the panel begins at the problem; where none is given, at the response.
     """
     P = record.prompt_length
     ends = np.cumsum([0, *(len(token) for token in record.tokens)])
@@ -27,7 +29,12 @@ def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, i
         if at >= 0:
             position = int(np.searchsorted(ends, at, side="right")) - 1
             return position, max(position - P, 0)
-        logger.warning("start_phrase %r was not found; the text begins at the response", start_phrase)
+        words = one_line("".join(record.tokens[first:last]).strip())[:_LONGEST_ADVICE]
+        logger.warning(
+            "start_phrase %r does not occur: the text begins at the problem; to begin elsewhere, give words of it, "
+            "such as start_phrase %r, or '' for the answer alone", start_phrase, words,
+        )  # fmt: skip
+        return first, 0
     return P, 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,5 +213,6 @@ class Session:
             tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
             layers=tuple(layer for layer, _ in planes), heads=tuple(head for _, head in planes), weights=weights_TNS,
             images=tuple(located), special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
-            num_layers=text_config(self.config).num_hidden_layers, pictures=tuple(map(picture_file, originals)),
+            num_layers=text_config(self.config).num_hidden_layers, model=Path(self.model.name_or_path).name[:99],
+            pictures=tuple(map(picture_file, originals)),
         )  # fmt: skip

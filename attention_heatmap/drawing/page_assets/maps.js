@@ -1,0 +1,214 @@
+// From rows to what is drawn, as attention_heatmap/maps.py does it: baselines, sinks, smoothing, cells, scales.
+
+const TINY = 1.1754944e-38;
+
+// Cells as sums over tokens, a sparse matrix: cell c takes parts[i] of the token at positions[i], i from at[c] to at[c + 1].
+function cellMatrix(picture, smooth, isSink) {
+  const alone = new Set(picture.cells);
+  picture.spread.forEach(([position]) => alone.delete(position));
+  const lists = Array.from(picture.cells, (p) => (alone.has(p) ? [[p, 1]] : []));
+  picture.spread.forEach(([p, on, parts]) => on.forEach((cell, n) => lists[cell].push([p, parts[n]])));
+  if (!smooth) return packMatrix(lists);
+  const near = neighbours(picture, smooth, isSink);
+  return packMatrix(lists.map((list) => {
+    const sum = new Map();
+    for (const [p, part] of list) for (const [q, w] of near.get(p)) sum.set(q, (sum.get(q) ?? 0) + part * w);
+    return [...sum];
+  }));
+}
+
+function packMatrix(lists) {
+  const at = new Int32Array(lists.length + 1);
+  lists.forEach((list, n) => (at[n + 1] = at[n] + list.length));
+  const entries = lists.flat();
+  return { at, positions: Int32Array.from(entries, (e) => e[0]), parts: Float32Array.from(entries, (e) => e[1]) };
+}
+
+// Of each token: [position, part] of the tokens whose Gaussian mean it is; those as fine as it, and no sink.
+function neighbours({ positions, boxes }, width, isSink) {
+  const found = new Map(), reach = 4 * width; // in cells; further away there is nothing
+  const sides = [...positions].map((_, i) => [boxes[4 * i + 2] - boxes[4 * i], boxes[4 * i + 3] - boxes[4 * i + 1]]);
+  positions.forEach((p, i) => {
+    const [wide, high] = sides[i], near = [];
+    let total = 0;
+    if (!Number.isFinite(wide) || isSink(p)) return found.set(p, [[p, 1]]);
+    for (let j = 0; j < positions.length; j++) {
+      const x = (boxes[4 * j] - boxes[4 * i] + (sides[j][0] - wide) / 2) / wide;
+      const y = (boxes[4 * j + 1] - boxes[4 * i + 1] + (sides[j][1] - high) / 2) / high;
+      if (!(Math.abs(x) <= reach && Math.abs(y) <= reach) || isSink(positions[j])) continue;
+      if (Math.abs(Math.log((sides[j][0] * sides[j][1]) / (wide * high))) >= Math.LN2) continue;
+      const part = Math.exp(-(x * x + y * y) / (2 * width * width));
+      near.push([positions[j], part]);
+      total += part;
+    }
+    found.set(p, near.map(([q, part]) => [q, part / total]));
+  });
+  return found;
+}
+
+// One plane with one choice of baseline, sinks and smoothing.
+class View {
+  constructor(plane, look) {
+    const { S, P, pictures } = data;
+    this.plane = plane;
+    this.muted = look.baseline !== "off" || look.sinks;
+    this.isSink = new Uint8Array(S);
+    if (look.sinks) plane.sinks.forEach((p) => (this.isSink[p] = 1));
+    this.less = new Float32Array(S); // what is taken off an image token, and what it is then multiplied by
+    this.times = new Float32Array(S).fill(1);
+    this.setBaseline(look.baseline);
+    this.matrices = pictures.map((picture) => cellMatrix(picture, look.smooth, (p) => this.isSink[p]));
+    this.raw = new Float64Array(S); // sums over the steps that are held
+    this.sum = this.muted ? new Float64Array(S) : this.raw;
+    this.held = new Set();
+    this.ends = null;
+  }
+
+  setBaseline(name) {
+    const at = data.pictures.flatMap((picture) => [...picture.positions]), { median, neutral } = this.plane;
+    const mean = neutral ? neutral.reduce((a, b) => a + b, 0) / neutral.length : 0;
+    at.forEach((p, n) => {
+      if (name === "median") this.less[p] = median[n];
+      if (name === "neutral") this.less[p] = neutral[n];
+      if (name === "relative") this.times[p] = 1 / Math.max(neutral[n], 0.1 * mean, TINY); // maps.LEAST_BASELINE
+      if (this.isSink[p]) this.times[p] = 0;
+    });
+  }
+
+  // Add one step's row to the sums, or take it away.
+  add(step, sign) {
+    const { S, P, groups, groupOf, weightOf } = data, { rows, peaks } = this.plane, { raw, sum, less, times } = this;
+    const end = P + step, row = step * S, high = peaks.subarray(step * groups, (step + 1) * groups);
+    for (let p = 0; p < end; p++) {
+      const level = rows[row + p];
+      if (!level) continue;
+      const weight = high[groupOf[p]] * weightOf[level];
+      raw[p] += sign * weight;
+      if (this.muted && groupOf[p] && weight > less[p]) sum[p] += sign * (weight - less[p]) * times[p];
+    }
+  }
+
+  // Hold the rows of these steps: few changes are made one by one, many all anew.
+  hold(steps) {
+    const wanted = new Set(steps), gone = [...this.held].filter((t) => !wanted.has(t));
+    const come = steps.filter((t) => !this.held.has(t));
+    if (!gone.length && !come.length) return;
+    if (gone.length * 2 >= this.held.size) {
+      this.raw.fill(0);
+      this.sum.fill(0);
+      wanted.forEach((t) => this.add(t, 1));
+    } else {
+      gone.forEach((t) => this.add(t, -1));
+      come.forEach((t) => this.add(t, 1));
+    }
+    this.held = wanted;
+  }
+
+  // The mean map of the steps held, an array a picture; NaN for a sink.
+  cells() {
+    const count = this.held.size || 1;
+    return data.pictures.map((picture, n) => {
+      const { at, positions, parts } = this.matrices[n], values = new Float32Array(picture.cells.length);
+      for (let c = 0; c < values.length; c++) {
+        let value = 0;
+        for (let i = at[c]; i < at[c + 1]; i++) value += parts[i] * this.sum[positions[i]];
+        values[c] = this.isSink[picture.cells[c]] ? NaN : Math.max(value, 0) / count;
+      }
+      return values;
+    });
+  }
+
+  // The mean weight of each piece of text in the steps held; NaN for a sink.
+  pieces() {
+    const count = this.held.size || 1;
+    return Float32Array.from(data.pieces, ({ start, end, kind }) => {
+      let value = 0, sink = false;
+      for (let p = start; p < end; p++) {
+        value += this.raw[p];
+        sink ||= this.isSink[p] && kind !== "image";
+      }
+      return sink ? NaN : Math.max(value, 0) / count;
+    });
+  }
+
+  // How much each step looked at some cells of a picture, (T,).
+  lookedAt(picture, cells) {
+    const { S, T, groups, weightOf } = data, { rows, peaks } = this.plane, { less, times } = this;
+    const { at, positions, parts } = this.matrices[picture], sum = new Map();
+    for (const c of cells) {
+      if (this.isSink[data.pictures[picture].cells[c]]) continue;
+      for (let i = at[c]; i < at[c + 1]; i++) sum.set(positions[i], (sum.get(positions[i]) ?? 0) + parts[i]);
+    }
+    const from = Int32Array.from(sum.keys()), part = Float32Array.from(sum.values()), looked = new Float32Array(T);
+    from.forEach((p, n) => (part[n] *= times[p]));
+    for (let t = 0; t < T; t++) {
+      const high = peaks[t * groups + picture + 1], row = t * S;
+      let value = 0;
+      for (let i = 0; i < from.length; i++) {
+        const weight = high * weightOf[rows[row + from[i]]] - less[from[i]];
+        if (weight > 0) value += part[i] * weight;
+      }
+      looked[t] = value;
+    }
+    return looked;
+  }
+
+  // The ends of the scales of the whole answer: a quantile of all weights above 0, to 0.3%.
+  wholeEnds() {
+    if (this.ends) return this.ends;
+    const counts = { cells: new Histogram(), text: new Histogram() }, before = [...this.held];
+    for (let t = 0; t < data.T; t++) {
+      this.hold([t]);
+      this.cells().forEach((values) => counts.cells.add(values));
+      counts.text.add(shownTexts(this.pieces()));
+    }
+    this.hold(before);
+    const { cells, text } = data.facts.quantiles;
+    return (this.ends = { cells: counts.cells.quantile(cells), text: counts.text.quantile(text) });
+  }
+}
+
+class Histogram {
+  counts = new Uint32Array(2 ** 14);
+  total = 0;
+  add(values) {
+    for (const value of values) {
+      if (!(value > 0)) continue;
+      this.counts[Math.max(0, Math.min(16383, Math.round(Math.log2(value) * 256) + 12288))]++;
+      this.total++;
+    }
+  }
+  quantile(part) {
+    let left = Math.ceil(part * (this.total - 1)) + 1;
+    for (let bin = 0; this.total && bin < this.counts.length; bin++) {
+      left -= this.counts[bin];
+      if (left <= 0) return 2 ** ((bin - 12288) / 256);
+    }
+    return 1;
+  }
+}
+
+// The weights of pieces that are words, from where the text is shown.
+function shownTexts(values) {
+  const { pieces, facts } = data;
+  return values.filter((_, i) => pieces[i].kind === "text" && pieces[i].start >= facts.shownFrom);
+}
+
+// The weight drawn as the highest: a quantile of those above 0, as drawing/colour.py's weight_scale.
+function scaleEnd(values, quantile) {
+  const shown = values.filter((value) => value > 0).sort();
+  return shown.length ? shown[Math.ceil(quantile * (shown.length - 1))] : 1;
+}
+
+// Of several arrays, one for each picture, as one.
+function joined(arrays) {
+  const all = new Float32Array(arrays.reduce((sum, array) => sum + array.length, 0));
+  let at = 0;
+  for (const array of arrays) {
+    all.set(array, at);
+    at += array.length;
+  }
+  return all;
+}
+
+const minus = (a, b) => a.map((value, n) => value - b[n]);

@@ -1,0 +1,157 @@
+// The page: what is chosen, how it changes, and how all begins.
+
+const SIDES = { first: ["first"], second: ["second"], both: ["first", "second"], difference: ["difference"] };
+const SPEEDS = [1, 2, 4, 8, 16];
+const GAP = 14; // pixels between pictures
+
+const state = {
+  pinned: [0], hover: null, drag: null, // steps; the step under the pointer; the step that a drag began at
+  place: null, cursor: null, // {picture, cells} that is pinned; {picture, cell} under the pointer or the keys
+  plane: 0, show: "first", look: {}, word: "", several: false, timer: null, planes: [],
+};
+const darkScreen = matchMedia("(prefers-color-scheme: dark)");
+let views = [], pictureViews = [], strip = null, looked = null, waiting = 0, drawnMap = "", stripRun = 0;
+
+const asAmount = (value) => amount(value, state.look.baseline === "relative");
+const isDark = () => (state.look.theme === "auto" ? darkScreen.matches : state.look.theme === "dark");
+const shownSteps = () => (state.hover === null ? state.pinned : [state.hover]);
+const isTwo = () => state.show === "difference";
+const recordsShown = () => ({ first: [0], second: [1] })[state.show] ?? [0, 1];
+
+// A weight as words; small ones keep two digits.
+function amount(value, times) {
+  const size = Math.abs(times ? value : 100 * value), sign = value < 0 ? "\u2212" : "";
+  const digits = size >= 10 ? size.toFixed(1) : size >= 0.1 ? size.toFixed(2) : Number(size.toPrecision(2)).toString();
+  return `${sign}${times ? `${digits} times` : `${digits}%`}`;
+}
+
+function spans(steps) {
+  const parts = [];
+  steps.forEach((t) => (parts.length && parts.at(-1)[1] === t - 1 ? (parts.at(-1)[1] = t) : parts.push([t, t])));
+  return parts.map(([a, b]) => (a === b ? `${a + 1}` : `${a + 1}\u2013${b + 1}`));
+}
+
+function pin(steps, { scroll = true } = {}) {
+  state.pinned = [...new Set(steps)].sort((a, b) => a - b);
+  state.hover = null;
+  if (scroll) text.scrollTo(data.stepPiece[state.pinned.at(-1)]);
+  changed();
+}
+
+// The steps from where the pinned ones begin, or end, to another.
+function upTo(step) {
+  const from = step < state.pinned[0] ? state.pinned.at(-1) : state.pinned[0], [a, b] = [from, step].sort((x, y) => x - y);
+  return Array.from({ length: b - a + 1 }, (_, n) => a + n);
+}
+
+function stepBy(count, more = false) {
+  const step = Math.min(Math.max((count > 0 ? state.pinned.at(-1) : state.pinned[more ? state.pinned.length - 1 : 0]) + count, 0), data.T - 1);
+  pin(more ? upTo(step) : [step]);
+}
+
+function play(on) {
+  clearInterval(state.timer);
+  state.timer = null;
+  if (on) {
+    if (state.pinned.at(-1) === data.T - 1) pin([0]);
+    state.timer = setInterval(() => {
+      if (state.pinned.at(-1) >= data.T - 1) return play(false);
+      stepBy(1);
+    }, 1000 / Number(byId("speed").value));
+  }
+  byId("play").setAttribute("aria-pressed", String(on));
+  byId("play").setAttribute("aria-label", on ? "Stop" : "Play");
+  byId("play").textContent = on ? "\u275a\u275a" : "\u25b6\ufe0e";
+  changed();
+}
+
+async function choosePlane(number) {
+  state.plane = (number + data.records[0].planes.length) % data.records[0].planes.length;
+  showPlane();
+  await loadViews();
+  changed();
+}
+
+async function loadViews() {
+  const wanted = state.plane, planes = await Promise.all(recordsShown().map((r) => data.plane(r, wanted)));
+  if (wanted !== state.plane) return;
+  views = planes.map((plane) => new View(plane, state.look));
+  state.planes = planes;
+  drawnMap = "";
+  drawGrounds();
+}
+
+async function setLook(name, value) {
+  state.look[name] = value;
+  showLook();
+  timeline.looked = null; // its colour may be another
+  await loadViews();
+  changed();
+}
+
+async function setShow(show) {
+  state.show = show;
+  await loadViews();
+  buildPictures();
+  changed();
+}
+
+let firstLook = {};
+async function restore() {
+  readHash();
+  showLook();
+  showPlane();
+  await loadViews();
+  buildPictures();
+  text.scrollTo(data.stepPiece[state.pinned.at(-1)]);
+}
+
+async function start() {
+  await data.read();
+  const { colours, look } = data.facts, root = document.documentElement.style;
+  firstLook = { colours: look.colours, scale: look.scale, power: look.power, baseline: look.baseline, sinks: look.sinks, smooth: look.smooth,
+    style: look.style, opacity: 1, picture: look.picture, grid: true, marks: true, theme: "auto" };
+  root.setProperty("--current", css(colours.fixed.current));
+  text.build();
+  timeline.build((step) => {
+    play(false);
+    pin([step]);
+  });
+  buildMenus();
+  buildLook();
+  const { planes } = data.facts.records[0];
+  if (planes.length > 1) {
+    strip = new Strip(byId("strip"), planes.map((plane) => plane.name), (n) => choosePlane(n));
+    byId("strip").hidden = false;
+    strip.resize(Math.min(Math.max(innerHeight / 12, 44), 72));
+  }
+  listenToText();
+  listenToKeys();
+  byId("back").onclick = () => stepBy(-1);
+  byId("on").onclick = () => stepBy(1);
+  byId("play").onclick = () => play(!state.timer);
+  byId("save").onclick = savePicture;
+  byId("copy").onclick = copyTable;
+  new ResizeObserver(() => requestAnimationFrame(() => {
+    timeline.resize();
+    changed();
+  })).observe(byId("slider"));
+  const flowed = new ResizeObserver(() => text.measure());
+  for (const box of [byId("prompt"), byId("answer")]) flowed.observe(box);
+  const resized = new ResizeObserver(() => requestAnimationFrame(layoutPictures));
+  for (const box of [byId("pictures").parentElement, byId("notes")]) resized.observe(box);
+  darkScreen.addEventListener("change", () => setLook("theme", state.look.theme));
+  addEventListener("hashchange", () => location.hash !== written && restore());
+  timeline.resize();
+  text.measure();
+  await restore();
+  document.body.dataset.ready = "yes";
+}
+
+start().catch((error) => {
+  byId("trouble").hidden = false;
+  byId("trouble").textContent = typeof DecompressionStream === "undefined"
+    ? "This browser is too old for the page; take one of the last two years."
+    : `The page could not be shown: ${error.message}`;
+  console.error(error);
+});

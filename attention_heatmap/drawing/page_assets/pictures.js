@@ -1,0 +1,310 @@
+// The pictures: each a stack of three canvases, the picture, the heat, and what lies over it.
+
+const HATCH = 4; // pixels, width of a stripe over a sink
+
+// Tables of colours by name and strength, unpacked once. Entries of `cells` are words of RGBA, of the others CSS colours.
+const tables = {};
+
+// strength: of the tint, 0..1; it follows the share of the attention that is shown, as in the video.
+function colourTable(name, strength) {
+  const { colours } = data.facts, { strengths, levels } = colours;
+  const near = strengths.reduce((best, s, n) => (Math.abs(s - strength) < Math.abs(strengths[best] - strength) ? n : best), 0);
+  if (tables[name]?.[near]) return tables[name][near];
+  const packed = name === "difference" ? colours.difference : colours.maps[name], part = (kind, channels) =>
+    bytesOf(packed[kind]).slice(near * levels * channels, (near + 1) * levels * channels);
+  const table = { cells: new Uint32Array(part("cells", 4).buffer) };
+  table.flat = table.cells.map(onWhite);
+  for (const kind of ["ground", "glyph", "darkGround", "darkGlyph"]) {
+    const bytes = part(kind, 3);
+    table[kind] = Array.from({ length: levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
+  }
+  (tables[name] ??= {})[near] = table;
+  return table;
+}
+
+// A word of RGBA as it looks on white.
+function onWhite(word) {
+  const cover = (word >>> 24) / 255, mixed = [0, 8, 16].map((shift) => Math.round(255 + (((word >>> shift) & 255) - 255) * cover));
+  return ((255 << 24) | (mixed[2] << 16) | (mixed[1] << 8) | mixed[0]) >>> 0;
+}
+
+const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
+
+// The level of a weight: 0..levels - 1 from 0 to `end`; where there are two sides, from -end to end.
+function levelOf(value, end, two) {
+  const last = data.facts.colours.levels - 1, part = Math.min(Math.abs(value) / end, 1) ** state.look.power;
+  return Math.round(two ? (1 + Math.sign(value) * part) * (last / 2) : value > 0 ? part * last : 0);
+}
+
+// The cell under each pixel of a canvas, 0 where there is none, else 1 + the cell.
+function cellIndex(picture, width, height) {
+  const Kind = picture.cells.length < 65535 ? Uint16Array : Uint32Array;
+  const index = new Kind(width * height), boxes = picture.cellBoxes;
+  const x = width / picture.width, y = height / picture.height;
+  for (let c = 0; c < picture.cells.length; c++) {
+    // Rounding edges, not sizes, lets uneven cells still reach the last pixel.
+    const left = Math.round(boxes[4 * c] * x), right = Math.round(boxes[4 * c + 2] * x);
+    const top = Math.round(boxes[4 * c + 1] * y), bottom = Math.round(boxes[4 * c + 3] * y);
+    for (let row = top; row < bottom; row++) index.fill(c + 1, row * width + left, row * width + right);
+  }
+  return index;
+}
+
+// Tint the pixels of an ImageData by the weights of the cells under them; `shades` are words of RGBA by level.
+function tint(image, index, values, end, shades, two) {
+  const words = new Uint32Array(image.data.buffer), palette = new Uint32Array(values.length + 1);
+  values.forEach((value, c) => (palette[c + 1] = Number.isNaN(value) ? 0 : shades[levelOf(value, end, two)]));
+  for (let i = 0; i < index.length; i++) words[i] = palette[index[i]];
+}
+
+// One picture of one record, or of the difference of two.
+class PictureView {
+  constructor(picture, side, title) {
+    this.picture = picture;
+    this.side = side; // "first", "second" or "difference"
+    this.figure = document.createElement("figure");
+    this.stack = document.createElement("div");
+    this.stack.className = "stack";
+    [this.ground, this.heat, this.over] = ["ground", "heat", "over"].map((name) => {
+      const canvas = document.createElement("canvas");
+      canvas.className = name;
+      this.stack.append(canvas);
+      return canvas;
+    });
+    Object.assign(this.over, { tabIndex: 0 });
+    this.over.setAttribute("role", "application");
+    this.over.setAttribute("aria-roledescription", "picture of cells");
+    this.figure.append(this.stack);
+    if (title) {
+      const caption = document.createElement("figcaption");
+      caption.textContent = title;
+      this.figure.prepend(caption);
+    }
+  }
+
+  resize(width, height) {
+    const scale = window.devicePixelRatio || 1;
+    this.stack.style.width = `${width}px`;
+    this.stack.style.height = `${height}px`;
+    [this.width, this.height] = [Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1)];
+    [this.cssWidth, this.scale] = [width, scale];
+    for (const canvas of [this.ground, this.heat, this.over]) Object.assign(canvas, { width: this.width, height: this.height });
+    this.index = cellIndex(this.picture, this.width, this.height);
+    this.image = new ImageData(this.width, this.height);
+  }
+
+  drawGround(look, isSink) {
+    const context = this.ground.getContext("2d", { willReadFrequently: true }), { width, height, index } = this;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.picture.bitmap, 0, 0, width, height);
+    const pixels = context.getImageData(0, 0, width, height);
+    if (look.picture !== "colour") mute(pixels.data, look.picture === "grey" ? 1 : data.facts.greyed, this.picture.shades);
+    if (look.grid) this.drawGrid(pixels.data);
+    if (isSink.some(Boolean)) hatch(pixels, index, isSink, Math.max(Math.round(HATCH * this.scale), 2));
+    context.putImageData(pixels, 0, 0);
+  }
+
+  drawGrid(pixels) {
+    const { rgb, alpha, smallest } = data.facts.grid, { index, width, height } = this;
+    const side = Math.sqrt((width * height) / (this.picture.cells.length || 1)) / this.scale;
+    if (side < smallest) return;
+    const line = (i) => [0, 1, 2].forEach((c) => (pixels[4 * i + c] += (rgb[c] - pixels[4 * i + c]) * alpha));
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, i++) {
+        if (!index[i]) continue;
+        const starts = index[i] !== (x ? index[i - 1] : 0) || index[i] !== (y ? index[i - width] : 0);
+        if (starts || x === width - 1 || y === height - 1 || !index[i + 1] || !index[i + width]) line(i);
+      }
+    }
+  }
+
+  drawHeat(values, end, table, two) {
+    [this.values, this.end] = [values, end];
+    tint(this.image, this.index, values, end, table.cells, two);
+    this.heat.getContext("2d").putImageData(this.image, 0, 0);
+  }
+
+  // What lies over the heat: named places, the cell under the pointer, the cells that are pinned.
+  drawOver(marks, place, cursor) {
+    const context = this.over.getContext("2d");
+    context.clearRect(0, 0, this.width, this.height);
+    if (place) this.outline(context, place, true);
+    if (marks.length) drawMarks(context, marks, this.width, this.height, this.scale);
+    context.globalAlpha = 1;
+    if (cursor !== null) this.outline(context, [cursor], false);
+  }
+
+  // The outline of some cells: their rim, light round dark, or blue where they are pinned.
+  outline(context, cells, pinned) {
+    const path = new Path2D(), inside = new Set(cells), key = (numbers) => numbers.join(), sides = new Map();
+    const [x, y] = [this.width / this.picture.width, this.height / this.picture.height];
+    for (const c of inside) {
+      const [l, t, r, b] = this.picture.cellBoxes.subarray(4 * c, 4 * c + 4);
+      const box = [Math.round(l * x), Math.round(t * y), Math.round(r * x), Math.round(b * y)];
+      for (const side of [[0, 1, 2, 1], [0, 3, 2, 3], [0, 1, 0, 3], [2, 1, 2, 3]].map((s) => s.map((i) => box[i]))) {
+        if (!sides.delete(key(side))) sides.set(key(side), side); // a side that two cells share is no rim
+      }
+    }
+    for (const [x0, y0, x1, y1] of sides.values()) {
+      path.moveTo(x0, y0);
+      path.lineTo(x1, y1);
+    }
+    context.lineCap = "square";
+    for (const [colour, thickness] of [["white", 4], [pinned ? css(data.facts.colours.fixed.current) : "black", 2]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = thickness * this.scale;
+      context.stroke(path);
+    }
+  }
+
+  // The cell under a point of the screen, or -1.
+  cellAt(clientX, clientY) {
+    const box = this.over.getBoundingClientRect();
+    const x = Math.floor(((clientX - box.left) / box.width) * this.width);
+    const y = Math.floor(((clientY - box.top) / box.height) * this.height);
+    return x < 0 || y < 0 || x >= this.width || y >= this.height ? -1 : this.index[y * this.width + x] - 1;
+  }
+
+  // A point of the screen in parts of the picture, 0..1.
+  partAt(clientX, clientY) {
+    const box = this.over.getBoundingClientRect(), within = (part) => Math.min(Math.max(part, 0), 1);
+    return [within((clientX - box.left) / box.width), within((clientY - box.top) / box.height)];
+  }
+}
+
+// The picture as it stands under the heat: part of its colour gone, its shades others.
+function mute(pixels, greyed, shades) {
+  for (let i = 0; i < pixels.length; i += 4) {
+    const grey = 0.299 * pixels[i] + 0.587 * pixels[i + 1] + 0.114 * pixels[i + 2];
+    for (let c = i; c < i + 3; c++) pixels[c] = shades[Math.round(pixels[c] + (grey - pixels[c]) * greyed)];
+  }
+}
+
+// Dark and light stripes over the cells that are sinks.
+function hatch({ data: pixels, width, height }, index, isSink, stripe) {
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      if (!index[i] || !isSink[index[i] - 1]) continue;
+      const shade = Math.floor((x + y) / stripe) % 2 ? 255 : 24;
+      for (let c = 4 * i; c < 4 * i + 3; c++) pixels[c] += (shade - pixels[c]) * 0.6;
+    }
+  }
+}
+
+// Places that the answer names: rings with numbers, the last one blue, the ones before ever fainter, old ones dots.
+// marks: {x, y} or {x, y, right, bottom} in pixels, {number, age}; two that follow each other are joined.
+function drawMarks(context, marks, width, height, scale) {
+  const { opacity, old, radius: full } = data.facts.markLook, { current, ink } = data.facts.colours.fixed;
+  const radius = Math.min(Math.max(width / scale / 45, 7), full) * scale;
+  const at = marks.map(({ corners }) => corners.map((part, n) => part * (n % 2 ? height : width)));
+  const stroke = (path, colour, thickness) => { // light round dark: seen on any picture
+    for (const [shade, wide] of [["white", thickness + 2 * scale], [colour, thickness]]) {
+      [context.strokeStyle, context.lineWidth] = [shade, wide];
+      context.stroke(path);
+    }
+  };
+  marks.forEach(({ age, corners }, n) => {
+    const box = at[n], path = new Path2D(), colour = css(age ? ink : current), [before] = at.slice(n - 1, n);
+    context.globalAlpha = opacity[age] ?? old;
+    if (age >= opacity.length) {
+      path.arc((box[0] + (box[2] ?? box[0])) / 2, (box[1] + (box[3] ?? box[1])) / 2, 1.5 * scale, 0, 7);
+      return stroke(path, css(ink), 2 * scale);
+    }
+    if (n && corners.length === 2 && before.length === 2) joinMarks(context, before, box, radius, scale, stroke, css(ink));
+    if (corners.length === 2) path.arc(...box, radius, 0, 7);
+    else path.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+    stroke(path, colour, 2.5 * scale);
+    context.globalAlpha = 1;
+  });
+  marks.filter(({ age }) => age < opacity.length).forEach((mark) => tagMark(context, mark, at[marks.indexOf(mark)], radius, scale, height));
+}
+
+// A line between two rings, not through them.
+function joinMarks(context, [x0, y0], [x1, y1], radius, scale, stroke, ink) {
+  const length = Math.hypot(x1 - x0, y1 - y0), edge = (radius + 4 * scale) / length, path = new Path2D();
+  if (length <= 3 * radius) return;
+  path.moveTo(x0 + (x1 - x0) * edge, y0 + (y1 - y0) * edge);
+  path.lineTo(x1 - (x1 - x0) * edge, y1 - (y1 - y0) * edge);
+  stroke(path, ink, 2 * scale);
+}
+
+// A small tag with a mark's number at the upper left of its ring, or of its box.
+function tagMark(context, { number, age, corners }, [x, y], radius, scale, height) {
+  const { opacity } = data.facts.markLook, { current, ink } = data.facts.colours.fixed, size = 12 * scale;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  const wide = context.measureText(number).width + size * 0.6, high = size * 1.2, away = corners.length === 2 ? radius : 0;
+  const left = Math.max(x - away - wide, 0), top = Math.min(Math.max(y - away - high, 0), height - high);
+  context.fillStyle = css((age ? ink : current).map((c) => 255 - (255 - c) * (0.5 + 0.5 * opacity[age])));
+  context.beginPath();
+  context.roundRect(left, top, wide, high, 3 * scale);
+  context.fill();
+  [context.textAlign, context.textBaseline, context.fillStyle] = ["center", "middle", "white"];
+  context.fillText(number, left + wide / 2, top + high / 2 + scale / 2);
+}
+
+// Columns and sizes that let the smallest of some pictures be largest in an area, as image_panel.picture_slots.
+function slots(sizes, width, height, label, gap) {
+  const fit = (columns) => {
+    const rows = Math.ceil(sizes.length / columns);
+    const wide = (width - (columns - 1) * gap) / columns, high = (height - (rows - 1) * gap) / rows - label;
+    return sizes.map(([w, h]) => Math.max(Math.min(wide / w, high / h), 0.01));
+  };
+  let best = 1;
+  for (let columns = 2; columns <= sizes.length; columns++) {
+    if (Math.min(...fit(columns)) > Math.min(...fit(best)) + 1e-6) best = columns;
+  }
+  return { columns: best, scales: fit(best) };
+}
+
+// The strip: a small map of every plane, each on its own scale.
+class Strip {
+  constructor(box, names, choose) {
+    this.box = box;
+    this.items = names.map((name, n) => {
+      const item = document.createElement("div"), canvas = document.createElement("canvas");
+      const label = document.createElement("span");
+      Object.assign(item, { className: "plane", id: `plane-${n}`, onclick: () => choose(n) });
+      item.setAttribute("role", "option");
+      item.setAttribute("aria-label", name);
+      label.textContent = name.replace("layer ", "").replace(", mean of the heads", "").replace(", ", " \u00b7 ");
+      item.append(canvas, label);
+      box.append(item);
+      return { item, canvas };
+    });
+  }
+
+  // The size of the maps, all pictures side by side, `height` pixels high.
+  resize(height) {
+    const scale = window.devicePixelRatio || 1, high = Math.round(height * scale);
+    this.parts = data.pictures.map((picture) => {
+      const width = Math.max(Math.round((high * picture.width) / picture.height), 1);
+      return { width, index: cellIndex(picture, width, high), image: new ImageData(width, high) };
+    });
+    const width = this.parts.reduce((sum, part) => sum + part.width + 2, -2);
+    for (const { canvas } of this.items) {
+      Object.assign(canvas, { width, height: high });
+      canvas.style.width = `${width / scale}px`;
+      canvas.style.height = `${height}px`;
+    }
+  }
+
+  draw(number, values, table, end, two) {
+    const context = this.items[number].canvas.getContext("2d");
+    let x = 0;
+    this.parts.forEach(({ width, index, image }, n) => {
+      tint(image, index, values[n], end, table.flat, two); // the map alone, no picture below it
+      context.putImageData(image, x, 0);
+      x += width + 2;
+    });
+  }
+
+  choose(number) {
+    if (number === this.chosen) return;
+    this.chosen = number;
+    this.items.forEach(({ item }, n) => item.setAttribute("aria-selected", String(n === number)));
+    this.box.setAttribute("aria-activedescendant", `plane-${number}`);
+    const { item } = this.items[number], { box } = this; // only the strip itself is scrolled
+    const [from, to] = [item.offsetLeft - box.offsetLeft, item.offsetLeft - box.offsetLeft + item.offsetWidth];
+    if (from < box.scrollLeft || to > box.scrollLeft + box.clientWidth) box.scrollLeft = from - box.clientWidth / 3;
+  }
+}

@@ -1,0 +1,184 @@
+// From what is chosen to what is seen: one frame.
+
+function buildPictures() {
+  const sides = SIDES[state.show], several = data.pictures.length > 1;
+  const names = { first: data.records[0].name, second: data.records[1]?.name, difference: "difference" };
+  pictureViews = data.pictures.flatMap((picture) => sides.map((side) => {
+    const title = [several && picture.name, sides.length > 1 && names[side]].filter(Boolean).join(" \u00b7 ");
+    const view = new PictureView(picture, side, title);
+    listenToPicture(view);
+    return view;
+  }));
+  byId("pictures").replaceChildren(...pictureViews.map((view) => view.figure));
+  layoutPictures();
+}
+
+function layoutPictures() {
+  const area = byId("pictures");
+  area.style.maxHeight = "none";
+  const { width, height } = area.getBoundingClientRect();
+  if (!pictureViews.length || width < 2) return;
+  const label = pictureViews.length > 1 ? 22 : 0, sizes = pictureViews.map(({ picture: p }) => [p.width, p.height]);
+  const { columns, scales } = slots(sizes, width, height, label, GAP);
+  area.style.gridTemplateColumns = `repeat(${columns}, max-content)`;
+  pictureViews.forEach((view, n) => view.resize(Math.floor(sizes[n][0] * scales[n]), Math.floor(sizes[n][1] * scales[n])));
+  // What is said of the pictures follows right below them.
+  const ends = pictureViews.map(({ figure }) => figure.getBoundingClientRect().bottom);
+  area.style.maxHeight = `${Math.max(...ends) - area.getBoundingClientRect().top}px`;
+  drawGrounds();
+  drawnMap = "";
+  changed();
+}
+
+function drawGrounds() {
+  for (const shown of pictureViews) {
+    shown.drawGround(state.look, Array.from(shown.picture.cells, (p) => views.some((view) => view.isSink[p])));
+  }
+}
+
+// The maps by side, and the end of their scale.
+function currentMaps() {
+  const maps = views.map((view) => view.cells()), { cells: quantile } = data.facts.quantiles;
+  if (isTwo()) {
+    const difference = maps[1].map((map, n) => minus(map, maps[0][n]));
+    return { maps: { difference }, end: scaleEnd(joined(difference).map(Math.abs), quantile) };
+  }
+  const sides = SIDES[state.show], whole = state.look.scale === "video";
+  const end = whole ? Math.max(...views.map((view) => view.wholeEnds().cells)) : scaleEnd(joined(maps.flat()), quantile);
+  return { maps: Object.fromEntries(sides.map((side, n) => [side, maps[n]])), end };
+}
+
+// The places named up to a step, in the phase of the last of them: the last ones, with their ages.
+function marksUpTo(step) {
+  if (!state.look.marks) return [];
+  const named = data.facts.marks.filter((mark) => mark.step <= step);
+  const shown = named.filter((mark) => mark.phase === named.at(-1).phase), { most } = data.facts.markLook;
+  return shown.map((mark, n) => ({ ...mark, number: n + 1, age: shown.length - 1 - n })).slice(-most);
+}
+
+// How strong the tint of some steps is: it follows the share of their attention that is shown.
+function strengthOf(kind, steps) {
+  if (isTwo() || state.look.scale === "video") return 1;
+  const each = views.map(({ plane }) => steps.reduce((sum, t) => sum + plane[kind][t], 0) / steps.length);
+  return Math.max(...each);
+}
+
+const tableOf = (strength) => colourTable(isTwo() ? "difference" : state.look.colours, strength);
+
+let askedPlace = null; // what `looked` answers
+
+function changed() {
+  waiting ||= requestAnimationFrame(() => {
+    waiting = 0;
+    render();
+  });
+}
+
+const placeAsked = () => (state.cursor && !state.place ? { picture: state.cursor.picture, cells: [state.cursor.cell] } : state.place);
+
+function render() {
+  if (!views.length || !pictureViews.length) return;
+  const steps = shownSteps(), dark = isDark(), place = placeAsked();
+  const table = tableOf(strengthOf("cellStrengths", steps));
+  views.forEach((view) => view.hold(steps));
+  const key = [steps.length > 1 ? steps.join() : steps[0], state.plane, state.show].join("|");
+  if (key !== drawnMap) {
+    drawnMap = key;
+    state.map = currentMaps();
+    for (const view of pictureViews) view.drawHeat(state.map.maps[view.side][view.picture.number], state.map.end, table, isTwo());
+  }
+  const marks = marksUpTo(steps.at(-1));
+  for (const view of pictureViews) {
+    const number = view.picture.number, on = state.cursor?.picture === number;
+    const own = marks.filter((mark) => mark.image === number);
+    view.drawOver(own, state.place?.picture === number ? state.place.cells : null, on ? state.cursor.cell : null);
+  }
+  const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
+  if (asked !== askedPlace) looked = place ? lookedAt(place) : null;
+  askedPlace = asked;
+  drawTexts(steps, table, dark);
+  drawWords(steps, place);
+  timeline.draw(views[0].plane, looked, dark);
+  timeline.move(steps);
+  drawStripLater();
+  writeHash();
+}
+
+function lookedAt({ picture, cells }) {
+  const each = views.map((view) => view.lookedAt(picture, cells));
+  return isTwo() ? minus(each[1], each[0]) : each[0];
+}
+
+function drawTexts(steps, cellTable, dark) {
+  const { facts, pieces, stepPiece, P } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
+  let values, end, last = stepPiece[steps.at(-1)];
+  if (looked) {
+    values = new Float32Array(pieces.length).fill(NaN);
+    looked.forEach((value, t) => {
+      const i = stepPiece[t];
+      if (!(Math.abs(values[i]) >= Math.abs(value))) values[i] = value;
+    });
+    end = Math.max(...looked.map(Math.abs), TINY);
+    last = pieces.length;
+  } else {
+    const each = views.map((view) => view.pieces());
+    values = two ? minus(each[1], each[0]) : each[0];
+    const frame = scaleEnd(shownTexts(values).map(Math.abs), facts.quantiles.text);
+    end = state.look.scale === "video" && !two ? views[0].wholeEnds().text : frame;
+  }
+  const table = tableOf(looked ? 1 : strengthOf("textStrengths", steps));
+  text.tint(values, end, { table, two, dark, style: state.look.style, last, chosen, outlined: Boolean(looked) });
+  state.texts = { values, end };
+  byId("text-title").textContent = looked ? "Who looked there" : "Weights on the text";
+  const unit = looked ? (state.look.baseline === "relative" ? facts.baselines.relative[1] : "of its attention") : "of the attention";
+  const say = looked ? asAmount : (value) => amount(value, false);
+  legend("text-legend", "a token", say, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
+  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, dark, "cells");
+}
+
+function legend(id, name, say, end, unit, table, dark, kind) {
+  const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
+  left.textContent = `${name}  ${say(two ? -end : 0)}`;
+  right.textContent = two ? `+${say(end)} ${unit}: ${data.records[1].name} more` : `${say(end)}${looked && kind !== "cells" ? "" : " or more"} ${unit}`;
+  const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
+  const shades = kind === "cells" ? null : table[dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind];
+  const word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
+  words.forEach((_, n) => {
+    const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
+    words[n] = shades ? word(shades[level]) : table.cells[level];
+  });
+  context.putImageData(image, 0, 0);
+}
+
+// The strip follows the pinned tokens once they rest, one plane at a time.
+const STRIP_WAIT = 80; // milliseconds
+let stripKey = "";
+function drawStripLater() {
+  if (!strip || state.hover !== null) return;
+  const key = JSON.stringify([state.pinned, state.show, state.look]);
+  strip.choose(state.plane);
+  if (key === stripKey) return;
+  stripKey = key;
+  clearTimeout(stripRun);
+  stripRun = setTimeout(drawStrip, STRIP_WAIT, key);
+}
+
+const stripViews = new Map();
+async function drawStrip(key) {
+  const table = tableOf(1);
+  for (let n = 0; n < data.records[0].planes.length; n++) {
+    const planes = await Promise.all(recordsShown().map((r) => data.plane(r, n)));
+    if (key !== stripKey) return;
+    const maps = planes.map((plane) => {
+      const name = JSON.stringify([plane.title, planes.indexOf(plane), state.show, n, state.look.baseline, state.look.sinks, state.look.smooth]);
+      if (!stripViews.has(name)) stripViews.set(name, new View(plane, state.look));
+      const view = stripViews.get(name);
+      view.hold(state.pinned);
+      return view.cells();
+    });
+    const shown = isTwo() ? maps[1].map((map, i) => minus(map, maps[0][i])) : maps[0];
+    const end = scaleEnd(joined(shown).map(Math.abs), data.facts.quantiles.cells);
+    strip.draw(n, shown, table, end, isTwo());
+    if (n % 4 === 3) await new Promise((go) => setTimeout(go));
+  }
+}

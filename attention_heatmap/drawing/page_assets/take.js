@@ -1,0 +1,116 @@
+// What can be taken away: the view as a PNG, the map as a table.
+
+const SAVED_SCALE = 2; // pixels of the PNG for one of the page
+
+// Draw what the page shows on a canvas: grounds, canvases and text, where the browser has placed them.
+function drawPage() {
+  const { width, height } = document.body.getBoundingClientRect(), canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: Math.round(width * SAVED_SCALE), height: Math.round(height * SAVED_SCALE) });
+  const context = canvas.getContext("2d");
+  context.scale(SAVED_SCALE, SAVED_SCALE);
+  drawElement(context, document.body, getComputedStyle(document.documentElement).backgroundColor);
+  return canvas;
+}
+
+function drawElement(context, element, ground) {
+  const style = getComputedStyle(element), box = element.getBoundingClientRect();
+  const hidden = style.display === "none" || style.visibility === "hidden" || !box.width;
+  if (hidden || element.matches("[data-unsaved], .unseen, .toast, script, [popover]")) return;
+  context.save();
+  context.globalAlpha *= Number(style.opacity);
+  context.fillStyle = ground ?? style.backgroundColor;
+  for (const part of element.getClientRects()) {
+    context.beginPath();
+    context.roundRect(part.left, part.top, part.width, part.height, parseFloat(style.borderRadius) || 0);
+    context.fill();
+  }
+  if (style.overflow !== "visible") {
+    context.beginPath();
+    context.rect(box.left, box.top, box.width, box.height);
+    context.clip();
+  }
+  if (element instanceof HTMLCanvasElement && element.width) {
+    context.imageSmoothingEnabled = style.imageRendering !== "pixelated";
+    context.drawImage(element, box.left, box.top, box.width, box.height);
+  }
+  for (const node of element.childNodes) {
+    if (node.nodeType === Node.TEXT_NODE) drawText(context, node, style);
+    if (node.nodeType === Node.ELEMENT_NODE) drawElement(context, node);
+  }
+  context.restore();
+}
+
+// A text, word by word; a word that is broken over lines, letter by letter.
+function drawText(context, node, style) {
+  const range = document.createRange(), seen = document.body.getBoundingClientRect();
+  context.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+  context.fillStyle = style.color;
+  const write = (start, part) => {
+    range.setStart(node, start);
+    range.setEnd(node, start + part.length);
+    const boxes = range.getClientRects();
+    if (boxes.length > 1 && part.length > 1) return [...part].reduce((at, letter) => (write(at, letter), at + letter.length), start);
+    const box = boxes[0];
+    if (!box || box.bottom < seen.top || box.top > seen.bottom || !part.trim()) return;
+    const { fontBoundingBoxAscent: up, fontBoundingBoxDescent: down } = context.measureText(part);
+    context.fillText(part, box.left, box.top + (box.height - up - down) / 2 + up);
+  };
+  for (const match of node.data.matchAll(/\S+/g)) write(match.index, match[0]);
+}
+
+function savePicture() {
+  drawPage().toBlob((blob) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `attention ${location.hash.slice(1).replace(/[^\w=.-]+/g, "_") || "view"}.png`.slice(0, 120);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+}
+
+// A cell of a table: quoted, and marked as text where a spreadsheet would run it.
+function csvText(value) {
+  const formula = /^\s*[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(value) && !/^[+-]?[\d.]+$/.test(value);
+  return `"${(formula ? "'" : "") + value.replace(/"/g, '""')}"`;
+}
+
+// The map, a line a cell; `maps`: {name of the column: (pictures)(cells) weights}.
+function mapTable(maps) {
+  const lines = [["image", "left", "top", "right", "bottom", ...Object.keys(maps).map(csvText)]];
+  data.pictures.forEach((picture, n) => {
+    for (let c = 0; c < picture.cells.length; c++) {
+      const box = [...picture.cellBoxes.subarray(4 * c, 4 * c + 4)].map((side) => +side.toFixed(2));
+      lines.push([n + 1, ...box, ...Object.values(maps).map((map) => (Number.isNaN(map[n][c]) ? "" : +map[n][c].toPrecision(6)))]);
+    }
+  });
+  return lines.map((line) => line.join()).join("\n") + "\n";
+}
+
+// How much each token looked at a place, a line a token.
+function placeTable(looked) {
+  const lines = Array.from(looked, (value, t) => [t + 1, csvText(data.pieces[data.stepPiece[t]].text), +value.toPrecision(6)]);
+  return [["token", "text", "weight"], ...lines].map((line) => line.join()).join("\n") + "\n";
+}
+
+async function copyText(words) {
+  try {
+    await navigator.clipboard.writeText(words);
+    return true;
+  } catch { // no leave, as from a file in some browsers, or in a notebook
+    const area = Object.assign(document.createElement("textarea"), { value: words, className: "unseen" });
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+// Where a place is pinned, how much each token looked there; else the map.
+async function copyTable() {
+  const { maps } = state.map, sides = Object.keys(maps), ofPlace = looked && state.place;
+  const names = { first: data.records[0].name, second: data.records[1]?.name, difference: "difference" };
+  const named = Object.fromEntries(sides.map((side) => [sides.length > 1 || isTwo() ? names[side] : "weight", maps[side]]));
+  const table = ofPlace ? placeTable(looked) : mapTable(named), lines = table.split("\n").length - 2;
+  toast((await copyText(table)) ? `copied ${lines} ${ofPlace ? "tokens" : "cells"}` : "this browser does not let the page copy");
+}

@@ -1,0 +1,121 @@
+// The foot of the page: where the attention of the shown tokens lies, and how much of it lay on the pictures over time.
+
+const timeline = {
+  build(onStep) {
+    const slider = byId("slider"), { facts, T } = data;
+    slider.setAttribute("aria-valuemax", T);
+    const stepAt = (event) => {
+      const box = slider.getBoundingClientRect();
+      return Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * T), 0), T - 1);
+    };
+    slider.addEventListener("pointerdown", (event) => {
+      slider.setPointerCapture(event.pointerId);
+      onStep(stepAt(event));
+    });
+    slider.addEventListener("pointermove", (event) => event.buttons && onStep(stepAt(event)));
+    for (const phase of facts.phases) {
+      const span = document.createElement("span");
+      span.textContent = phase.name;
+      span.style.left = `${(100 * phase.first) / T}%`;
+      span.style.width = `${(100 * (phase.last - phase.first)) / T}%`;
+      span.style.backgroundColor = css(phase.rgb);
+      byId("phases").append(span);
+    }
+  },
+
+  resize() {
+    const { clientWidth, clientHeight } = byId("slider"), scale = window.devicePixelRatio || 1;
+    [this.width, this.height] = [clientWidth, clientHeight].map((side) => Math.max(Math.round(side * scale), 1));
+    this.gap = this.width >= 5 * data.T ? scale : 0;
+    for (const id of ["curve", "place-curve"]) Object.assign(byId(id), { width: this.width, height: this.height });
+    [this.plane, this.looked] = [null, null];
+  },
+
+  // Left and width of the bar of a step, in pixels.
+  bar(step) {
+    const [left, right] = [step, step + 1].map((t) => Math.round((t * this.width) / data.T));
+    return [left, Math.max(right - left - this.gap, 1)];
+  },
+
+  // The shares of the pictures, one on the other; over them, where a place is asked for, its own curve.
+  draw(plane, looked, dark) {
+    if (plane !== this.plane) this.drawShares(plane);
+    if (looked !== this.looked) this.drawPlace(looked, dark);
+    const images = data.pictures.length > 1 ? "s" : "";
+    byId("line-title").textContent = looked ? `in front: attention on the chosen place at each token, up to ${asAmount(this.most)}`
+      : `attention on the picture${images} at each token, up to ${amount(this.top, false)}`;
+  },
+
+  drawShares(plane) {
+    this.plane = plane;
+    const context = byId("curve").getContext("2d"), shares = plane.shares.slice(0, data.pictures.length), totals = new Float32Array(data.T);
+    shares.forEach(({ weights }) => weights.forEach((weight, t) => (totals[t] += weight)));
+    this.top = Math.max(...totals, TINY);
+    context.clearRect(0, 0, this.width, this.height);
+    const base = new Float32Array(data.T);
+    for (const { rgb, weights } of shares) {
+      context.fillStyle = css(rgb);
+      weights.forEach((weight, t) => {
+        const [left, width] = this.bar(t), high = (weight / this.top) * this.height;
+        base[t] += high;
+        context.fillRect(left, this.height - base[t], width, high);
+      });
+    }
+  },
+
+  drawPlace(looked, dark) {
+    this.looked = looked;
+    byId("slider").classList.toggle("asked", Boolean(looked));
+    const context = byId("place-curve").getContext("2d"), { fixed, dark: night } = data.facts.colours;
+    context.clearRect(0, 0, this.width, this.height);
+    if (!looked) return;
+    this.most = Math.max(...looked.map(Math.abs), TINY);
+    context.fillStyle = css(dark ? night.ink : fixed.ink);
+    looked.forEach((value, t) => {
+      const [left, width] = this.bar(t), high = (Math.abs(value) / this.most) * this.height;
+      if (high) context.fillRect(left, this.height - Math.max(high, 1), width, Math.max(high, 1));
+    });
+  },
+
+  move(steps) {
+    const { T } = data, first = Math.min(...steps), last = Math.max(...steps), thumb = byId("thumb");
+    thumb.style.left = `${(100 * first) / T}%`;
+    thumb.style.width = `max(4px, ${(100 * (last + 1 - first)) / T}%)`;
+    byId("slider").setAttribute("aria-valuenow", last + 1);
+    byId("slider").setAttribute("aria-valuetext", `token ${last + 1} of ${T}, ${data.tokenText(last)}`);
+  },
+
+  // The bar of shares and its key: [{name, rgb, value}], one list a record.
+  showShares(lists, names) {
+    const box = byId("shares");
+    if (box.childElementCount !== lists.length || box.dataset.parts !== String(lists[0].length)) {
+      box.dataset.parts = lists[0].length;
+      box.replaceChildren(...lists.map((list, n) => this.shareRow(list, names[n])));
+    }
+    lists.forEach((list, n) => {
+      const [bar, key] = box.children[n].querySelectorAll(".stackbar, .key");
+      list.forEach(({ value }, i) => {
+        bar.children[i].style.width = `${100 * value}%`;
+        key.children[i].lastChild.textContent = `${(100 * value).toFixed(1)}%`;
+      });
+    });
+  },
+
+  shareRow(list, name) {
+    const row = document.createElement("div"), bar = document.createElement("div"), key = document.createElement("div");
+    [row.className, bar.className, key.className] = ["sharerow", "stackbar", "key"];
+    bar.setAttribute("aria-hidden", "true");
+    if (name) row.append(Object.assign(document.createElement("b"), { textContent: name }));
+    for (const share of list) {
+      const part = document.createElement("span"), entry = document.createElement("span");
+      part.style.backgroundColor = css(share.rgb);
+      const swatch = Object.assign(document.createElement("i"), { className: "swatch" });
+      swatch.style.backgroundColor = css(share.rgb);
+      entry.append(swatch, `${share.name} `, Object.assign(document.createElement("b"), {}));
+      bar.append(part);
+      key.append(entry);
+    }
+    row.append(bar, key);
+    return row;
+  },
+};

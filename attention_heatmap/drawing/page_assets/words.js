@@ -1,0 +1,96 @@
+// What the page says: heading, shares, what is read off the map, notes, and the same for a screen reader.
+
+const MOST_NAMED = 5; // tokens that looked at a place
+
+// Heading, what is read off, notes.
+function drawWords(steps, place) {
+  const { T, pictures } = data, several = steps.length > 1, count = pictures.length;
+  const names = spans(steps), shares = views.map((view) => meanShares(view.plane, steps));
+  const shownWord = several ? wordsOf(steps) : data.tokenText(steps[0]);
+  byId("which").textContent = several ? `${steps.length} tokens, ${names.slice(0, 4).join(", ")}${names.length > 4 ? ", \u2026" : ""}` : `token ${steps[0] + 1} of ${T}`;
+  byId("chip").firstElementChild.textContent = shownWord;
+  const on = shares.map((list) => list.slice(0, count).reduce((sum, share) => sum + share.value, 0));
+  const onPicture = on.map((value) => `${(100 * value).toFixed(1)}%`).join(" and ");
+  byId("looked").textContent = `${several ? "mean, " : ""}${onPicture} on the picture${count > 1 ? "s" : ""}`;
+  byId("plane-title").textContent = [...new Set(state.planes.map((plane) => plane.title))].join(" | ");
+  timeline.showShares(shares, shares.length > 1 ? data.records.map((record) => record.name) : [""]);
+  drawReadout(steps, place);
+  drawNotes();
+  announce(`${byId("which").textContent}: ${shownWord}, ${byId("looked").textContent}. ${byId("readout").textContent}`);
+}
+
+function meanShares(plane, steps) {
+  return plane.shares.map(({ name, rgb, weights }) => ({ name, rgb, value: steps.reduce((sum, t) => sum + weights[t], 0) / steps.length }));
+}
+
+function wordsOf(steps) {
+  const words = [...new Set(steps.map((t) => data.stepPiece[t]))].map((i) => data.pieces[i].text).join("").replace(/\s+/g, " ").trim();
+  return words.length > 60 ? `${words.slice(0, 60)}\u2026` : words || "space";
+}
+
+function drawReadout(steps, place) {
+  const lines = [], weight = (picture, cell) => Object.entries(state.map.maps).map(([side, map]) => {
+    const value = map[picture][cell], name = pictureViews.length > data.pictures.length ? `${data.records[side === "first" ? 0 : 1].name} ` : "";
+    return Number.isNaN(value) ? "left out as a sink" : `${name}${value > 0 && isTwo() ? "+" : ""}${asAmount(value)}`;
+  }).join(", ");
+  const whose = steps.length > 1 ? "these tokens, mean" : `token ${steps[0] + 1}`;
+  if (state.cursor) {
+    const { picture, cell } = state.cursor;
+    lines.push([`${cellName(data.pictures[picture], cell)}: `, bold(weight(picture, cell)), ` (${whose})`]);
+  } else {
+    const maps = Object.values(state.map.maps)[0], best = maps.map((map) => map.length && hottest(isTwo() ? map.map(Math.abs) : map));
+    const picture = maps.reduce((a, map, n) => (Math.abs(map[best[n]]) > Math.abs(maps[a][best[a]]) ? n : a), 0);
+    if (maps[picture]?.length) lines.push([isTwo() ? "largest difference: " : "highest cell: ", bold(weight(picture, best[picture])), ` at ${cellName(data.pictures[picture], best[picture])}`]);
+  }
+  if (place) lines.push(...placeLines(place));
+  byId("readout").replaceChildren(...lines.map((parts) => {
+    const line = document.createElement("p");
+    line.append(...parts);
+    return line;
+  }));
+}
+
+const bold = (words) => Object.assign(document.createElement("b"), { textContent: words });
+
+function placeLines({ picture, cells }) {
+  const ranked = [...looked.keys()].sort((a, b) => looked[b] - looked[a]).slice(0, MOST_NAMED).filter((t) => looked[t] > 0);
+  const buttons = ranked.map((t) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "word", onclick: () => pin([t]) });
+    const word = document.createElement("bdi");
+    word.textContent = data.tokenText(t);
+    button.setAttribute("aria-label", `token ${t + 1}, ${data.tokenText(t)}, ${asAmount(looked[t])}`);
+    button.append(word, ` ${asAmount(looked[t])}`);
+    return button;
+  });
+  const what = cells.length > 1 ? `${cells.length} cells` : cellName(data.pictures[picture], cells[0]);
+  const parts = [`looked most at ${what}: `, ...buttons];
+  if (state.place) {
+    parts.push(Object.assign(document.createElement("button"), { type: "button", className: "link", textContent: "let go", onclick: letGo }));
+  }
+  return [parts];
+}
+
+function drawNotes() {
+  const { baseline, sinks, smooth } = state.look, plane = state.planes[0], done = [data.facts.baselines[baseline][0]];
+  const count = views[0].isSink.reduce((sum, one) => sum + one, 0);
+  if (sinks) done.push(`sinks left out (${count ? `${count}, with ${(100 * plane.leftOut).toFixed(1)}% of the attention on the pictures` : "none found"})`);
+  if (smooth) done.push(`smoothed over ${smooth} cell${smooth === 1 ? "" : "s"}`);
+  const view = done.filter(Boolean).join(", "), notes = view ? [`Map: ${view}.`] : [];
+  if (isTwo()) notes.push(`Difference: ${data.records[1].name} minus ${data.records[0].name}.`);
+  if (state.show === "both") notes.push(`The text shows ${data.records[0].name}.`);
+  notes.push(...plane.checks.map(({ text: said, view: of }) => `Check${of ? ` of the map ${of}` : ""}: ${said}.`));
+  byId("notes").textContent = notes.join(" ");
+}
+
+let saying = 0;
+function announce(words) {
+  clearTimeout(saying);
+  if (!state.timer) saying = setTimeout(() => (byId("live").textContent = words), 400);
+}
+
+function toast(words) {
+  const box = byId("toast");
+  box.textContent = byId("live").textContent = words;
+  box.classList.add("seen");
+  setTimeout(() => box.classList.remove("seen"), 2500);
+}
