@@ -26,8 +26,7 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
     import torch
 
     with torch.inference_mode(False), torch.enable_grad():
-        device = input_device(model)
-        given = {key: value.clone().to(device) for key, value in inputs.items() if torch.is_tensor(value)}
+        given = {key: value.clone().to(input_device(model)) for key, value in inputs.items() if torch.is_tensor(value)}
         given |= {key: value.to(model.dtype) for key, value in given.items() if value.is_floating_point()}
         noise = torch.randn(given[name].shape, generator=torch.Generator().manual_seed(0)).to(given[name])
         pixels = (noise * (given[name] != 0)).requires_grad_()  # an empty tile stays one: models leave those out
@@ -69,10 +68,9 @@ def _by_ratios(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
         sure = sure & ((ratio - digit).abs() < _ROUNDING)
         owner = owner + digit.long() * worth
     sure &= (owner >= 0) & (owner < len(number_N))
-    owner = owner.where(sure, 0)
     # What feeds several tokens may come near two whole numbers by chance, but hardly near a third one as well.
     check_N = 1 + (number_N * 0.618) % 1
-    sure &= (gradient(check_N) / whole - check_N[owner]).abs() < _ROUNDING
+    sure &= (gradient(check_N) / whole - check_N[owner.where(sure, 0)]).abs() < _ROUNDING
     return owner.where(sure, -1), fed
 
 

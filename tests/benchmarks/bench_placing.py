@@ -74,7 +74,7 @@ def main() -> None:
         inputs = build_inputs(processor, "Where?", [picture], "{Question}")
         plain = time.perf_counter() - begin
         found = []
-        ask = lambda inputs=inputs, found=found: found.append(  # noqa: E731
+        ask = lambda inputs=inputs, found=found, token_id=token_id: found.append(  # noqa: E731
             pixel_tokens.token_of_each_value(model, inputs, "pixel_values", token_id)
         )
         if cuda:
@@ -84,7 +84,9 @@ def main() -> None:
         expected = image_tokens.reported_owners(inputs, "pixel_values", count)
         assert count == tokens and (owner == expected)[owner >= 0].all()
         named = float((owner >= 0).mean())
-        ramps, _ = measured(lambda size=size: pixel_sources.pixel_sources(processor, [size], "pixel_values"), arguments.device)
+        ramps, _ = measured(
+            lambda size=size: pixel_sources.pixel_sources(processor, [size], "pixel_values"), arguments.device
+        )
         image_tokens._kept.clear()
         place = lambda inputs=inputs, picture=picture: image_tokens.locate_image_tokens(  # noqa: E731
             model, processor, inputs, [picture]
