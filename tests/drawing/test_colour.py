@@ -132,6 +132,6 @@ def test_a_name_of_matplotlib_is_taken_where_it_is_installed(monkeypatch):
     module.colormaps = {"jet": lambda values: np.tile([0.0, 0.5, 1.0, 1.0], (len(values), 1))}
     monkeypatch.setitem(sys.modules, "matplotlib", module)
     np.testing.assert_allclose(colour_map("jet")(np.zeros(1)), [[0, 127.5, 255]])
-    with pytest.raises(ValueError, match="colormap is 'jets'; expected .* a name that matplotlib knows"):
+    with pytest.raises(ValueError, match=r"colormap is 'jets'; expected .* a name that matplotlib knows"):
         colour_map("jets")
     assert colour_map("blue_to_yellow") is blue_to_yellow
