@@ -33,7 +33,7 @@ from attention_heatmap.drawing.video import find_encoder, write_video
 from attention_heatmap.files import check_output_dir, check_target
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, ImageTokens, check_pictures, check_replaced
+from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
 from attention_heatmap.recording.check import check_record
 from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
 from attention_heatmap.recording.image_tokens import locate_image_tokens
@@ -41,6 +41,7 @@ from attention_heatmap.recording.layers import DEFAULT_LAYER
 from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
 from attention_heatmap.recording.processes import process_number
 from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 from attention_heatmap.sweep import Plan, SamplesFailed, Sweep, kept_on_failure, report_samples
 from attention_heatmap.table import check_table, sample_folder, table_row
 

@@ -76,7 +76,7 @@ def expand(given: Any, name: str) -> list:
     Raises ValueError for a range that is far too long.
     """
     found: list = []
-    for one in [given] if isinstance(given, (str, Integral)) or given is None else list(given):
+    for one in list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if not isinstance(one, str):
             found.append(one)
         elif re.fullmatch(r"-?[0-9]{1,9}", one):

@@ -101,7 +101,7 @@ def test_options_that_are_taken_can_be_used(options):
         (DrawingOptions, {"smooth": -1}, "smooth is -1; expected a width in cells"),
         (DrawingOptions, {"frame_size": (641, 360)}, "both must be even"),
         (DrawingOptions, {"frame_size": 640}, "frame_size is 640"),
-        (DrawingOptions, {"frames": "all"}, "frames is 'all'; expected the numbers of steps"),
+        (DrawingOptions, {"frames": "some"}, "frames is 'some'; expected the numbers of tokens"),
         (DrawingOptions, {"frames": [1.5]}, "frames is"),
         (DrawingOptions, {"colormap": "jet"}, "colormap"),
         (DrawingOptions, {"font_path": "none.ttf"}, "font_path none.ttf cannot be used"),

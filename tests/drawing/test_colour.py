@@ -95,14 +95,6 @@ def test_a_scale_ends_at_a_weight_that_is_there(weights, quantile):
     assert end > 0 and (end in np.array(weights) or not any(weight > 0 for weight in weights))
 
 
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("channels", [3, 4])
-def test_a_function_gives_floats_to_1_or_numbers_to_255_and_its_opacity_is_left_out(whole, channels):
-    most = 255 if whole else 1.0
-    function = lambda values: np.full((len(values), channels), [most, 0, most, most][:channels])  # noqa: E731
-    np.testing.assert_allclose(colour_map(function)(np.zeros(2)), [[255, 0, 255]] * 2)
-
-
 @pytest.mark.parametrize(
     "function, message",
     [
@@ -135,3 +127,19 @@ def test_a_name_of_matplotlib_is_taken_where_it_is_installed(monkeypatch):
     with pytest.raises(ValueError, match=r"colormap is 'jets'; expected .* a name that matplotlib knows"):
         colour_map("jets")
     assert colour_map("blue_to_yellow") is blue_to_yellow
+
+
+@pytest.mark.parametrize(
+    "function, at_one",
+    [
+        (lambda w: np.stack([w, w, w], -1), 255),
+        (lambda w: np.stack([w, w, w, w], -1), 255),
+        (lambda w: np.stack([w * 200] * 3, -1), 200),
+        (lambda w: (np.stack([w] * 4, -1) * 255).astype(np.uint8), 255),
+        (lambda w: np.stack([w * 120] * 3, -1).astype(int), 120),
+    ],
+    ids=["0..1", "RGBA", "0..255", "bytes", "whole numbers"],
+)
+def test_functions_may_give_floats_or_bytes_with_or_without_opacity(function, at_one):
+    colours = colour_map(function)(np.array([0.0, 1.0]))
+    np.testing.assert_allclose(colours, [[0] * 3, [at_one] * 3])

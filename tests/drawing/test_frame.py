@@ -50,7 +50,11 @@ def test_in_a_frame_taller_than_wide_the_pictures_stand_above_the_text(size, siz
     record = make_record(["Based"], ["w"] * 3, grids=[(3, 4)] * len(sizes))
     tall = renderer_of(record, [picture(each) for each in sizes], size=size)
     high = max(top + height for _, top, _, height in tall.image.places)
-    assert tall.stacked and tall.image_at[0] == tall.text_at[0] and tall.image_at[1] + high <= tall.text_at[1] - tall.px(50)
+    assert (
+        tall.stacked
+        and tall.image_at[0] == tall.text_at[0]
+        and tall.image_at[1] + high <= tall.text_at[1] - tall.px(50)
+    )
     assert tall.text_at[1] + tall.text_size[1] <= tall.legend.place.top
 
 
@@ -193,3 +197,66 @@ def test_a_heading_that_is_too_long_is_cut():
     assert _cut("word", fonts, 500) == "word" and _cut("w", fonts, 0) == "w"
     assert (renderer.draw(0)[: renderer.text_at[1], renderer.text_at[0] + renderer.text_size[0] + 9 : renderer.image_at[0]]
             == 255).all()  # fmt: skip
+
+
+def cell_colours(renderer, frame):
+    """(cells, 3) the colour in the middle of each cell."""
+    return np.array([frame[cell_centre(renderer, cell)] for cell in range(len(renderer.image.edges))], int)
+
+
+def weaker(parts, **options):
+    """A renderer of steps that look at one cell each with these parts of their attention."""
+    record = hot_record([7, 3, 7][: len(parts)])
+    cells = record.weights[:, 0, record.image_positions] * np.reshape(parts, (-1, 1)) * 2
+    record = with_cells(record, cells)
+    record.weights[:, :, 0] += np.maximum(1 - record.weights.sum(axis=2), 0)
+    return renderer_of(record, **options)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01])
+@pytest.mark.parametrize("colour", ["white", "green", "black", "red"])
+def test_the_hot_cell_stands_out_on_any_picture_in_strong_and_weak_frames(colour, share):
+    renderer = weaker((0.5, share), images=[picture(colour=colour)])
+    for step, hot in ((0, 7), (1, 3)):
+        colours = cell_colours(renderer, renderer.draw(step))
+        away = np.abs(colours - np.median(colours, axis=0)).sum(axis=1)
+        assert away.argmax() == hot and away[hot] > 60
+
+
+def test_a_weak_frame_looks_weaker_than_a_strong_one():
+    renderer = weaker((0.5, 0.01, 0.01))
+    assert cell_colours(renderer, renderer.draw(2))[7].sum() > cell_colours(renderer, renderer.draw(0))[7].sum() + 40
+
+
+@pytest.mark.parametrize("size", [(640, 360), (640, 640), (640, 800), (1080, 1920), (1920, 1080)])
+@pytest.mark.parametrize("sizes", [[(400, 300)], [(300, 900)], [(2000, 100)], [(900, 100), (300, 400)]])
+def test_nothing_is_drawn_over_something_else_or_outside(size, sizes):
+    record = make_record(["Based"], [" w"] * 5, grids=[(3, 4)] * len(sizes), sizes=sizes)
+    renderer = renderer_of(record, [picture(each, "grey") for each in sizes], size=size)
+    assert renderer.draw(4).shape == (size[1], size[0], 3)
+    pen = renderer.draw_shapes(4)
+    assert isinstance(pen, VectorPen)
+    boxes = []
+    for kind, values in pen.shapes:
+        if kind == "text":
+            (x, y), width, high = values["at"], values["width"], values["font"].size
+            boxes.append((x, y - 0.7 * high, x + width, y, values["text"]))
+            assert x >= -1 and x + width <= size[0] + 1 and y <= size[1], values["text"]
+    for n, (left, top, right, bottom, text) in enumerate(boxes):
+        for other in boxes[:n]:
+            apart = other[2] <= left + 2 or other[0] >= right - 2 or other[3] <= top + 1 or other[1] >= bottom - 1
+            assert apart, (text, other[4])
+
+
+def test_attention_on_text_that_has_scrolled_away_is_told():
+    record = make_record(["Start", "Based"], ["\n"] * 80 + ["x"], grids=[(1, 1)])
+    renderer = renderer_of(record)
+    first, _ = renderer.text.visible(len(renderer.text.pieces) - 1, renderer.text_size[1])
+    above = np.flatnonzero(renderer.text.last_line < first)
+    expected = renderer.text_weights[80][above].sum() + record.rows(1)[80][2]
+    assert (
+        first > 0
+        and f"{expected:.1%}" in " ".join(words_of(renderer, 80))
+        and "above" in " ".join(words_of(renderer, 80))
+    )
+    assert "above" not in " ".join(words_of(renderer_of(make_record(["Based"], ["x"])), 0))

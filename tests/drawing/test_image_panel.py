@@ -147,7 +147,9 @@ def test_each_frame_has_its_own_scale_unless_the_video_has_one_and_the_power_lif
     record = hot_record([0, 1, 2])
     weights = record.weights[:, 0, record.image_positions] * [[1], [0.1], [1]]
     record = with_cells(record, weights)
-    frame, video, lifted = (renderer_of(record, **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5}))
+    frame, video, lifted = (
+        renderer_of(record, **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5})
+    )
     np.testing.assert_allclose(frame.cell_ends, [0.5, 0.05, 0.5])
     np.testing.assert_allclose(video.cell_ends, [0.5] * 3)
     tops = [renderer.maps[0].values(1).max() for renderer in (frame, video, lifted)]
@@ -189,7 +191,7 @@ def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
     for box, edges, value in zip(boxes, layout.edges, values):
-        np.testing.assert_allclose(np.array(box["box"]), np.array(edges) + [10, 20, 10, 20])
+        np.testing.assert_allclose(np.array(box["box"]), [*np.array(edges), 10, 20, 10, 20])
         shade = 255 - (255 - np.array(box["fill"])) * box["opacity"]
         np.testing.assert_allclose(shade, on_white(value, CELL_ALPHA), atol=1.5)
     assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == ["image 1", "image 2"]
@@ -257,3 +259,25 @@ def test_however_many_there_are_only_the_last_are_drawn_and_numbered_on():
     draw_marks(pen, (0, 0), layout, marks, FONTS, 1000)
     texts = [shape["text"] for kind, shape in pen.shapes if kind == "text"]
     assert texts == ["1498", "1499", "1500"] and sum(kind == "ring" for kind, _ in pen.shapes) == 2 * MOST_MARKS
+
+
+def test_a_muted_picture_is_lighter_and_paler_and_its_landmarks_are_told_apart():
+    colours = [(214, 47, 39), (240, 120, 20), (250, 190, 20), (60, 100, 200), (30, 30, 30), (40, 150, 70)]
+    image = Image.fromarray(np.repeat(np.array([colours], np.uint8), 20, axis=1).repeat(30, axis=0))
+    assert under_heat(image, "colour") is image
+    muted = [np.asarray(under_heat(image, how), float)[0, 10::20] for how in ("muted", "grey")]
+    assert np.ptp(muted[1], axis=1).max() == 0 and muted[0].min() > 90
+    apart = np.linalg.norm(muted[0][:, None] - muted[0][None], axis=-1) + 1000 * np.eye(len(colours))
+    assert apart.min() > 15
+
+
+def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
+    layout = layout_images(make_record(["a"], ["b"]), [picture()], 900, 675, FONTS)
+    rng = np.random.default_rng(0)
+    marks = [Mark(n, "think", 0, tuple(rng.random(2).tolist())) for n in range(60)]
+    canvas = Image.fromarray(layout.picture)
+    draw_marks(Pen(canvas), (0, 0), layout, marks, FONTS)
+    drawn = np.asarray(canvas)
+    changed = (drawn != layout.picture).any(axis=2)
+    assert 0.001 < changed.mean() < 0.03
+    assert ((drawn[..., 2].astype(int) - drawn[..., 0]) > 150).any()  # the newest, blue

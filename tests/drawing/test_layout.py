@@ -54,7 +54,7 @@ FRAMES = st.sampled_from([(640, 360), (640, 640), (720, 1280), (1920, 1080), (10
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(SIZES, FRAMES, st.integers(0, 5000))
+@given(SIZES, FRAMES, st.lists(st.integers(0, 300), min_size=1, max_size=40))
 def test_the_panels_stand_within_their_room_and_apart(sizes, frame, letters):
     header, gap, label, font = 30, 15, 15 * (len(sizes) > 1), 14
     room = (gap, 0, frame[0] - gap, frame[1] - 100)
@@ -80,5 +80,25 @@ def test_pictures_stand_above_the_text_where_they_are_larger_there(size, frame, 
 
 
 def test_a_short_text_is_written_larger_and_leaves_the_pictures_more_room():
-    short, long = (place_panels([(400, 300)], (0, 0, 1280, 600), 50, 20, 0, 17, n) for n in (40, 4000))
+    short, long = (place_panels([(400, 300)], (0, 0, 1280, 600), 50, 20, 0, 17, n) for n in ([40], [80] * 50))
     assert short.text_scale > 1 == long.text_scale and short.pictures[2] >= long.pictures[2]
+
+
+@pytest.mark.parametrize(
+    "sizes, frame, stacked, least",
+    [
+        ([(640, 448)], (1920, 1080), False, 0.28),
+        ([(500, 900)], (1920, 1080), False, 0.13),
+        ([(2000, 100)], (1920, 1080), True, 0.07),
+        ([(1000, 800), (300, 900)], (1920, 1080), False, 0.28),
+        ([(640, 448), (640, 448)], (1080, 1920), True, 0.33),
+        ([(640, 448)], (640, 360), False, 0.2),
+    ],
+)
+def test_the_pictures_have_their_part_of_the_frame_and_the_text_is_not_squeezed(sizes, frame, stacked, least):
+    font = 26 if frame[0] > 700 else 14
+    panels = place_panels(sizes, (28, 0, frame[0] - 28, frame[1] * 3 // 4), 60, 28, 30, font, [30] * 20)
+    slots = picture_slots(sizes, *panels.pictures[2:], 30)
+    area = sum(w * h * s * s for (w, h), (_, _, s) in zip(sizes, slots)) / (frame[0] * frame[1])
+    assert panels.stacked == stacked and area >= least
+    assert panels.text[2] >= 18 * font and panels.text[3] >= 7 * font

@@ -72,7 +72,9 @@ def test_without_sinks_the_note_says_none_or_too_short():
 
 @pytest.mark.parametrize("size", [SMALL, (1280, 720), (1080, 1350)])
 def test_notes_stand_below_the_time_line_within_the_frame(size):
-    plain, noted = (renderer_of(record, size=size) for record in (sink_record(), replace(sink_record(), checks=(CHECK,))))
+    plain, noted = (
+        renderer_of(record, size=size) for record in (sink_record(), replace(sink_record(), checks=(CHECK,)))
+    )
     lines = (plain.legend.place.top - noted.legend.place.top) / noted.px(NOTES)
     assert lines == len(noted.notes) >= 1
     bottom = noted.legend.timeline_y + noted.legend.timeline.height + noted.px(5)

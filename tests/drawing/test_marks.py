@@ -152,3 +152,10 @@ def test_an_answer_that_loops_on_points_draws_no_more_of_them_the_longer_it_is()
     numbers = [values["text"] for kind, values in pen.shapes if kind == "text"]
     assert numbers[-1] == "1500"  # and they go on being counted
     assert np.isfinite(renderer.draw(2999)).all()
+
+
+def test_a_mark_belongs_to_the_token_that_completes_it_and_to_its_phase():
+    marks = response_marks(
+        make_record(["p"], ["<think>", " (100", ", 200", ")", "</think>", "<answer>", "(300,300)", "</answer>"]), 1, ONE
+    )
+    assert [(mark.step, mark.phase) for mark in marks] == [(3, "think"), (6, "answer")]

@@ -1,5 +1,6 @@
 """The layout of the text: every token has its place, in every script, and lines break where they may."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention_heatmap.drawing import text_layout as room
+from attention_heatmap.drawing.colour import CURRENT_TOKEN
 from attention_heatmap.drawing.text import TextPiece
 from attention_heatmap.drawing.text_layout import INK_LEVELS, layout_text
+from attention_heatmap.drawing.text_panel import visualize_attention_step
 
 ANY = st.characters(exclude_categories=("Cs",))
 ARABIC, WHITE = st.sampled_from("مرحباالسلامعليكم"), st.sampled_from(" \t\n\r\x0b\x85\u2028\u3000\u00a0")
@@ -18,7 +21,9 @@ TOKEN = st.one_of(
     st.text(st.one_of(ANY, st.sampled_from(" \n路线a.")), max_size=12),
     st.text(WHITE, min_size=1, max_size=30),
     st.text(ARABIC, min_size=1, max_size=40),
-    st.sampled_from(["<think>", "</think>", "\x00\x07", "\u200b\u200d", "👩‍🚀", "नमस्ते", "\U0010ffff", "\ue000", " \n\n "]),
+    st.sampled_from(
+        ["<think>", "</think>", "\x00\x07", "\u200b\u200d", "👩‍🚀", "नमस्ते", "\U0010ffff", "\ue000", " \n\n "]
+    ),
 )
 TEXTS = st.lists(TOKEN, min_size=1, max_size=25)
 
@@ -53,7 +58,7 @@ def test_places_of_one_line_do_not_overlap_and_stay_in_it_unless_one_character_i
     layout = layout_of(texts, width)
     for line in {unit.line for unit in layout.written}:
         parts = sorted((left, right) for unit in layout.written if unit.line == line for _, left, right in unit.parts())
-        assert all(end <= start + 0.01 for (_, end), (start, _) in zip(parts, parts[1:]))
+        assert all(end <= start + 0.01 for (_, end), (start, _) in itertools.pairwise(parts))
         assert parts[-1][1] <= width or len(parts) == 1
 
 
@@ -170,3 +175,22 @@ def test_two_tokens_and_two_lines_are_parted_by_white():
     assert row[edge - 1] == 1 + P
     tops = layout.piece_index[:: layout.line_height]
     assert ((tops == 0) | (tops > P)).all() and layout.gap >= 1
+
+
+@pytest.mark.parametrize("texts", [[" "] * 30, ["w", *[" "] * 60, "x"], ["\t"] * 30, ["ل" * 200], ["سلام" * 60, " a"]])
+def test_runs_of_white_space_and_endless_words_have_their_place(texts):
+    for width in (70, 171, 500):
+        layout = layout_of(texts, width)
+        assert set(range(1, len(texts) + 1)) <= set(np.unique(layout.piece_index))
+        for current in range(0, len(texts), 7):
+            panel = np.asarray(visualize_attention_step(layout, np.zeros(len(texts)), current, 120))
+            assert (panel == CURRENT_TOKEN).all(axis=2).any()
+
+
+@pytest.mark.parametrize("word", ["لا", "السلام", "كتاب", "नमस्ते", "मन्त्री"])
+def test_a_word_of_joined_letters_looks_the_same_whatever_tokens_it_is_made_of(word):
+    whole = layout_of([word])
+    for cut in range(1, len(word)):
+        parted = layout_of([word[:cut], word[cut:]])
+        np.testing.assert_array_equal(parted.ink, whole.ink)
+        assert {1, 2} <= set(np.unique(parted.piece_index))

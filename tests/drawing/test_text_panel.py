@@ -108,7 +108,7 @@ def test_shapes_have_the_same_tokens_in_the_same_colours_as_the_picture(texts, d
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert any(tuple(map(round, box["fill"])) == CURRENT_TOKEN for box in boxes)
     for box in boxes:
-        left, top, right, bottom = box["box"]
+        left, top, right, _bottom = box["box"]
         y, x = int(top), int((left + right) / 2)
         if layout.ink[y, x] == 0 and right - left > 3:
             np.testing.assert_allclose(panel[y, x], box["fill"], atol=1.5)

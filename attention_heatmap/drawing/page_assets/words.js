@@ -76,7 +76,7 @@ function drawNotes() {
   if (sinks) done.push(`sinks left out (${count ? `${count}, with ${(100 * plane.leftOut).toFixed(1)}% of the attention on the pictures` : "none found"})`);
   if (smooth) done.push(`smoothed over ${smooth} cell${smooth === 1 ? "" : "s"}`);
   const view = done.filter(Boolean).join(", "), notes = view ? [`Map: ${view}.`] : [];
-  if (isTwo()) notes.push(`Difference: ${data.records[0].name} minus ${data.records[1].name}.`);
+  if (isTwo()) notes.push(`Difference: ${data.records[1].name} minus ${data.records[0].name}.`);
   if (state.show === "both") notes.push(`The text shows ${data.records[0].name}.`);
   notes.push(...plane.checks.map(({ text: said, view: of }) => `Check${of ? ` of the map ${of}` : ""}: ${said}.`));
   byId("notes").textContent = notes.join(" ");
