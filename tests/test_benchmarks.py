@@ -13,16 +13,17 @@ import pytest
 LONGEST = 300  # seconds of a script; one that is still there hangs
 FOLDER = Path(__file__).parent / "benchmarks"
 SMALL = {
-    "bench_two_gpus": "--parts tensor --tensor_length 700 --tensor_tokens 2 --tensor_rounds 1",
+    "bench_two_gpus": "--parts tensor --tensor_shape tiny --tensor_length 700 --tensor_tokens 2 --tensor_rounds 1",
     "bench_startup": "--rounds 1 --first_rounds 0 --max_new_tokens 2",
     "fault_signals": "--drawings 1 --datasets 0 --max_new_tokens 4",
     "bench_faithfulness": "--kinds route_en --samples 1 --curve_samples 1 --check_samples 1 --levels 2 --draws 1",
-    "bench_sweep": "--samples 2 --timed 1 --max_new_tokens 4",
+    "bench_sweep": "--samples 1 --timed 1 --max_new_tokens 4",
     "bench_drawing": "--frames 3 --rounds 1 --long 8",
     "bench_families": "",
-    "bench_recording": "--lengths 700 --tokens 2 --replayed 2 --rounds 1 --eager_lengths 700",
-    "bench_long": "--plain --length 700 --tokens 4",
-    "bench_fast": "--length 700 --tokens 2 --rounds 1",
+    "bench_recording": "--shape tiny --lengths 700 --tokens 2 --replayed 2 --rounds 1 --eager_lengths 700",
+    "bench_long": "--shape tiny --plain --length 700 --tokens 4",
+    "bench_fast": "--shape tiny --length 700 --tokens 2 --rounds 1",
+    "bench_page": "--tokens 20 --positions 200 --planes 1 --moves 3",
     "bench_record": "--tokens 20 --positions 700 --layers 2",
 }
 
