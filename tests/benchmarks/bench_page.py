@@ -106,7 +106,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     record = long_record(args.tokens, args.positions, args.planes)
-    facts: dict = {**vars(args), "cores": os.cpu_count()}
+    facts: dict = {"bench": "page", **vars(args), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         began = time.perf_counter()
         path = write_page(record, Path(folder) / "page.html", "")
