@@ -42,7 +42,8 @@ MEASURE = """async ([kind, moves]) => {
     const mouse = { clientX, clientY, bubbles: true, pointerType: "mouse" };
     if (kind === "tokens") spans[(n * 37) % spans.length].dispatchEvent(new PointerEvent("pointerover", mouse));
     if (kind === "cells") over.dispatchEvent(new PointerEvent("pointermove", mouse));
-    if (kind === "steps") document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+    const key = new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true });
+    if (kind === "steps") document.body.dispatchEvent(key);
   };
   const painted = () => new Promise((go) => {
     const channel = new MessageChannel();
@@ -72,9 +73,8 @@ KINDS = {"tokens": "a token", "cells": "a cell", "steps": "stepping by keys"}
 
 def long_record(tokens: int, positions: int, planes: int) -> AttentionRecord:
     """An answer of so many tokens over so many positions in all, most of them a picture's."""
-    rng, (rows, columns) = np.random.default_rng(0), GRID
-    first = min(rows * columns, positions - tokens - 40)
-    columns = max(first // rows, 1)
+    rng, rows = np.random.default_rng(0), GRID[0]
+    columns = min(GRID[1], (positions - tokens - 40) // rows)
     at = np.arange(1, 1 + rows * columns)
     weights = np.zeros((tokens, planes, positions), np.float32)
     for t in range(tokens):
@@ -94,7 +94,11 @@ def _busy(trace: Path) -> float:
     """Milliseconds of processor time that the page's main thread took while a trace was kept."""
     events = json.loads(trace.read_text("utf-8"))["traceEvents"]
     main = {(e["pid"], e["tid"]) for e in events if e.get("args", {}).get("name") == "CrRendererMain"}
-    tasks = [e.get("tdur", 0) for e in events if e["name"] == "ThreadControllerImpl::RunTask" and (e["pid"], e["tid"]) in main]
+    tasks = [
+        e.get("tdur", 0)
+        for e in events
+        if e["name"] == "ThreadControllerImpl::RunTask" and (e["pid"], e["tid"]) in main
+    ]
     return sum(tasks) / 1000
 
 
@@ -103,8 +107,14 @@ def main() -> None:
     for name, default in (("tokens", 1000), ("positions", 5000), ("planes", 4), ("moves", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None
+    if not sync_playwright or not chromium():
+        print("nothing measured: it needs Chromium and pip install playwright")
+        print(json.dumps({"bench": "page", "skipped": True}))
+        return
     record = long_record(args.tokens, args.positions, args.planes)
     facts: dict = {"bench": "page", **vars(args), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
