@@ -228,9 +228,7 @@ class AttentionRecord(Showing):
             raise ValueError(f"token {one_line(repr(number))} is not there; expected a token's number, from 1")
         step = number - 1 if number > 0 else number + self.response_length
         if number == 0 or not 0 <= step < self.response_length:
-            raise ValueError(
-                f"token {number} is not there; tokens are numbered 1 to {self.response_length}, -1: the last"
-            )
+            raise ValueError(f"token {number} is not there; expected 1 to {self.response_length}, or -1 for the last")
         return step
 
     def save(self, path: str | Path) -> None:

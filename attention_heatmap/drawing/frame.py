@@ -38,6 +38,8 @@ SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what i
 # The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
+LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
+LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
 class FrameRenderer:
@@ -76,7 +78,7 @@ class FrameRenderer:
         names = [one.name for one in together[1]] if together else ()
         drawn = self.sizes * max(len(names), 1)
         label = label_height(self.label_fonts, len(drawn))
-        letters = sum(len(piece.text) + (40 if "\n" in piece.text else 0) for piece in pieces)
+        lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
         panels = place_panels(
             drawn,
             (margin, 0, self.right, footer - self.px(8)),
@@ -84,7 +86,7 @@ class FrameRenderer:
             margin,
             label,
             self.px(FONT_TEXT),
-            letters,
+            lines,
         )
         self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
         text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), options.font_path)
@@ -98,8 +100,16 @@ class FrameRenderer:
         self._weigh(shown, start, pieces)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         self._mark_steps = [mark.step for mark in self.marks]
+        self._phase_starts = {mark.phase: n for n, mark in reversed(list(enumerate(self.marks)))}
         second = (margin + self.right) // 2 if self.stacked else panels.pictures[0]
-        place = Place(margin, self.right, footer, max(second, self.right // 3), self.px, self.small)
+        place = Place(
+            margin,
+            self.right,
+            footer,
+            max(min(second, self.right - self.px(LEAST_SCALE)), self.right // 4),
+            self.px,
+            self.small,
+        )
         self.legend = Legend(record, plane, self.first_step, place, self.label_fonts, options)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         for panel in self.maps:
@@ -157,11 +167,14 @@ class FrameRenderer:
         at = self.left, last - self.px(NOTES) * (len(self.notes) - 1)
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
         for panel in self.maps:
-            title, fonts = panel.title, self.title_fonts
-            if panel.at[0] + fonts.width(f"{title}    100.0% on the pictures") > self.right:
-                fonts = self.label_fonts
-            pen.text(
-                (panel.at[0], self._heading(panel.at[1])), _cut(title, fonts, self.right - panel.at[0]), fonts, MUTED
+            x, base, room = panel.at[0], self._heading(panel.at[1]), self.right - panel.at[0]
+            if self._share_fits(panel, self.title_fonts):
+                pen.text((x, base), panel.title, self.title_fonts, MUTED)
+                continue
+            lines, pitch = wrapped([panel.title], self.label_fonts, room)[:2], self.px(24)
+            top = base - pitch * (len(lines) - 1)
+            draw_lines(
+                pen, [_cut(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
             )
         self.legend.draw_fixed(pen)
 
@@ -189,13 +202,20 @@ class FrameRenderer:
         """The base line of the heading of a panel."""
         return top - self.header + round(self.header * 0.62)
 
+    def _share_fits(self, panel: MapPanel, fonts: FontSet) -> bool:
+        """Whether a map's title and the share of the pictures find room on one line, in some fonts."""
+        used = fonts.width(f"{panel.title}   {self._share_text(1)}")
+        return panel.at[0] + used <= self.right
+
+    def _share_text(self, share: float) -> str:
+        return f"{share:.1%} on the picture{'s' * (len(self.sizes) > 1)}"
+
     def _draw_share(self, pen: AnyPen, panel: MapPanel, number: int) -> None:
-        """How much of the attention lies on the pictures, at the right of a map's heading."""
-        text = f"{panel.shares[number]:.1%} on the picture{'s' * (len(self.sizes) > 1)}"
+        """How much of the attention lies on the pictures, at the right of a map's heading if there is room."""
+        text, colour = self._share_text(float(panel.shares[number])), self.legend.shares[0].colour
         for fonts in (self.title_fonts, self.label_fonts):
-            x, used = self.right - fonts.width(text), fonts.width(panel.title) if fonts is self.title_fonts else 0
-            if x > panel.at[0] + used + self.px(24) and (used or x > panel.at[0] + self.label_fonts.width(panel.title)):
-                pen.text((x, self._heading(panel.at[1])), text, fonts, self.legend.shares[0].colour)
+            if self._share_fits(panel, fonts):
+                pen.text((self.right - fonts.width(text), self._heading(panel.at[1])), text, fonts, colour)
                 return
 
     def _draw_above(self, pen: AnyPen, number: int, current: int) -> float:
@@ -243,22 +263,15 @@ class FrameRenderer:
         marks = self.marks[first:end]
         if not marks:
             return
+        before = first - self._phase_starts[marks[0].phase]
         for shift in range(0, len(panel.layout.places), len(self.sizes)):  # of several maps, over each
             shifted = [replace(mark, image=mark.image + shift) for mark in marks] if shift else marks
-            draw_marks(pen, panel.at, panel.layout, shifted, self.label_fonts, first - self._phase_start(end))
+            draw_marks(pen, panel.at, panel.layout, shifted, self.label_fonts, before)
         inside = None if self.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
             at = (self.right - self.label_fonts.width(text), self.legend.timeline_y - self.px(10))
             pen.text(at, text, self.label_fonts)
-
-    def _phase_start(self, end: int) -> int:
-        """The number of the first mark of the phase that the last of so many is in."""
-        phase = self.marks[end - 1].phase
-        return next(n for n, mark in enumerate(self.marks) if mark.phase == phase)
-
-
-LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
 def _cut(text: str, fonts: FontSet, width: float) -> str:

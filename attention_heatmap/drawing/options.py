@@ -88,8 +88,8 @@ class DrawingOptions:
     font_path: str | None = option(None, "font of the text, a .ttf, .otf or .ttc file", group=PICTURE)
     fps: float = option(2, "frames a second", group=OUTPUT)
     format: str = option(
-        "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary ask "
-        "for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
+        "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary "
+        "ask for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
     )  # fmt: skip
     frames: int | str | Sequence[int | str] = option(
         (), "tokens whose frames are also written as pictures, by the numbers that the frames name, from 1: 52, 50-59, "
