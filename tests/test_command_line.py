@@ -102,11 +102,12 @@ def test_a_sample_of_json_lines_is_one_of_a_list(run_files, tmp_path, capsys, li
     assert "has 2 samples (0..1)" in capsys.readouterr().err
 
 
-def test_a_dataset_that_a_shell_gives_by_a_pipe_is_read_once(run_files):
-    flags = command(run_files, "--layer_idx", 1, *QUICK, "--output_dir", "out", benchmark_json="@")
-    line = " ".join(SCRIPT + flags).replace("@", f"<(cat {run_files[1]})")
-    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-    assert result.returncode == 0 and len(list(Path("out").iterdir())) == 1, result.stderr
+def test_a_dataset_may_come_by_a_pipe(run_files):
+    read, write = os.pipe()
+    os.write(write, run_files[1].read_bytes())
+    os.close(write)
+    assert main(command(run_files, "--layer_idx", 1, *QUICK, benchmark_json=f"/dev/fd/{read}")) == 0
+    os.close(read)
 
 
 def test_a_kept_record_is_drawn_again_without_model_and_torch(kept, run_files, tmp_path, capsys):
@@ -151,13 +152,11 @@ def test_choices_and_maps_by_flags(run_files, capsys):
     assert "layer_idx is 'auto'; expected auto alone" in capsys.readouterr().err
 
 
-def test_a_checks_verdict_is_one_line_on_stderr_and_stays_in_the_record(run_files):
-    flags = ["--layer_idx", 1, *QUICK, "--save_record", RECORD, "--check"]
-    result = subprocess.run([*SCRIPT, *command(run_files, *flags)], capture_output=True, text=True)
-    begin = "NOTE: check of layer 1, mean of the heads: hiding the hottest"
-    lines = [line for line in result.stderr.splitlines() if line.startswith(begin)]
-    assert result.returncode == 0 and len(lines) == 1 and len(result.stdout.splitlines()) == 1, result.stderr
-    assert lines[0].endswith(str(AttentionRecord.load(RECORD).checks[0]))
+def test_a_checks_verdict_is_one_line_and_stays_in_the_record(run_files, caplog):
+    with caplog.at_level(NOTE):
+        assert main(command(run_files, "--layer_idx", 1, *QUICK, "--save_record", RECORD, "--check")) == 0
+    (line,) = [line for line in caplog.messages if line.startswith("check of layer 1, mean of the heads: hiding the")]
+    assert line.endswith(str(AttentionRecord.load(RECORD).checks[0]))
 
 
 # --- flags that do not go together
@@ -213,8 +212,8 @@ def test_a_model_or_a_record_is_required(run_files, capsys):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--frame_size", "big"), ("--no_flag",), ("--fps", "x"), ("--sample", "x"), ("--max_new_tokens", "9" * 5000),
-     ("--seed", "1.5"), ("--frames", "x" * 10**6), ("--view", "\x1b[31m")],
+    [("--frame_size", "big"), ("--no_flag",), ("--fps", "x"), ("--max_new_tokens", "9" * 5000),
+     ("--seed", "1.5"), ("--format", "x" * 10**6), ("--view", "\x1b[31m")],
 )  # fmt: skip
 def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, capsys):
     assert "\x1b" not in refused(command(run_files, *flags), capsys)
@@ -313,6 +312,14 @@ def test_a_stdout_that_takes_nothing_is_one_line_and_the_files_are_there(kept, r
     assert len(list(Path("out").glob("*.mp4"))) == 1
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert "the files are written: out/combined_attention_visualization_layer0.mp4" in result.stderr
+
+
+def test_a_closed_stderr_disturbs_nothing(kept, tmp_path):
+    flags = [*SCRIPT, "--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360", "--output_dir"]
+    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} out 2>&-"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout == "out/combined_attention_visualization_layer0.mp4\n"
+    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} /dev/null/x 2>&-"], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
 
 
 def test_a_reader_that_leaves_early_is_one_line(kept):
