@@ -13,6 +13,7 @@ from typing import Any
 import tiny_models as tiny
 import torch
 import transformers as t
+from transformers import Qwen2VLImageProcessor, Qwen3VLVideoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 TYPES = tuple(sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES))
@@ -45,6 +46,8 @@ class Geometry:
     """What the chat template puts where a picture belongs; "" for no template."""
     image_class: type | None = None
     """Of the image processor, where it is not the type's own."""
+    video_class: type | None = None
+    processor_class: type | None = None
     image_token: str | None = None
     """What stands for a piece of a picture in the prompt, where it is not the placeholder of the whole."""
 
@@ -105,11 +108,14 @@ def _processor(geometry: Geometry, config: Any, tokenizer: Any, processor_class:
             continue
         if key == "image_processor":
             own = geometry.image_class
-            parts[key] = own(**geometry.image) if own else _part(t.IMAGE_PROCESSOR_MAPPING, type(config), geometry.image)
+            parts[key] = (
+                own(**geometry.image) if own else _part(t.IMAGE_PROCESSOR_MAPPING, type(config), geometry.image)
+            )
         elif key.endswith("tokenizer"):
             parts[key] = tokenizer
         elif key == "video_processor":
-            parts[key] = _part(t.VIDEO_PROCESSOR_MAPPING, type(config), {})
+            own = geometry.video_class
+            parts[key] = own() if own else _part(t.VIDEO_PROCESSOR_MAPPING, type(config), {})
         elif key in ("feature_extractor", "audio_processor"):
             parts[key] = _part(t.FEATURE_EXTRACTOR_MAPPING, type(config), {})
         elif key in ("patch_size", "vision_feature_select_strategy"):
@@ -121,7 +127,7 @@ def _processor(geometry: Geometry, config: Any, tokenizer: Any, processor_class:
 def build(geometry: Geometry) -> tuple[Any, Any]:
     """(model, processor)."""
     config_class = t.CONFIG_MAPPING[geometry.model_type]
-    processor_class = t.PROCESSOR_MAPPING[config_class]
+    processor_class = geometry.processor_class or t.PROCESSOR_MAPPING[config_class]
     tokenizer = _tokenizer(processor_class)
     config = config_class(**merged(shrink(config_class().to_dict(), len(tokenizer)), geometry.config))
     processor = _processor(geometry, config, tokenizer, processor_class)
@@ -139,6 +145,11 @@ def build(geometry: Geometry) -> tuple[Any, Any]:
     for parameter in model.parameters():  # as a trained model has them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
+    for module in model.modules():
+        if (
+            isinstance(module, torch.nn.Conv2d) and module.kernel_size > module.stride
+        ):  # it blends neighbours, so that it shows
+            torch.nn.init.normal_(module.weight, std=0.5)
     return model, processor
 
 
@@ -155,7 +166,19 @@ SO400M = {"vision_config": tiny.SIGLIP | SIGLIP}
 CLIP = {"vision_config": tiny.CLIP | {"image_size": 336}}
 LLAVA_NEXT = _pinpoints(336, (1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 ONEVISION = _pinpoints(384, *((r, c) for r in range(1, 7) for c in range(1, 7)))
-GRANITE = _pinpoints(384, *((1, c) for c in range(1, 11)), *((r, 1) for r in range(2, 11)), (2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (4, 2), (5, 2))
+GRANITE = _pinpoints(
+    384,
+    *((1, c) for c in range(1, 11)),
+    *((r, 1) for r in range(2, 11)),
+    (2, 2),
+    (2, 3),
+    (2, 4),
+    (2, 5),
+    (3, 2),
+    (3, 3),
+    (4, 2),
+    (5, 2),
+)
 ROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}}
 QWEN = "<image>"
 CROP_336 = {"size": {"shortest_edge": 336}, "crop_size": _square(336)}
@@ -163,7 +186,9 @@ ONE_CLASS_TOKEN = {"num_additional_image_tokens": 1, "patch_size": 14, "vision_f
 NO_CLASS_TOKEN = {"num_additional_image_tokens": 0, "patch_size": 14, "vision_feature_select_strategy": "full"}
 
 
-def _smolvlm(name: str, tile: int, patch: int, scale: int, stands_for: str, processor: type = t.SmolVLMImageProcessor) -> Geometry:
+def _smolvlm(
+    name: str, tile: int, patch: int, scale: int, stands_for: str, processor: type = t.SmolVLMImageProcessor
+) -> Geometry:
     config = {"vision_config": {"image_size": tile, "patch_size": patch}, "scale_factor": scale}
     image = {"size": {"longest_edge": 4 * tile}, "max_image_size": {"longest_edge": tile}}
     return Geometry(name, stands_for, config, image, {"image_seq_len": (tile // patch // scale) ** 2}, "<image>")
@@ -188,11 +213,6 @@ PUBLISHED = {
     "LLaVA 1.6": Geometry(
         "llava_next", "llava-v1.6-mistral-7b, -vicuna-7b, -vicuna-13b, -34b", CLIP | {"image_grid_pinpoints": LLAVA_NEXT},
         CROP_336 | {"image_grid_pinpoints": LLAVA_NEXT}, ONE_CLASS_TOKEN,
-    ),
-    "LLaVA 1.6, full": Geometry(
-        "llava_next", "llava_next with the class token kept",
-        CLIP | {"image_grid_pinpoints": LLAVA_NEXT, "vision_feature_select_strategy": "full"},
-        CROP_336 | {"image_grid_pinpoints": LLAVA_NEXT}, ONE_CLASS_TOKEN | {"vision_feature_select_strategy": "full"},
     ),
     "Granite Vision": Geometry(
         "llava_next", "granite-vision-3.1-2b, -3.2-2b, -3.3-2b",
@@ -260,6 +280,28 @@ PUBLISHED = {
 SHORT_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 SIGLIP_384 = {"vision_config": {"image_size": 384, "patch_size": 16}}
 CONFIGURED = {
+    "apertus1p5": Geometry("apertus1p5", config={"audio_config": {"codebook_dim": 32}}),
+    "cosmos3_edge": Geometry("cosmos3_edge", config=ROPE),
+    "deepseek_ocr2": Geometry("deepseek_ocr2", config={"text_config": {"mlp_layer_types": ["dense", "sparse"]}}),
+    "dots3_note": Geometry(
+        "dots3_note", config={"text_config": {"num_key_value_heads": 4}, "vision_config": {"adapter_in_dim": 32}}
+    ),
+    "ernie4_5_vl_moe": Geometry("ernie4_5_vl_moe", config=ROPE),
+    "hunyuan_vl": Geometry("hunyuan_vl", config={"text_config": {"head_dim": 8}}),
+    "glm5_next": Geometry("glm5_next", config={"text_config": {"num_key_value_heads": 4}}),
+    "glm4v_moe": Geometry(
+        "glm4v_moe", config={"text_config": ROPE["text_config"] | {"head_dim": 16}}, image_class=t.Glm4vImageProcessor, video_class=t.Glm4vVideoProcessor
+    ),
+    "glm_ocr": Geometry(
+        "glm_ocr", config=ROPE, processor_class=t.Glm46VProcessor, image_class=t.Glm46VImageProcessor,
+        video_class=t.Glm46VVideoProcessor,
+    ),
+    "molmo2": Geometry("molmo2", config={"adapter_config": {"vision_feature_layer": [1, 0]}}, placeholder="<|image|>", image_token="<im_patch>"),
+    "qwen3_vl_moe": Geometry(
+        "qwen3_vl_moe", config=ROPE | {"vision_config": {"deepstack_visual_indexes": [0]}}, image={"patch_size": 16},
+        image_class=Qwen2VLImageProcessor, video_class=Qwen3VLVideoProcessor,
+    ),
+    "granite4_vision": Geometry("granite4_vision", config={"deepstack_layer_map": [[0, 0]]}),
     "aria": Geometry("aria", config={"vision_config": {"image_size": 980, "patch_size": 14}}),
     "aya_vision": Geometry(
         "aya_vision", config={"vision_config": tiny.SIGLIP | {"image_size": 364}, "downsample_factor": 2},
@@ -280,14 +322,15 @@ CONFIGURED = {
     "instructblip": Geometry("instructblip", processor={"num_query_tokens": 32}, image={"size": _square(224)}),
     "kimi_k25": Geometry("kimi_k25", config={"projection_hidden_size": 32, "vision_config": {"projection_hidden_size": 32}}),
     "lfm3_vl": Geometry("lfm3_vl", image={"patch_size": 16}),
-    "llama4": Geometry("llama4", placeholder="<|image|>", image_token="<|patch|>"),
+    "llama4": Geometry("llama4", config={"vision_config": {"image_size": 336, "patch_size": 14}}, placeholder="<|image|>", image_token="<|patch|>"),
     "llava_next_video": Geometry("llava_next_video", config=CLIP, image=CROP_336, processor=ONE_CLASS_TOKEN),
-    "minicpm_ocr": Geometry("minicpm_ocr", image={"patch_size": 16}),
-    "minicpmv4_6": Geometry("minicpmv4_6", image={"patch_size": 16}),
-    "minicpmv4_7": Geometry("minicpmv4_7", image={"patch_size": 16}),
+    **{
+        name: Geometry(name, config={"insert_layer_id": 0}, image={"patch_size": 16})
+        for name in ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7")
+    },
     "mistral_large4": _pixtral("mistral_large4", 14, 2, 1540, "", spatial_merge_size=2),
     "ovis2": Geometry(
-        "ovis2", config={"vision_config": {"image_size": 448, "patch_size": 14}}, image={"size": _square(448)},
+        "ovis2", config={"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}}, image={"size": _square(448)},
         processor={"image_seq_length": 256}, image_token="<IMG_ATOM>",
     ),
     "qianfan_ocr": Geometry(

@@ -78,11 +78,6 @@ def test_no_room_imports_the_door_or_one_that_imports_it():
         pytest.fail(f"rooms import each other: {error.args[1]}")
 
 
-<<<<<<< HEAD
-def test_the_record_fetches_only_the_map_the_drawing_and_its_file_inside_its_methods():
-    inner = all_imports(TREES[f"{HOUSE}.record"]) - imported(TREES[f"{HOUSE}.record"].body)
-    assert within(inner, HOUSE) == within(inner, *(f"{HOUSE}.{room}" for room in ("drawing", "maps", "record_file")))
-=======
 def test_a_record_that_shows_itself_fetches_the_drawing_inside_its_methods_and_nothing_else_does():
     def inside(name):
         return within(all_imports(TREES[f"{HOUSE}.{name}"]) - imported(TREES[f"{HOUSE}.{name}"].body), HOUSE)
@@ -90,7 +85,6 @@ def test_a_record_that_shows_itself_fetches_the_drawing_inside_its_methods_and_n
     allowed = {f"{HOUSE}.maps", f"{HOUSE}.record"}
     assert inside("showing") - allowed == within(inside("showing"), f"{HOUSE}.drawing")
     assert inside("record") == {f"{HOUSE}.record_file"}
->>>>>>> main
 
 
 def test_only_recording_imports_torch_or_transformers():

@@ -64,9 +64,9 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
 def processed(processor: Any, pictures: Sequence[Any]) -> Any:
     """The processor's output for pictures alone, their colours as they are."""
     text = prompt_text(processor, [{"type": "image"} for _ in pictures])
-    colours = {"do_rescale": False, "do_normalize": False}
+    as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
     try:
-        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **colours)
+        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **as_it_is)
     except Exception as error:  # each processor has its own complaints
         raise ValueError(
             f"{type(processor).__name__} takes no ramps in the pictures' place: {one_line(error)}"

@@ -12,6 +12,7 @@ from attention_heatmap.recording.pixel_sources import as_tiles
 from attention_heatmap.recording.prompt import input_device
 
 _DIGIT = 64  # codes of one backward pass in float32: far enough apart for its rounding
+_ROUNDING = 0.02  # of a ratio of gradients from the number that it stands for
 _WRONG_PART = 0.02  # of the pixel values may name no token, by rounding
 
 
@@ -74,9 +75,13 @@ def _by_ratios(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
     for digit_N, worth in ((number_N % _DIGIT, 1), (number_N // _DIGIT, _DIGIT)):
         ratio = gradient(digit_N) / whole
         digit = ratio.nan_to_num().round()
-        sure &= (ratio - digit).abs() < 0.1
+        sure &= (ratio - digit).abs() < _ROUNDING
         owner += digit.long() * worth
     sure &= (owner >= 0) & (owner < len(number_N))
+    owner = owner.where(sure, 0)
+    # What feeds several tokens may come near two whole numbers by chance, but hardly near a third one as well.
+    check_N = 1 + (number_N * 0.618) % 1
+    sure &= (gradient(check_N) / whole - check_N[owner]).abs() < _ROUNDING
     return owner.where(sure, -1), fed
 
 

@@ -45,6 +45,7 @@ def measured(run: Callable[[], object]) -> tuple[float, float]:
 
 def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float, float]]:
     """Median seconds, peak GiB and shortest seconds of each run; the first round, which warms up, does not count."""
+    gc.freeze()  # what stands already need not be looked through after each run
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():

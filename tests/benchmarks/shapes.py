@@ -54,6 +54,18 @@ SHAPES = {
             "fullatt_block_indexes": [1],
         },
     ),
+    # To see that a script runs.
+    "tiny": (
+        {
+            "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128000,
+            "rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}, "tie_word_embeddings": False,
+        },
+        {
+            "depth": 1, "hidden_size": 16, "out_hidden_size": 64, "intermediate_size": 24, "num_heads": 2,
+            "fullatt_block_indexes": [],
+        },
+    ),
 }  # fmt: skip
 
 
