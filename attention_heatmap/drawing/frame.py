@@ -38,7 +38,6 @@ SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what i
 # The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
-LEAST_SCALE = 480  # room for the colour bar of the cells, beside a picture that is narrower
 LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
 LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 

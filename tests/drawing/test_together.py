@@ -46,7 +46,8 @@ def words_of(renderer, step):
     [
         ((1, 2), ("mean", "mean"), "attention of the mean of the heads", ["layer 1", "layer 2"]),
         ((1, 1), (0, "max"), "attention in layer 1", ["head 0", "maximum of the heads"]),
-        ((1, 2), (0, "max"), "attention in several layers and heads", ["layer 1, head 0", "layer 2, maximum of the heads"]),
+        ((1, 2), (0, "max"), "attention in several layers and heads",
+         ["layer 1, head 0", "layer 2, maximum of the heads"]),
     ],
 )  # fmt: skip
 def test_what_the_planes_have_in_common_is_said_once(layers, heads, heading, names):
