@@ -96,7 +96,7 @@ def test_tokens_are_numbered_from_one_and_steps_from_zero():
     late = renderer_of(make_record(["Look"], [" a", " b", " c"]), phrase="b")
     with pytest.raises(ValueError, match="token 1 has no frame: the text begins at token 2"):
         late.check_step(1)
-    with pytest.raises(ValueError, match="token 0 is not there; tokens are numbered 1 to 3"):
+    with pytest.raises(ValueError, match="token 0 is not there; expected 1 to 3"):
         renderer.check_step(0)
 
 
