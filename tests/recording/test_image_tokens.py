@@ -109,9 +109,7 @@ def test_class_tokens_go_with_the_picture_that_they_begin():
 TINY_PICTURES = [(1, 1), (1, 40), (40, 1), (9, 7)]
 
 
-@pytest.mark.parametrize(
-    "label", ["LLaVA 1.5", "LLaVA 1.6", "LLaVA-OneVision", "Qwen2-VL", "PaliGemma 224"]
-)
+@pytest.mark.parametrize("label", ["LLaVA 1.5", "LLaVA 1.6", "LLaVA-OneVision", "Qwen2-VL", "PaliGemma 224"])
 def test_pictures_smaller_than_a_cell_have_their_cells(label):
     for size in TINY_PICTURES:
         try:
