@@ -31,7 +31,6 @@ SMALL = {
     "bench_recording": "--shape tiny --lengths 700 --tokens 2 --replayed 2 --rounds 1 --eager_lengths 700",
     "bench_long": "--shape tiny --plain --length 700 --tokens 4",
     "bench_fast": "--shape tiny --length 700 --tokens 2 --rounds 1",
-    "bench_page": "--tokens 20 --positions 200 --planes 1 --moves 3",
     "bench_record": "--tokens 20 --positions 700 --layers 2",
 }
 
