@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from attention_heatmap.background import RECORD_NAME
+from attention_heatmap.compare import compare
 from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
@@ -33,7 +34,7 @@ from attention_heatmap.drawing.video import find_encoder, write_video
 from attention_heatmap.files import check_output_dir, check_target
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, ImageTokens, check_pictures, check_replaced
+from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
 from attention_heatmap.recording.check import check_record
 from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
 from attention_heatmap.recording.image_tokens import locate_image_tokens
@@ -41,6 +42,7 @@ from attention_heatmap.recording.layers import DEFAULT_LAYER
 from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
 from attention_heatmap.recording.processes import process_number
 from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 from attention_heatmap.sweep import Plan, SamplesFailed, Sweep, kept_on_failure, report_samples
 from attention_heatmap.table import check_table, sample_folder, table_row
 
@@ -48,6 +50,7 @@ __all__ = [
     "AttentionRecord",
     "AttentionVisualizer",
     "ImageTokens",
+    "compare",
     "load_sample",
     "locate_image_tokens",
     "render_frames",
@@ -400,9 +403,8 @@ def run_command(arguments: dict) -> str | list[str]:
             *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
         )
     if arguments["from_record"]:
-        return draw_record(
-            arguments["from_record"], images, layers, arguments["head"], start_phrase, output_dir, options
-        )
+        named = head if isinstance(head, list) else None
+        return draw_record(arguments["from_record"], images, layers, named, start_phrase, output_dir, options)
     loading = {key: arguments[key] for key in names_of(CheckpointOptions)}
     most = max(arguments["max_image_num"], len(arguments["image"] or ()))
     visualizer = AttentionVisualizer(arguments["model_path"], most, **loading)
@@ -417,7 +419,7 @@ def run_command(arguments: dict) -> str | list[str]:
 
 
 def draw_record(
-    paths: list[str], images: list | None, layers: list, head: Any, start_phrase: str, output_dir: str,
+    paths: list[str], images: list | None, layers: list, head: list | None, start_phrase: str, output_dir: str,
     options: DrawingOptions,
 ) -> list[str]:  # fmt: skip
     """Draw a kept record again, or two beside each other: the planes that were named, else all; the videos' paths."""
@@ -432,7 +434,7 @@ def draw_record(
     if options.view == "clear" and not record.auto_head:
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
     default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
-    planes = record.select(None if default else layers, None if head == "mean" else head)
+    planes = record.select(None if default else layers, head)
     write_records(records, images, planes, start_phrase, output_dir, options)
     return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
 
@@ -463,6 +465,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
     number of the signal that stopped it.
     """
+    if sys.stderr is None:  # closed; what is printed on it would come out of stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     parser = build_parser()
     try:
         arguments = vars(parser.parse_args(argv))
@@ -524,6 +528,8 @@ def _begin_log(verbose: bool, number: int) -> None:
 def _print(text: str) -> None:
     """Print on stdout, now. Raises OSError where that is closed or full; the files are there all the same."""
     try:
+        if sys.stdout is None:
+            raise ValueError("stdout is closed")
         print(text, flush=True)
     except (OSError, ValueError) as error:
         with open(os.devnull, "w") as nothing:  # or Python would complain once more at its end

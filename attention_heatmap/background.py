@@ -121,10 +121,10 @@ class BackgroundDrawing:
             for number, record in enumerate(records):
                 paths.append(self._place(folder, number))
                 record.save(paths[-1])
+            self.finish()
         except BaseException:
             self._remove(paths)
             raise
-        self.finish()
         facts = facts | record_facts(records, facts["answer"])
         self._current = _Drawing(folder, facts, paths, self._submit(paths, folder))
 

@@ -232,7 +232,7 @@ def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bo
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError("a device or a pipe")  # reading one may never end
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only large; the error is twice as far
+            warnings.simplefilter("ignore")  # a large picture, odd metadata; what cannot be read is an error as well
             with Image.open(path) as image:
                 if image.format == "EPS":
                     raise ValueError("a program, which Ghostscript would have to run; convert it to PNG")

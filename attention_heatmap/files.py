@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import tempfile
@@ -59,6 +61,8 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 
 def folder_advice(path: Path) -> str:
     """What to look at where a file could not be written."""
+    if path.parent.is_dir() and shutil.disk_usage(path.parent).free < LEAST_SPACE:
+        return f"{os.strerror(errno.ENOSPC)}: make room in {path.parent}"
     return f"check the space in {path.parent}" if path.parent.is_dir() else f"{path.parent} is no longer there"
 
 
@@ -109,6 +113,9 @@ def check_output_dir(output_dir: str | Path, name: str = "output_dir") -> None:
     folder = Path(output_dir)
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+        for part in folder.absolute().relative_to(existing.absolute()).parts:  # a name that is too long, or none at all
+            with suppress(FileNotFoundError):
+                os.lstat(existing / part)
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(LEAST_SPACE))
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: no path at all; RuntimeError: a ring of links

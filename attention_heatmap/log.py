@@ -40,7 +40,7 @@ def said_of(name: str) -> Iterator[None]:
     """Within this block whatever is logged begins with a name, such as that of a sample."""
 
     def add_name(message: logging.LogRecord) -> bool:
-        message.msg = f"{name}: {message.msg}"
+        message.msg, message.args = f"{name}: {message.getMessage()}", ()
         return True
 
     logger.addFilter(add_name)

@@ -22,7 +22,10 @@ _KINDS = {
     "int": (Integral, "a whole number"), "int | None": ((Integral, type(None)), "a whole number"),
     "float": (Real, "a number"), "bool": (bool, "True or False"),
     "str | None": ((str, os.PathLike, type(None)), "a text"), "str": (str, "a text"),
+    "dict | None": ((dict, type(None)), "a dict of names and values"),
+    "str | Colormap": ((str, Callable), "a name or a function"),
 }  # fmt: skip
+_LARGEST_NUMBER = 2**53  # of an option; beyond it not every whole number is a float
 _LONGEST_RANGE = 2**16  # numbers of a range of layers or heads
 _READERS = {"int": int, "int | None": int, "float": float, "str": str, "str | None": str}
 
@@ -73,7 +76,7 @@ def expand(given: Any, name: str) -> list:
     Raises ValueError for a range that is far too long.
     """
     found: list = []
-    for one in [given] if isinstance(given, (str, Integral)) or given is None else list(given):
+    for one in list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if not isinstance(one, str):
             found.append(one)
         elif re.fullmatch(r"-?[0-9]{1,9}", one):
@@ -90,11 +93,20 @@ def expand(given: Any, name: str) -> list:
 
 
 def check_options(options: Any) -> None:
-    """Raises ValueError for fields that are not of the kind that they are annotated with, or none of their choices."""
+    """Raises ValueError for fields that are not of the kind that they are annotated with, or none of their choices.
+
+    Numbers become Python's own.
+    """
     for field in dataclasses.fields(options):
         value, (kind, expected) = getattr(options, field.name), _KINDS.get(field.type, (object, ""))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
             raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {expected}")
+        if kind is not object and isinstance(value, Real) and not isinstance(value, bool):
+            if not abs(value) < _LARGEST_NUMBER:
+                shown = one_line(value)[:200]
+                raise ValueError(f"{field.name} is {shown}; expected {expected} below {_LARGEST_NUMBER}")
+            # As Python's own: those of NumPy make texts of other kinds, and no JSON.
+            object.__setattr__(options, field.name, int(value) if isinstance(value, Integral) else float(value))
         choices = field.metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {' or '.join(map(repr, choices))}")

@@ -40,7 +40,7 @@ class SamplesFailed(RuntimeError):
 
 def fingerprint(sample: object, image_dir: Path, allow_absolute_paths: bool = False) -> str:
     """Of a sample as it stands in the dataset and the bytes of its pictures: with others it is another input."""
-    digest = hashlib.sha256(json.dumps(sample, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(sample, sort_keys=True, default=str).encode())
     with suppress(ValueError, OSError):  # what cannot be read is told when its turn comes
         for name in check_sample(sample, ""):
             path = image_dir / name

@@ -18,12 +18,15 @@ from attention_heatmap.record import AttentionRecord
 
 FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
 _LARGEST_FACTS = 2**26  # bytes; a larger file is none of ours
+_LONGEST_NAME = 255  # bytes of a file's name, on most systems
 _SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and plane
 _NUMBERS = ("image_share_", "distance_", "change_")  # what the columns of numbers begin with
 _ENDS = ("mean", "2.5%", "97.5%")  # of a comparison: the last rows of the table
 _LAST_COLUMNS = ("map", "check", "files", "error")
-# What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at.
-_FORMULA = re.compile(r"(?:^|[;\t\r\n,|])\s*[\"']?\s*[=+\-@＝＋－＠]")
+# What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at; plain numbers aside.
+_FORMULA = re.compile(
+    r"""(^|[;\t\r\n,|])(?=(?:[^\S\t\r\n]|["'])*[=+\-@＝＋－＠])(?![^\S\t\r\n]*[+-][\d.]+ *[)\]}]* *(?:[;\t\r\n,|]|$))"""
+)
 
 
 def sample_folder(output_dir: str | Path, number: int) -> Path:
@@ -52,10 +55,15 @@ def write_facts(folder: Path, facts: dict, files: Iterable[Path] = ()) -> None:
 
 
 def own_files(folder: Path, facts: dict) -> dict[Path, int]:
-    """The files that a sample's facts name, and their sizes; a name that would leave the folder is none."""
+    """The files that a sample's facts name, and their sizes; what would leave the folder, or is no name, is none."""
     names = facts.get("files")
     names = names if isinstance(names, dict) else {}
-    return {folder / name: size for name, size in names.items() if name not in ("", "..") and Path(name).name == name}
+    return {folder / name: size for name, size in names.items() if _is_name(name)}
+
+
+def _is_name(name: str) -> bool:
+    plain = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
+    return plain and name not in ("", "..") and Path(name).name == name
 
 
 def is_finished(folder: Path, facts: dict) -> bool:
@@ -159,9 +167,7 @@ def _cell(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    if re.fullmatch(r"[+-]?[\d.]+", text) or not _FORMULA.search(text):
-        return text
-    return "'" + _FORMULA.sub(lambda match: f"{match[0][:-1]}'{match[0][-1]}" if match.start() else match[0], text)
+    return _FORMULA.sub(r"\1'", text)
 
 
 def write_table(output_dir: str | Path) -> None:

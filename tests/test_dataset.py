@@ -1,47 +1,166 @@
-"""Many samples in one run: which ones, what is kept of each, and how a run goes on."""
+"""A dataset, one of its samples, its pictures: which are taken, and what is refused in one line."""
 
-import csv
-import functools
+from __future__ import annotations
+
 import json
-import math
 import os
-import subprocess
-import sys
-from pathlib import Path
+import random
+import threading
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, make_record, picture
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import qwen_checkpoint
+from PIL import Image
 
-import visualizeHeatMap as vhm
+from attention_heatmap.dataset import (
+    Dataset,
+    load_sample,
+    open_pictures,
+    read_dataset,
+    select_from_dataset,
+    select_samples,
+    shrink,
+    upright_rgb,
+)
 
-QUICK = {"max_new_tokens": 3, "frame_size": SMALL}
-VIDEO = "combined_attention_visualization_layer1.mp4"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return vhm.AttentionVisualizer(str(qwen_checkpoint("qwen2_vl", tmp_path_factory.mktemp("tiny"))))
+GOOD = {"id": 1, "image": ["a.png"], "problem": "Which way?", "solution": "s", "answer": "a"}
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """(dataset, pictures): four samples, of which number 2 names no picture that is there."""
+    """A function that writes a dataset beside two pictures, and returns the arguments to load it."""
     (tmp_path / "images").mkdir()
-    picture((120, 90), "orange").save(tmp_path / "images" / "a.png")
-    sample = {"image": "a.png", "problem": "Based on the following requirements, go.", "pred": "<answer> a </answer>"}
-    samples = [{**sample, "id": f"n{n}", "answer": " a" if n else "b"} for n in range(4)]
-    samples[2]["image"] = "none.png"
-    (tmp_path / "data.json").write_text(json.dumps(samples), "utf-8")
-    return tmp_path / "data.json", tmp_path / "images"
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "images" / "a.png")
+    Image.new("L", (20, 40), 7).save(tmp_path / "images" / "b.png")
+
+    def write(samples, name="data.json"):
+        path = tmp_path / name
+        path.write_text(samples if isinstance(samples, str) else json.dumps(samples, ensure_ascii=False), "utf-8")
+        return path, tmp_path / "images"
+
+    return write
 
 
-def table(folder):
-    with open(folder / "samples.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+# --- a sample
+
+
+@pytest.mark.parametrize("paths, count", [("a.png", 1), (["a.png"], 1), (["a.png", "b.png"], 2)])
+def test_a_picture_is_given_as_a_text_or_a_list(dataset, paths, count):
+    sample, images = load_sample(*dataset([{**GOOD, "image": paths}]))
+    assert sample["problem"] == "Which way?"
+    assert [image.mode for image in images] == ["RGB"] * count
+    assert images[0].size == (30, 20)
+
+
+def test_the_sample_asked_for_is_returned_as_it_stands(dataset):
+    samples = [GOOD, {**GOOD, "problem": "中文问题", "extra": [1, 2]}]
+    assert load_sample(*dataset(samples), 1)[0] == samples[1]
+
+
+def test_only_image_and_problem_are_required(dataset):
+    assert load_sample(*dataset([{"image": "a.png", "problem": "p"}]))[0]["problem"] == "p"
+
+
+@pytest.mark.parametrize("index", [-1, 2, 1000, True, 0.5, None, 10**400])
+def test_an_index_out_of_range_names_the_range(dataset, index):
+    with pytest.raises(ValueError, match=r"out of range: .* has 2 samples \(0\.\.1\)") as error:
+        load_sample(*dataset([GOOD, GOOD]), index)
+    assert len(str(error.value)) < 1000
+
+
+def test_more_pictures_can_be_allowed(dataset):
+    assert len(load_sample(*dataset([{**GOOD, "image": ["a.png"] * 3}]), max_image_num=3)[1]) == 3
+
+
+def test_paths_outside_can_be_allowed(dataset, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "outside.png")
+    (tmp_path / "images").mkdir(exist_ok=True)
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
+    for name in ("link.png", str(tmp_path / "outside.png"), "../outside.png"):
+        where = dataset([{**GOOD, "image": name}])
+        with pytest.raises(ValueError, match="outside image_dir"):
+            load_sample(*where)
+        assert load_sample(*where, allow_absolute_paths=True)[1][0].size == (9, 9)
+
+
+def test_a_folder_of_pictures_may_itself_be_a_link(dataset, tmp_path):
+    path, images = dataset([GOOD])
+    (tmp_path / "link").symlink_to(images)
+    assert len(load_sample(path, tmp_path / "link")[1]) == 1
+
+
+# --- forms of a dataset
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n\n"])
+def test_a_sample_a_line_is_a_dataset(dataset, name, end):
+    samples = [GOOD, {**GOOD, "problem": "two\nlines\u2028and \x85 more"}]
+    text = end.join(json.dumps(sample, ensure_ascii=False) for sample in samples) + end
+    assert read_dataset(dataset(text, name)[0]) == samples
+
+
+def test_one_line_is_a_dataset_where_its_name_says_so(dataset):
+    assert read_dataset(dataset(json.dumps(GOOD), "data.jsonl")[0]) == [GOOD]
+    assert read_dataset(dataset("\n\n" + json.dumps(GOOD) + "\n", "data.NDJSON")[0]) == [GOOD]
+    with pytest.raises(ValueError, match="holds a dict; expected a JSON list"):
+        read_dataset(dataset(json.dumps(GOOD))[0])
+
+
+@pytest.mark.parametrize("bad, number", [("{not json", 2), ("[" * 100_000, 2), ("NaN x", 2), ('{"a": 1} {"b": 2}', 2)])
+def test_a_broken_line_is_named(dataset, bad, number):
+    text = "\n".join((json.dumps(GOOD), bad, json.dumps(GOOD)))
+    with pytest.raises(ValueError, match=rf"data\.jsonl is not JSON: line {number}: "):
+        read_dataset(dataset(text, "data.jsonl")[0])
+
+
+def test_the_list_itself_is_a_dataset_and_is_not_copied_twice(dataset):
+    _, images = dataset([])
+    samples, numbers = select_from_dataset([GOOD, GOOD], images, "all")
+    assert numbers == [0, 1] and samples == [GOOD, GOOD] and str(samples) == "the dataset"
+    assert select_from_dataset(samples, images, 0)[0] is samples
+    with pytest.raises(ValueError, match=r"sample_idx 7 is out of range: the dataset has 1 samples"):
+        load_sample([GOOD], images, 7)
+
+
+def test_a_dataset_as_a_text_is_its_name_however_long_it_is(dataset):
+    path, _ = dataset([GOOD] * 1000)
+    assert str(read_dataset(path)) == f"{read_dataset(path)}" == str(path)
+    assert str(Dataset([GOOD] * 1000, "x")) == "x"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_dataset(dataset):
+    assert read_dataset(dataset("\ufeff" + json.dumps([GOOD]))[0]) == [GOOD]
+
+
+def test_a_dataset_may_come_by_a_pipe(tmp_path):
+    read, write = os.pipe()
+    threading.Timer(0.2, lambda: (os.write(write, json.dumps([GOOD]).encode()), os.close(write))).start()
+    assert read_dataset(f"/dev/fd/{read}") == [GOOD]
+    os.close(read)
+
+
+def test_a_pipe_that_nobody_writes_to_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is not JSON: nothing stands in it"):
+        read_dataset(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "/dev/tty", "ring", "x" * 10_000, "nul\0", "file/below"])
+def test_what_is_no_file_is_told_at_once(tmp_path, name):
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"benchmark_json .* cannot be read: .*; give a JSON list of samples"):
+        read_dataset(name)
+
+
+def test_missing_files_are_named(dataset, tmp_path):
+    path, folder = dataset([GOOD])
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json does not exist"):
+        load_sample(tmp_path / "nowhere.json", folder)
+    with pytest.raises(FileNotFoundError, match="is no directory"):
+        load_sample(path, tmp_path / "nowhere")
 
 
 # --- which samples
@@ -52,24 +171,25 @@ def table(folder):
     [
         (3, [3]), ("3", [3]), ("0-3", [0, 1, 2, 3]), ("0,5,9", [0, 5, 9]), ("all", list(range(10))),
         ("9,0-2,1", [9, 0, 1, 2]), (" 1 - 2 , 4 ", [1, 2, 4]), ([4, 1, 4], [4, 1]), (np.array([2, 3]), [2, 3]),
+        (np.int64(4), [4]), (range(3), [0, 1, 2]), ((n for n in (1, 2)), [1, 2]),
     ],
 )  # fmt: skip
 def test_a_selection_names_each_sample_once_in_its_order(selection, numbers):
-    assert vhm.select_samples(selection, 10, "d.json") == numbers
+    assert select_samples(selection, 10, "d.json") == numbers
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)).map(sorted), min_size=1))
 def test_a_selection_that_is_written_down_is_read_as_it_was(spans):
     text = ",".join(f"{a}-{b}" if a < b else str(a) for a, b in spans)
     expected = list(dict.fromkeys(n for a, b in spans for n in range(a, b + 1)))
-    assert vhm.select_samples(text, 51, "d.json") == expected
-    assert vhm.select_samples(",".join(map(str, expected)), 51, "d.json") == expected
+    assert select_samples(text, 51, "d.json") == expected
+    assert select_samples(",".join(map(str, expected)), 51, "d.json") == expected
 
 
 @given(st.text(alphabet="0123456789-, alx\u0663\n", max_size=12), st.integers(1, 40))
 def test_any_text_is_a_selection_within_the_range_or_one_clear_error(text, count):
     try:
-        numbers = vhm.select_samples(text, count, "d.json")
+        numbers = select_samples(text, count, "d.json")
     except ValueError as error:
         assert str(error).startswith("sample_idx ") and "\n" not in str(error)
     else:
@@ -78,410 +198,102 @@ def test_any_text_is_a_selection_within_the_range_or_one_clear_error(text, count
 
 def test_no_sample_is_no_selection():
     with pytest.raises(ValueError, match="names no sample"):
-        vhm.select_samples([], 3, "d.json")
+        select_samples([], 3, "d.json")
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "-", "3-", "-3", "5-3", "1--2", "all,3", "0x2", "1e3", "1.0", "٣"])
 def test_a_form_that_cannot_be_read_says_what_can(text):
     with pytest.raises(ValueError, match="cannot be read; expected a number, a range such as 0-99"):
-        vhm.select_samples(text, 10, "d.json")
+        select_samples(text, 10, "d.json")
 
 
 @pytest.mark.parametrize(
-    "selection, named", [("8-12", "8-12"), ("0,10", "10"), ([-1], "-1"), ("0-999999999999999", "0-9")]
+    "selection, named",
+    [("8-12", "8-12"), ("0,10", "10"), ([-1], "-1"), ("0-999999999999999", "0-9"), ([2.0], "2.0"), (["1"], "1")],
 )
 def test_a_selection_out_of_range_is_named_and_never_spelled_out(selection, named):
     with pytest.raises(ValueError, match=rf"sample_idx {named}.* is out of range: d\.json has 10 samples \(0\.\.9\)"):
-        vhm.select_samples(selection, 10, "d.json")
-
-
-# --- what is kept of a sample
-
-
-@pytest.mark.parametrize(
-    "response, answer, correct",
-    [
-        ("<think> b </think><answer> (1,  2)\n</answer>", "(1, 2)", True),
-        ("<answer>a</answer> no, <answer>b</answer>", "b", True),
-        ("plain  text ", "plain text", True),
-        ("<answer>A</answer>", "a", False),
-        ("<answer>[(1, 2), (3, 4)]</answer>", "<answer> [(1, 2), (3, 4)] </answer>", True),
-        ("<answer>5</answer>", 5, True),
-        ("<answer>[1, 2]</answer>", [1, 2], True),
-        ("a", None, None),
-        ("a", "  ", None),
-    ],
-)
-def test_an_answer_is_compared_letter_by_letter_but_for_white_space(response, answer, correct):
-    assert vhm.is_correct(response, answer) is correct
-
-
-def test_the_shares_of_the_phases_are_means_of_the_shares_that_the_frames_show():
-    record = make_record(["go"], ["<think>", " a", "</think>", "<answer>", " b", "</answer>"])
-    shares = vhm.attention_shares(record, 1)[0].weights
-    found = vhm.phase_shares(record, 1)
-    assert found.keys() == {"think", "answer", "response"}
-    np.testing.assert_allclose(found["think"], shares[:3].mean(), atol=1e-6)
-    np.testing.assert_allclose(found["answer"], shares[3:].mean(), atol=1e-6)
-    np.testing.assert_allclose(found["response"], shares.mean(), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "change, finished",
-    [
-        ({}, True), ({"error": "x"}, False), ({"files": []}, False), ({"files": ["a.mp4", "gone.mp4"]}, False),
-        ({"files": ["../a.mp4"]}, False), ({"files": "a.mp4"}, False), ({"files": [3]}, False),
-        ({"files": [".."]}, False),
-    ],
-)  # fmt: skip
-def test_a_sample_is_finished_when_all_its_files_are_there(tmp_path, change, finished):
-    (tmp_path / "a.mp4").touch()
-    vhm.write_facts(tmp_path, {"files": ["a.mp4"], **change})
-    assert vhm.is_finished(tmp_path, vhm.read_facts(tmp_path)) is finished
-
-
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000])
-def test_facts_that_cannot_be_read_are_none(tmp_path, content):
-    (tmp_path / "sample.json").write_bytes(content)
-    assert vhm.read_facts(tmp_path) == {} and not vhm.is_finished(tmp_path, {})
-
-
-def test_forgetting_a_sample_takes_its_own_files_and_no_others(tmp_path):
-    folder = tmp_path / "sample_0000"
-    vhm.write_facts(folder, {"files": ["a.mp4", "../keep.mp4", "/etc/none"]})
-    for path in (folder / "a.mp4", folder / "mine.txt", tmp_path / "keep.mp4"):
-        path.touch()
-    vhm.forget_sample(folder)
-    assert [path.name for path in folder.iterdir()] == ["mine.txt"] and (tmp_path / "keep.mp4").exists()
-
-
-def test_the_table_holds_hostile_text_and_runs_none_of_it(tmp_path):
-    texts = ["=1+1", " @SUM(A1)", "+x", "-2.5", "a\x1b[31m\u202e\ud800\0b", 'say "a,b"\nc']
-    for number, text in enumerate(texts):
-        vhm.write_facts(tmp_path / f"sample_{number:04d}", {"response": text, "id": [text]})
-    (tmp_path / "sample_other").mkdir()
-    vhm.write_table(tmp_path)
-    rows = table(tmp_path)
-    assert [row["response"] for row in rows] == [
-        "'=1+1", "' @SUM(A1)", "'+x", "-2.5", "a\\x1b[31m\\u202e\\ud800\\x00b", 'say "a,b"\nc',
-    ]  # fmt: skip
-    assert [row["sample"] for row in rows] == list("012345") and {row["error"] for row in rows} == {"not finished"}
-
-
-def test_a_table_survives_facts_of_the_wrong_kind(tmp_path):
-    for number, facts in enumerate([{"image_share": 3, "correct": "yes"}, {"image_share": {"1": [2]}, "files": {}}]):
-        vhm.write_facts(tmp_path / f"sample_{number:04d}", facts)
-    vhm.write_table(tmp_path)
-    assert [row["correct"] for row in table(tmp_path)] == ["", ""]
-
-
-# --- a run
-
-
-def test_each_sample_has_its_folder_and_its_row_and_one_that_fails_stops_no_other(tiny, dataset, tmp_path, caplog):
-    rows = tiny.visualize_dataset(*dataset, "3,1-2", 1, output_dir=tmp_path / "out", response_key="pred", **QUICK)
-    assert [row["sample"] for row in rows] == [3, 1, 2]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "sample_0001", "sample_0002", "sample_0003", "samples.csv"
-    ]  # fmt: skip
-    for number in (1, 3):
-        files = sorted(path.name for path in (tmp_path / "out" / f"sample_{number:04d}").iterdir())
-        assert files == [VIDEO, "sample.json"]
-    one, two, three = table(tmp_path / "out")
-    assert one["id"] == "n1" and one["response"] == "<answer> a </answer>" and one["correct"] == "1"
-    assert 0 < float(one["image_share_answer_layer1"]) < 1 and one["error"] == ""
-    assert three["files"] == f"sample_0003/{VIDEO}"
-    assert "names a picture that does not exist" in two["error"] and two["files"] == "" and two["correct"] == ""
-    assert "sample 2: sample 2 of" in caplog.text
-
-
-def test_a_samples_video_is_the_one_that_the_class_makes_alone(tiny, dataset, tmp_path):
-    options = {**QUICK, "start_phrase": "--following", "frames": [0, -1], "summary": True, "fps": 3, "scale": "frame"}
-    tiny.visualize_dataset(*dataset, [0], [1, -1], output_dir=tmp_path / "many", save_record="run.npz", **options)
-    sample, images = tiny.load_sample_data(*dataset, 0)
-    tiny.create_attention_visualization_for_sample(sample, images, [1, -1], output_dir=tmp_path / "one", **options)
-    folder = tmp_path / "many" / "sample_0000"
-    made = {path.name for path in folder.iterdir()} - {"sample.json"}
-    assert made == {path.name for path in (tmp_path / "one").iterdir()} | {"run.npz"}
-    assert {path.name for path in vhm.own_files(folder, vhm.read_facts(folder))} == made
-    for name in made - {"run.npz"}:
-        assert (folder / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
-    assert vhm.AttentionRecord.load(folder / "run.npz").layers == (1, 2)
-
-
-def test_a_run_goes_on_where_it_was_and_does_nothing_twice(tiny, dataset, tmp_path, monkeypatch):
-    run = lambda **more: tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", **QUICK, **more)  # noqa: E731
-    recorded, record = [], tiny.record
-
-    @functools.wraps(record)
-    def stopping(sample, *arguments, **options):
-        recorded.append(sample["id"])
-        if sample["id"] == "n1" and len(recorded) == 2:
-            raise KeyboardInterrupt
-        return record(sample, *arguments, **options)
-
-    monkeypatch.setattr(tiny, "record", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert recorded == ["n0", "n1"] and not list((tmp_path / "out").rglob(".*"))
-    assert [row["sample"] for row in table(tmp_path / "out")] == ["0"], "the table tells of what is there"
-    done = vhm.is_finished(folder := tmp_path / "out" / "sample_0000", vhm.read_facts(folder))
-    assert [row["error"] for row in run()] == [""] * 3
-    assert recorded[2:] == ["n0"] * (not done) + ["n1", "n3"]
-    recorded.clear()
-    run()
-    assert recorded == []
-    (tmp_path / "out" / "sample_0001" / VIDEO).unlink()
-    run()
-    assert recorded == ["n1"]
-    run(overwrite=True)
-    assert recorded == ["n1", "n0", "n1", "n3"]
-
-
-def test_a_finished_sample_of_other_settings_or_data_is_told_before_the_model_is_loaded(tiny, dataset, tmp_path):
-    options = {"output_dir": tmp_path / "out", **QUICK}
-    tiny.visualize_dataset(*dataset, "0-1", 1, **options)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
-    fresh = vhm.AttentionVisualizer(tiny.model_name_or_path)
-    with pytest.raises(ValueError, match=r"2 finished sample.* were made otherwise, such as sample 0 \(other layers\)"):
-        fresh.visualize_dataset(*dataset, "0-1", 2, **options)
-    with pytest.raises(ValueError, match=r"\(other max_new_tokens, seed\); give another output_dir, or --overwrite"):
-        fresh.visualize_dataset(*dataset, "0-1", 1, seed=3, **{**options, "max_new_tokens": 2})
-    picture((120, 90), "navy").save(dataset[1] / "a.png")
-    with pytest.raises(ValueError, match=r"\(other input\)"):
-        fresh.visualize_dataset(*dataset, "0-1", 1, **options)
-    assert "model" not in vars(fresh)
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
-
-
-def test_what_is_said_of_one_sample_names_it_and_later_words_do_not(tiny, dataset, tmp_path, caplog):
-    tiny.visualize_dataset(*dataset, [3, 2, 0], 1, output_dir=tmp_path / "out", **QUICK)
-    cut = [record.getMessage().split(": ")[0] for record in caplog.records if "was cut at" in record.getMessage()]
-    assert cut == ["sample 3", "sample 0"]
-    caplog.clear()
-    vhm.logger.warning("later")
-    assert caplog.messages == ["later"]
-
-
-def test_a_sample_that_cannot_be_drawn_is_reported_and_keeps_its_response(tiny, dataset, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(vhm, "__file__", str(tmp_path / "fail.py"))
-    (tmp_path / "fail.py").write_text("import sys; sys.exit('error: no paint')")
-    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, response_key="pred", **QUICK)
-    assert [row["error"] for row in rows] == ["no paint", "no paint"]
-    assert rows[0]["response"] == "<answer> a </answer>" and "sample 1: no paint" in caplog.text
-    assert not list(tmp_path.rglob("*.mp4")) and not list(tmp_path.rglob("*.partial*"))
-
-
-def test_a_step_that_one_answer_lacks_costs_no_sample(tiny, dataset, tmp_path, caplog):
-    options = {"response_key": "pred", "frames": [0, 99], **QUICK}
-    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **options)
-    assert [row["error"] for row in rows] == ["", ""] and "not all of the frames [0, 99] are there" in caplog.text
-    assert len(list(tmp_path.rglob("*_step0.png"))) == 2 and not list(tmp_path.rglob("*_step99.png"))
-    tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **options)  # finished: nothing is redone
-    assert len(list(tmp_path.rglob("*.mp4"))) == 2
-
-
-def test_a_drawing_process_whose_parent_has_ended_moves_nothing_into_place(tmp_path, monkeypatch):
-    monkeypatch.setenv(vhm.DRAWN_FOR, "1" if os.getppid() != 1 else "2")
-    with pytest.raises(OSError, match="no longer asked for"), vhm.moved_into_place(tmp_path / "a.png") as temporary:
-        temporary.touch()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_checkpoint_that_has_changed_is_another_setting(tiny, dataset, tmp_path):
-    tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path, **QUICK)
-    config = Path(tiny.model_name_or_path) / "config.json"
-    before = config.stat()
-    os.utime(config, (before.st_atime, before.st_mtime + 1))
-    with pytest.raises(ValueError, match="checkpoint"):
-        tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path, **QUICK)
-    os.utime(config, (before.st_atime, before.st_mtime))
-
-
-def test_auto_and_the_check_of_each_sample_stand_in_the_table(tiny, dataset, tmp_path):
-    rows = tiny.visualize_dataset(*dataset, "0-1", "auto", output_dir=tmp_path, check=True, view="clear", **QUICK)
-    assert all("(auto)" in row["map"] and row["check"] for row in rows)
-
-
-def test_a_drawing_process_that_is_killed_is_reported(tiny, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(vhm, "__file__", str(tmp_path / "kill.py"))
-    (tmp_path / "kill.py").write_text("import os; os.kill(os.getpid(), 9)")
-    (row,) = tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path, **QUICK)
-    assert row["error"] == "drawing ended with status -9" and not list(tmp_path.rglob("*.partial*"))
-
-
-def test_a_sample_whose_folder_cannot_be_made_fails_alone(tiny, dataset, tmp_path, caplog):
-    (tmp_path / "sample_0000").touch()
-    rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **QUICK)
-    assert [row["error"] for row in rows] == ["not finished", ""] and "sample 0: " in caplog.text
-
-
-def test_of_several_processes_each_takes_its_part_and_a_card_of_its_own(tiny, dataset, tmp_path, monkeypatch):
-    import accelerate
-
-    for index in (0, 1):
-        state = accelerate.PartialState()
-        monkeypatch.setattr(state, "num_processes", 2)
-        monkeypatch.setattr(state, "process_index", index)
-        visualizer = vhm.AttentionVisualizer(tiny.model_name_or_path)
-        visualizer.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path, **QUICK)
-        assert visualizer.device_map == {"": state.device}
-        names = sorted(path.name for path in tmp_path.glob("sample_*/*.mp4"))
-        assert len(names) == (2, 3)[index]
-
-
-def test_a_colour_map_of_ones_own_is_drawn_here(tiny, dataset, tmp_path):
-    grey = lambda values: np.repeat(values[:, None] * 255, 3, axis=1)  # noqa: E731
-    (row,) = tiny.visualize_dataset(*dataset, [1], 1, output_dir=tmp_path, colormap=grey, **QUICK)
-    assert row["error"] == "" and (tmp_path / row["files"]).stat().st_size > 0
-    tiny.visualize_dataset(*dataset, [1], 1, output_dir=tmp_path, colormap=grey, **QUICK)
-    assert not list(tmp_path.rglob("*.partial*"))
-
-
-def test_a_full_disk_stops_the_run_and_what_was_finished_stays(tiny, dataset, tmp_path, monkeypatch):
-    save, saved = vhm.AttentionRecord.save, []
-
-    def full(record, path, **options):
-        saved.append(path)
-        if len(saved) == 2:
-            raise OSError(28, os.strerror(28))
-        save(record, path, **options)
-
-    monkeypatch.setattr(vhm.AttentionRecord, "save", full)
-    with pytest.raises(OSError, match="has no space left; make room, and the same command goes on"):
-        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", **QUICK)
-    assert len(saved) == 2 and [row["sample"] for row in table(tmp_path / "out")] == ["0", "1"]
-
-
-def test_a_disk_that_is_full_for_one_video_stops_the_run_and_blames_no_other_sample(
-    tiny, dataset, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(vhm, "__file__", str(tmp_path / "fail.py"))
-    (tmp_path / "fail.py").write_text(f"import sys; sys.exit('error: [Errno 28] {os.strerror(28)}')")
-    with pytest.raises(vhm.NoSpaceLeft, match="has no space left; make room, and the same command goes on"):
-        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", **QUICK)
-    (full, next_one) = table(tmp_path / "out")
-    assert full["sample"] == "0" and os.strerror(28) in full["error"]
-    assert next_one["error"] == "not finished" and not list(tmp_path.rglob("*.partial*"))
-
-
-def test_a_run_that_is_stopped_at_its_first_sample_is_stopped_and_nothing_else(tiny, dataset, tmp_path, monkeypatch):
-    def stopped(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tiny, "record", functools.wraps(tiny.record)(stopped))
-    with pytest.raises(KeyboardInterrupt):
-        tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path / "new" / "out", **QUICK)
-    assert table(tmp_path / "new" / "out") == []
-
-
-def test_a_sample_that_another_run_has_finished_meanwhile_is_left_alone(tiny, dataset, tmp_path, monkeypatch):
-    options = {"output_dir": tmp_path / "out", "response_key": "pred", "frame_size": SMALL}
-    recorded, record = [], tiny.record
-
-    @functools.wraps(record)
-    def beside_another_run(sample, *arguments, **more):
-        recorded.append(sample["id"])
-        if recorded == ["n0"]:
-            tiny.visualize_dataset(*dataset, [3], 1, **options)
-        return record(sample, *arguments, **more)
-
-    monkeypatch.setattr(tiny, "record", beside_another_run)
-    rows = tiny.visualize_dataset(*dataset, "0,3", 1, **options)
-    assert recorded == ["n0", "n3"] and [row["error"] for row in rows] == ["", ""]
-
-
-def test_a_picture_outside_is_not_read_before_it_is_refused(tmp_path):
-    (tmp_path / "images").mkdir()
-    sample, seen = {"image": str(tmp_path / "secret"), "problem": "p"}, {}
-    for content in (b"one", b"two"):
-        (tmp_path / "secret").write_bytes(content)
-        for allowed in (False, True):
-            seen.setdefault(allowed, set()).add(vhm.fingerprint(sample, tmp_path / "images", allowed))
-    assert len(seen[False]) == 1 and len(seen[True]) == 2
-
-
-def test_options_of_any_kind_of_number_and_path_reach_the_drawing(tiny, dataset, tmp_path):
-    font = vhm.FontSet(20).main.path
-    options = {**QUICK, "font_path": Path(font) if Path(font).exists() else None, "fps": np.float32(2)}
-    options |= {"frames": np.array([0]), "save_record": Path("run.npz"), "smooth": np.int64(1)}
-    (row,) = tiny.visualize_dataset(*dataset, [1], 1, output_dir=tmp_path, **options)
-    assert row["error"] == "" and len(row["files"].split(";")) == 3, row
-
-
-def test_colour_maps_of_one_name_are_told_apart(tiny, dataset, tmp_path):
-    run = lambda colour: tiny.visualize_dataset(  # noqa: E731
-        *dataset, [1], 1, output_dir=tmp_path, colormap=lambda v: np.outer(v, colour), response_key="pred",
-        frame_size=SMALL,
-    )  # fmt: skip
-    run((255, 0, 0))
-    run((255, 0, 0))
-    with pytest.raises(ValueError, match=r"\(other colormap\)"):
-        run((0, 0, 255))
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"response": "x"}, "give response_key"),
-        ({"save_record": "a/b.npz"}, "is no name for each sample's folder"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"max_pixels": 0}, "max_pixels is 0"),
-        ({"prompt_template": "x"}, "has no {Question}"),
-        ({"head": 99}, "head 99 cannot be taken"),
-        ({"sample_idx": "9"}, "out of range"),
-        ({"output_dir": "/dev/null/x"}, "cannot be written to"),
-        ({"image_dir": "nowhere"}, "is no directory"),
-        ({"no_such": 1}, "unexpected keyword"),
-    ],
-)
-def test_what_no_sample_could_succeed_with_is_told_at_once(tiny, dataset, tmp_path, options, message):
-    fresh = vhm.AttentionVisualizer(tiny.model_name_or_path)
-    places = dict(zip(("benchmark_json", "image_dir"), dataset))
-    with pytest.raises((ValueError, OSError, TypeError), match=message):
-        fresh.visualize_dataset(**{**places, "output_dir": tmp_path / "out", **options})
-    assert "model" not in vars(fresh) and not (tmp_path / "out").exists()
-
-
-def test_the_command_ends_with_1_and_a_list_where_samples_failed(tiny, dataset, tmp_path, capsys):
-    flags = ["--model_path", tiny.model_name_or_path, "--benchmark_json", dataset[0], "--image_dir", dataset[1]]
-    flags += ["--layer_idx", 1, "--max_new_tokens", 2, "--frame_size", "640x360", "--output_dir", tmp_path / "out"]
-    assert vhm.main([*map(str, flags), "--sample_idx", "all"]) == 1
-    error = capsys.readouterr().err
-    assert error.splitlines()[-1] == f"error: 1 of 4 samples failed: 2; {tmp_path / 'out' / 'samples.csv'} says why"
-    assert vhm.main([*map(str, flags), "--sample_idx", "0,3"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "samples.csv")
-    assert len(table(tmp_path / "out")) == 4
-
-
-def test_processes_share_the_samples_and_one_table_tells_of_all(tiny, dataset, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(ROOT / "visualizeHeatMap.py"), "--model_path", tiny.model_name_or_path, "--sample_idx", "all"]
-    command += ["--benchmark_json", str(dataset[0]), "--image_dir", str(dataset[1]), "--layer_idx", "1", "--verbose"]
-    command += ["--frame_size", "640x360", "--response_key", "pred", "--output_dir", str(tmp_path / "out")]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and "1 of 4 samples failed: 2;" in result.stderr
-    assert [bool(row["files"]) for row in table(tmp_path / "out")] == [True, True, False, True]
-    assert "sample 2: sample 2 of" in result.stderr and result.stderr.count("<answer> a </answer>") == 3, (
-        "each sample once"
-    )
-    assert not list(tmp_path.rglob("*.partial*"))
-    assert result.stderr.count("samples failed") == 1 and not result.stdout, "one process tells the end"
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.text())
-def test_any_text_is_written_harmlessly_and_is_left_as_it_is_where_it_was_so(text):
-    shown = vhm.visible(text)
-    assert all(char.isprintable() or char == "\n" or char.isspace() for char in shown)
-    assert "\x1b" not in shown and shown.encode() is not None
-    assert text != "".join(char for char in text if char.isprintable()) or shown == text
-    assert math.isfinite(len(vhm.one_line(text))) and "\n" not in vhm.one_line(text)
-
-
-def test_only_one_row_a_sample_and_no_memory_of_an_earlier_failure(tiny, dataset, tmp_path):
-    options = {"output_dir": tmp_path / "out", **QUICK}
-    assert tiny.visualize_dataset(*dataset, [2], 1, **options)[0]["error"]
-    picture((120, 90)).save(dataset[1] / "none.png")
-    assert tiny.visualize_dataset(*dataset, [2], 1, **options)[0]["error"] == ""
-    assert len(table(tmp_path / "out")) == 1 and Path(tmp_path / "out" / "sample_0002" / VIDEO).is_file()
+        select_samples(selection, 10, "d.json")
+
+
+# --- pictures
+
+
+def test_exif_rotation_is_applied_once(tmp_path):
+    image = Image.new("RGB", (40, 20), "blue")
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        upright = upright_rgb(opened)
+    assert upright.size == (20, 40) and upright_rgb(upright).size == (20, 40)
+
+
+def test_transparency_is_laid_on_white_and_sixteen_bits_are_scaled():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert upright_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
+    deep = Image.fromarray(np.full((4, 4), 32768, np.uint16))
+    assert abs(upright_rgb(deep).getpixel((0, 0))[0] - 127) <= 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -9999, 3.4e38])
+def test_pixels_that_are_no_numbers_spoil_no_others_and_are_counted(tmp_path, caplog, bad):
+    values = np.linspace(0, 200, 20, dtype=np.float32).reshape(4, 5)
+    plain = np.asarray(upright_rgb(Image.fromarray(values)))
+    values[1, 2] = bad
+    Image.fromarray(values).save(tmp_path / "float.tiff")
+    (image,) = open_pictures(tmp_path / "float.tiff")
+    assert image.getpixel((2, 1)) == (0, 0, 0)
+    others = np.arange(20).reshape(4, 5) != 7
+    np.testing.assert_array_equal(np.asarray(image)[others], plain[others])
+    assert "1 of 20 pixels of a picture are below 0 or no numbers; they become black" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1])
+def test_a_picture_without_any_number_is_refused(tmp_path, bad):
+    Image.fromarray(np.full((4, 5), bad, np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(OSError, match=r"float\.tiff \(no pixel of the picture is a number from 0 up\)"):
+        open_pictures([tmp_path / "float.tiff"])
+
+
+def test_pictures_are_given_as_paths_or_as_images(tmp_path):
+    image = Image.new("RGB", (3, 2), "red")
+    image.save(tmp_path / "a.png")
+    for one in (tmp_path / "a.png", str(tmp_path / "a.png"), "a.png", image, [image], ["a.png"], (tmp_path / "a.png",)):
+        assert [opened.size for opened in open_pictures(one)] == [(3, 2)]
+    for other in ([3], [None], [b"a.png"], [np.zeros((2, 3, 3), np.uint8)]):
+        with pytest.raises(ValueError, match=r"a picture is a \w+; expected a path or a PIL image"):
+            open_pictures(other)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "MSP", "DDS"])
+def test_a_picture_that_is_broken_anywhere_is_read_or_refused_in_one_line(tmp_path, kind):
+    mode, rng = "1" if kind == "MSP" else "RGB", random.Random(0)
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8))
+    pixels.convert(mode).save(tmp_path / "good", kind)
+    good = (tmp_path / "good").read_bytes()
+    for _ in range(60):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 6)):
+            data[rng.randrange(min(len(data), rng.choice([60, len(data)])))] = rng.randrange(256)
+        (tmp_path / "bad").write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+        try:
+            open_pictures(tmp_path / "bad")
+        except (OSError, ValueError) as error:
+            assert "\n" not in str(error)
+
+
+def test_an_error_of_pillow_that_nobody_foresaw_is_one_line(tmp_path, monkeypatch):
+    def broken(*arguments, **options):
+        raise AttributeError("no\nsuch thing")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(OSError, match=r"a\.png \(no such thing\)"):
+        open_pictures("a.png")
+
+
+@pytest.mark.parametrize("size, most, expected", [
+    ((100, 50), None, (100, 50)), ((100, 50), 5000, (100, 50)), ((100, 50), 1250, (50, 25)), ((1000, 1), 1, (31, 1)),
+])  # fmt: skip
+def test_a_picture_shrinks_to_so_many_pixels_and_keeps_a_side(size, most, expected):
+    assert shrink(Image.new("RGB", size), most).size == expected

@@ -95,8 +95,9 @@ def test_what_the_first_model_answered_is_kept_for_the_second_when_a_run_is_stop
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused_before_any_weights(visualizer, tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr("attention_heatmap.recording.checkpoint.Checkpoint._model_class", lambda *_: pytest.fail("load"))
-    with pytest.raises(ValueError, match="the tokenizers of .* differ in .* tokens; compare checkpoints of one"):
+    loading = "attention_heatmap.recording.checkpoint.Checkpoint._model_class"
+    monkeypatch.setattr(loading, lambda *_: pytest.fail("the weights were loaded"))
+    with pytest.raises(ValueError, match=r"the tokenizers of .* differ in .* tokens; compare checkpoints of one"):
         visualizer.create_attention_visualization_for_sample(
             {"problem": "x"}, [Image.new("RGB", (60, 60))], compare_model_path=tiny_checkpoint("llava")
         )

@@ -18,7 +18,8 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # parts of linear red, green and blue (WCA
 # Luminance of what is coloured by any map: grounds at least, glyphs on white at most, for a contrast of 4.5:1.
 GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
 # Opacity of a tint at the low and at the high end: what is not looked at is nearly as it was, what is stands out.
-TEXT_ALPHA, CELL_ALPHA = (0.04, 0.85), (0.04, 0.9)
+TEXT_ALPHA, CELL_ALPHA = (0.03, 0.85), (0.03, 0.9)
+TEXT_STEEPNESS = 1.3  # power of the weight that the opacity of a text's ground follows: most of it stays white
 LEAST_STRENGTH = 0.62  # of the high end, where a frame has hardly any attention: weak, and still seen at a glance
 SPECIAL_ALPHA = 0.3  # of a special token's colour, as a part of any other token's
 CURRENT_TOKEN = (30, 92, 214)
@@ -65,7 +66,9 @@ def with_luminance(colours: np.ndarray, least: float = 0, most: float = 1) -> np
 
 def opacity(values: np.ndarray, alpha_range: tuple[float, float], strength: float = 1) -> np.ndarray:
     """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight, up to a part of the high end."""
-    return alpha_range[0] + (alpha_range[1] * strength - alpha_range[0]) * np.clip(values, 0, 1)
+    return alpha_range[0] + (alpha_range[1] * strength - alpha_range[0]) * np.clip(values, 0, 1) ** (
+        TEXT_STEEPNESS if alpha_range == TEXT_ALPHA else 1
+    )
 
 
 def strengths(shares_T: np.ndarray) -> np.ndarray:
@@ -127,8 +130,8 @@ def weight_scale(weights: np.ndarray, quantile: float) -> float:
 def colour_map(given: str | Colormap) -> Colormap:
     """The function behind a colour map: (n,) weights in 0..1 to (n, 3) RGB floats in 0..255.
 
-    given: one of COLORMAPS, a name that matplotlib knows where it is installed, or a function that gives RGB or RGBA, as
-    floats in 0..1 or as numbers in 0..255; of RGBA the opacity is left out. Raises ValueError for any other.
+    given: one of COLORMAPS, a name that matplotlib knows where it is installed, or a function that gives RGB or RGBA,
+    as floats in 0..1 or as numbers in 0..255; of RGBA the opacity is left out. Raises ValueError for any other.
     """
     if isinstance(given, str) and given in COLORMAPS:
         return COLORMAPS[given]

@@ -89,6 +89,7 @@ def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int) -> None:
         f"{panel.shares[number]:.1%} on the picture{'s' * (len(renderer.sizes) > 1)}",
     )
     end, shown = width - fonts.width(share), width > fonts.width(share) * 3
-    draw_scale(pen, (0, y), round(end - renderer.px(20)) if shown else width, "a cell", ("0%", high, unit), shades, fonts, renderer.px)  # fmt: skip
+    last, amounts = round(end - renderer.px(20)) if shown else width, ("0" if relative else "0%", high, unit)
+    draw_scale(pen, (0, y), last, "a cell", amounts, shades, fonts, renderer.px)
     if shown:
         pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)

@@ -110,8 +110,10 @@ class FontSet:
 
         if font_path is not None:
             try:
+                if Path(font_path).exists() and not Path(font_path).is_file():
+                    raise OSError("a folder, a device or a pipe")  # reading one may never end
                 return opened(font_path)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: no path at all
                 raise OSError(
                     f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
                 ) from error

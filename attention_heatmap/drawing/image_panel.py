@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -33,7 +34,7 @@ from attention_heatmap.drawing.pen import AnyPen, VectorPen
 from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
 from attention_heatmap.record import AttentionRecord
 
-CELL_LEVELS = 64  # steps of the colour scale: what hardly changes from frame to frame does not change at all
+CELL_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 # The highest weights are clipped here, so that one outlier among very many cells does not turn all the rest red.
 IMAGE_SCALE_QUANTILE = 0.999
 GRID_ALPHA = 0.2  # opacity of the grid lines
@@ -41,10 +42,11 @@ GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
 HATCH = 5  # width of a stripe
 HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
-# The picture under the heat: parts of its colour and of its darkness that go; where its shades lie closer than
-# FULL_SPREAD of 255 they are spread up to MOST_SPREAD times, those of a plain colour (LEAST_SPREAD) not at all.
-GREYED, LIGHTENED = 0.5, 0.45
-SHADES_KEPT, FULL_SPREAD, MOST_SPREAD, LEAST_SPREAD = (2, 98), 190, 4, 12
+# The picture under the heat: part of its colour that goes, and of its darkness, at least and at most: its middle shade
+# is then no more than DARKEST_MIDDLE below white. The shades of a picture whose middle is below DARK are first spread,
+# so that what can be told apart in a night scene still can: the darker, the more evenly, up to MOST_EVENED.
+GREYED, LIGHTENED, DARKEST_MIDDLE = 0.55, (0.45, 0.7), 75
+DARK, MOST_EVENED = 110, 0.7
 FINEST = 3  # pixels of a picture to one of the frame, at most, in a file of shapes
 MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24  # the newest mark first
 
@@ -135,18 +137,23 @@ def layout_images(
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
     """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey".
 
-    A dark or flat picture has its shades spread first, so that what can be told apart in it still can.
+    A dark picture has its shades spread first, so that what can be told apart in it still can.
     """
     if picture == "colour":
         return image
-    grey = image.convert("L")
-    low, high = np.percentile(np.asarray(grey.resize((128, 128))), SHADES_KEPT)
-    spread = min(max(FULL_SPREAD / max(high - low, 1), 1), MOST_SPREAD) if high - low > LEAST_SPREAD else 1
-    base = min(low, 255 - (high - low) * spread)
-    values = np.clip((np.arange(256) - low) * spread + base, 0, 255)
-    shades = np.round(255 - (255 - values) * (1 - LIGHTENED)).astype(int).tolist()
-    flat = grey.convert("RGB")
-    return (flat if picture == "grey" else Image.blend(image, flat, GREYED)).point(shades * 3)
+    flat = image.convert("L").convert("RGB")
+    return (flat if picture == "grey" else Image.blend(image, flat, GREYED)).point(heat_shades(image) * 3)
+
+
+def heat_shades(image: Image.Image) -> list[int]:
+    """The shade under the heat of each shade 0..255 of a picture that is muted or grey."""
+    counts = np.bincount(np.asarray(image.convert("L").resize((128, 128))).ravel(), minlength=256)
+    even = 255 * (np.cumsum(counts) - counts / 2) / counts.sum()  # as many pixels of each shade as of any other
+    dark = MOST_EVENED * np.clip(1 - np.searchsorted(np.cumsum(counts), counts.sum() / 2) / DARK, 0, 1)
+    values = dark * even + (1 - dark) * np.arange(256)
+    middle = values[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]
+    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - middle, 1), *LIGHTENED))
+    return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 
 
 def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
@@ -260,7 +267,7 @@ def draw_marks(
     drawn = list(enumerate(marks, start=1))[-MOST_MARKS:]
     corners = {number: _on_panel(layout, mark) + np.resize(at, 2) for number, mark in drawn}
     points = [(number, mark.image) for number, mark in drawn if len(mark.corners) == 2]
-    for (last, image), (number, same) in zip(points, points[1:]):
+    for (last, image), (number, same) in pairwise(points):
         age = len(marks) - number
         if image == same and age < len(MARK_OPACITY):
             _join(pen, corners[last][0], corners[number][0], MARK_RADIUS * unit, 2 * unit, MARK_OPACITY[age])

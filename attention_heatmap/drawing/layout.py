@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 Size = tuple[int, int]
 Slot = tuple[int, int, float]
@@ -15,7 +15,7 @@ PICTURE_HEIGHTS = tuple(n / 50 for n in range(4, 38))  # parts of its height, wh
 TEXT_WEIGHT = 0.4  # how much room for text counts beside room for pictures, as a power
 NARROWEST_TEXT, LOWEST_TEXT = 19, 7  # in heights of its font: about 36 letters, 5 lines
 LETTER, LINE = 0.55, 1.55  # width of a letter and pitch of a line, in heights of the font
-LARGER_TEXT = (1.5, 1.35, 1.2, 1.1)  # what the font may grow by where all of the text finds room
+LARGER_TEXT = (1.8, 1.6, 1.4, 1.25, 1.1)  # what the font may grow by where all of the text finds room
 
 
 def _rows(count: int) -> Iterator[list[range]]:
@@ -27,11 +27,11 @@ def _rows(count: int) -> Iterator[list[range]]:
     for breaks in range(count):
         for at in combinations(range(1, count), breaks):
             edges = (0, *at, count)
-            yield [range(first, last) for first, last in zip(edges, edges[1:])]
+            yield [range(first, last) for first, last in pairwise(edges)]
 
 
 def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, label: int) -> list[Slot]:
-    """The pictures in these rows: those of a row are of one height, a row is as wide as the panel or as high as fits."""
+    """The pictures in these rows: those of a row are of one height, a row is as wide as the panel, if that fits."""
     highs = [(width - (len(row) - 1) * label) / sum(sizes[n][0] / sizes[n][1] for n in row) for row in rows]
     room = height - len(rows) * label
     # A row that is lower than its part leaves the rest to the others.
@@ -84,18 +84,25 @@ class Panels:
 
 
 def place_panels(
-    sizes: Sequence[Size], room: tuple[int, int, int, int], header: int, gap: int, label: int, font: int, letters: int
+    sizes: Sequence[Size],
+    room: tuple[int, int, int, int],
+    header: int,
+    gap: int,
+    label: int,
+    font: int,
+    lines: Sequence[int],
 ) -> Panels:
     """The panels in which pictures and text have the most room.
 
-    room: left, top, right, bottom of what both share; header: pixels above each panel; letters: of the whole text.
+    room: left, top, right, bottom of what both share; header: pixels above each panel; lines: letters of each line
+    of the text.
     """
     left, top, right, bottom = room
     width, height = right - left, bottom - top
     found: list[tuple[float, Panels]] = []
 
     def add(pictures: Size, text_at: tuple[int, int], picture_at: tuple[int, int], text: Size, stacked: bool) -> None:
-        needed = letters * LETTER * font * LINE * font * LARGER_TEXT[0] ** 2
+        needed = sum(lines) * LETTER * font * LINE * font * LARGER_TEXT[1] ** 2
         useful = min(text[0] * text[1], max(needed, (NARROWEST_TEXT * font) ** 2))
         score = _seen(sizes, picture_slots(sizes, *pictures, label)) ** 2 * useful**TEXT_WEIGHT
         found.append((score, Panels((*text_at, *text), (*picture_at, *pictures), stacked)))
@@ -113,6 +120,10 @@ def place_panels(
         if bottom - text_top >= LOWEST_TEXT * font:
             add((width, most[1]), (left, text_top), (left, top + header), (width, bottom - text_top), True)
     panels = max(found, key=lambda pair: pair[0])[1]
-    area = panels.text[2] * panels.text[3]
-    grown = (s for s in LARGER_TEXT if letters * LETTER * LINE * (font * s) ** 2 < 0.8 * area)
-    return Panels(panels.text, panels.pictures, panels.stacked, next(grown, 1))
+    _, _, wide, high = panels.text
+
+    def fits(scale: float) -> bool:
+        size = font * scale
+        return sum(-(-letters * LETTER * size // wide) for letters in lines) * LINE * size < high
+
+    return Panels(panels.text, panels.pictures, panels.stacked, next(filter(fits, LARGER_TEXT), 1))

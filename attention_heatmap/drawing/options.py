@@ -88,8 +88,8 @@ class DrawingOptions:
     font_path: str | None = option(None, "font of the text, a .ttf, .otf or .ttc file", group=PICTURE)
     fps: float = option(2, "frames a second", group=OUTPUT)
     format: str = option(
-        "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary ask "
-        "for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
+        "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary "
+        "ask for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
     )  # fmt: skip
     frames: int | str | Sequence[int | str] = option(
         (), "tokens whose frames are also written as pictures, by the numbers that the frames name, from 1: 52, 50-59, "
@@ -119,7 +119,9 @@ class DrawingOptions:
         colour_map(self.colormap)
         object.__setattr__(self, "frames", self._numbers())
         if not are_whole(self.frame_size) or len(self.frame_size) != 2:
-            raise ValueError(f"frame_size is {self.frame_size!r}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
+            raise ValueError(
+                f"frame_size is {one_line(repr(self.frame_size))}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}"
+            )
         (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
         fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
         if width % 2 or height % 2 or not fits:
@@ -136,12 +138,13 @@ class DrawingOptions:
         """The tokens that frames names: numbers, or "all". Raises ValueError for anything else."""
         numbers = tuple(expand(self.frames, "frames"))
         for one in numbers:
-            if one != "all" and (not are_whole([one]) or not one):
-                advice = (
-                    "tokens are numbered from 1, as in the heading of each frame" if one == 0 else "such as (1, 52)"
-                )
-                raise ValueError(f"frames is {self.frames!r}; expected the numbers of tokens: {advice}")
-        return tuple(one if one == "all" else int(one) for one in numbers)
+            if isinstance(one, str) and one == "all":
+                continue
+            if not are_whole([one]) or not one:
+                zero = are_whole([one])
+                advice = "tokens are numbered from 1, as in the heading of each frame" if zero else "such as (1, 52)"
+                raise ValueError(f"frames is {one_line(repr(self.frames))}; expected the numbers of tokens: {advice}")
+        return tuple(one if isinstance(one, str) else int(one) for one in numbers)
 
     @property
     def map(self) -> tuple[str, bool, float]:

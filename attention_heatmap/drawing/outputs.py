@@ -106,7 +106,9 @@ def write_records(
         save_picture(picture, paths[0])
     if options.format == PAGE:
         folder.mkdir(parents=True, exist_ok=True)
-        paths.append(write_page(records, folder / f"{_STEM}.html", start_phrase, options, names=record_names(records)))
+        names = record_names(records)
+        page = folder / f"{_STEM}.html"
+        paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
     for film in _films(records, planes, options):
         paths += _write_film(film, images, start_phrase, folder, options)
     for plane in planes if len(records) > 1 else ():

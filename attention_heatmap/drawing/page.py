@@ -23,10 +23,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity
+from attention_heatmap.drawing.answer_side import TEXT_SCALE_QUANTILE
+from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
-from attention_heatmap.drawing.frame import TEXT_SCALE_QUANTILE
-from attention_heatmap.drawing.image_panel import GRID_ALPHA, GRID_LINE, IMAGE_SCALE_QUANTILE, SMALLEST_GRIDDED_CELL
+from attention_heatmap.drawing.image_panel import (
+    GREYED,
+    GRID_ALPHA,
+    GRID_LINE,
+    IMAGE_SCALE_QUANTILE,
+    MARK_OPACITY,
+    MARK_RADIUS,
+    MOST_MARKS,
+    OLD_MARK,
+    SMALLEST_GRIDDED_CELL,
+    heat_shades,
+)
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
 from attention_heatmap.drawing.options import DrawingOptions
@@ -34,9 +45,10 @@ from attention_heatmap.drawing.page_colours import page_colours
 from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.files import moved_into_place
-from attention_heatmap.maps import BASELINES, map_cells, mean_cells, shown_rows
+from attention_heatmap.maps import BASELINES, image_shares, map_cells, mean_cells, shown_rows
 from attention_heatmap.phases import response_phases
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord, picture_file
+from attention_heatmap.record import AttentionRecord, picture_file
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 ASSETS = Path(__file__).parent / "page_assets"
 SCRIPTS = (
@@ -90,9 +102,10 @@ def page_html(
     names = names or [f"record {number + 1}" for number in range(len(records))]
     plane = first.plane() if plane is None else plane
     replayed = all(record.neutral is not None for record in records)
-    facts = _text_facts(first, start_phrase) | {
-        "images": [_picture_facts(first, number, file, pictures[number].size) for number, file in enumerate(files)],
-        "records": [{"name": name, "planes": [_plane_facts(record, n) for n in range(len(record.layers))]}
+    facts = _text_facts(first, start_phrase)
+    facts |= {
+        "images": [_picture_facts(first, number, file, pictures[number]) for number, file in enumerate(files)],
+        "records": [{"name": name, "planes": _planes(record, facts["shownFrom"])}
                     for name, record in zip(names, records)],
         "marks": [vars(m) for m in response_marks(first, plane, [i.size for i in pictures], options.draw_points)],
         "plane": plane,
@@ -102,6 +115,8 @@ def page_html(
         "baselines": {name: words for name, words in BASELINES.items() if replayed or name in ("off", "median")},
         "colours": page_colours(options),
         "grid": {"rgb": GRID_LINE, "alpha": GRID_ALPHA, "smallest": SMALLEST_GRIDDED_CELL},
+        "markLook": {"radius": MARK_RADIUS, "opacity": MARK_OPACITY, "old": OLD_MARK, "most": MOST_MARKS},
+        "greyed": GREYED,
         "start": next((step for step, _ in words_that_looked(first, plane, 1)), 0),
     }  # fmt: skip
     rows = {
@@ -131,8 +146,8 @@ def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
         raise ValueError(
             f"the two records hold {len(first.layers)} and {len(other.layers)} planes; record the same layers and heads"
         )
-    if not first.response_length:
-        raise ValueError("the response is empty: there is nothing to explore")
+    if not first.response_length or not first.images:
+        raise ValueError("the record has no picture, or an empty response: there is nothing to explore")
     return first
 
 
@@ -161,14 +176,21 @@ def _quantised(record: AttentionRecord, plane: int) -> tuple[np.ndarray, np.ndar
     return levels_TS, peaks_TG
 
 
-def _plane_facts(record: AttentionRecord, n: int) -> dict:
-    """What the page needs of a plane."""
+def _planes(record: AttentionRecord, text_start: int) -> list[dict]:
+    """What the page needs of each plane; text_start: the position at which the text is shown."""
+    return [_plane_facts(record, n, text_start) for n in range(len(record.layers))]
+
+
+def _plane_facts(record: AttentionRecord, n: int, text_start: int) -> dict:
+    words = np.setdiff1d(np.arange(text_start, len(record.tokens)), record.image_positions)
+    strong = strengths(image_shares(record, n)), strengths(record.rows(n)[:, words].sum(axis=1))
     shown, entries = shown_rows(record, n, "off", True, 0), key_entries(record, n)
     levels_TS, peaks_TG = _quantised(record, n)
     return {
         "title": plane_title(record, n), "name": record.plane_name(n), "key": record.plane_key(n),
         "layer": record.layers[n], "head": record.plane_name(n).partition(", ")[2],
         "rows": _pack(levels_TS), "peaks": _pack(peaks_TG),
+        "cellStrengths": _pack(strong[0].astype("<f4")), "textStrengths": _pack(strong[1].astype("<f4")),
         "shares": [{"name": e.name, "rgb": e.colour, "weights": _pack(e.weights.astype("<f4"))} for e in entries],
         "median": _pack(np.median(record.rows(n)[:, record.image_positions], axis=0).astype("<f4")),
         "neutral": None if record.neutral is None else _pack(record.neutral[n].astype("<f4")),
@@ -197,13 +219,14 @@ def _text_facts(record: AttentionRecord, start_phrase: str) -> dict:
     }  # fmt: skip
 
 
-def _picture_facts(record: AttentionRecord, number: int, file: bytes, size: tuple[int, int]) -> dict:
+def _picture_facts(record: AttentionRecord, number: int, file: bytes, picture: Image.Image) -> dict:
     """A picture and its cells, as `maps.Cells` has them."""
     tokens = record.images[number]
     cells = map_cells(tokens)
     spread = [[position, on.tolist(), parts.astype(float).round(6).tolist()] for position, on, parts in cells.spread]
     return {
-        "name": f"image {number + 1}", "width": size[0], "height": size[1],
+        "name": f"image {number + 1}", "width": picture.width, "height": picture.height,
+        "shades": heat_shades(picture),
         "kind": "image/png" if file.startswith(b"\x89PNG") else "image/jpeg", "file": base64.b64encode(file).decode(),
         "positions": _pack(tokens.positions.astype("<i4")), "boxes": _pack(tokens.boxes.astype("<f4")),
         "cells": _pack(cells.positions.astype("<i4")), "cellBoxes": _pack(cells.boxes.astype("<f4")),
@@ -216,7 +239,7 @@ def _look(options: DrawingOptions) -> dict:
     return {
         "colours": options.colormap if isinstance(options.colormap, str) else "own", "scale": options.scale,
         "baseline": options.baseline, "sinks": options.sinks, "smooth": options.smooth,
-        "style": options.text_style, "picture": getattr(options, "picture", "muted"), "fps": options.fps,
+        "style": options.text_style, "picture": options.picture, "power": options.power, "fps": options.fps,
     }  # fmt: skip
 
 

@@ -13,23 +13,26 @@ from attention_heatmap.drawing.colour import (
     GLYPH_LUMINANCE,
     GROUND_LUMINANCE,
     INK,
+    LEAST_STRENGTH,
     MUTED,
     PAPER,
     SPECIAL_ALPHA,
     TEXT_ALPHA,
     Colormap,
     blend,
+    colour_map,
     opacity,
+    purple_to_green,
     text_colours,
     with_luminance,
 )
 from attention_heatmap.drawing.options import DrawingOptions
 
-LEVELS = 128  # colours of a table
+LEVELS = 65  # colours of a table; odd, so that a difference of nothing has one of its own
 DARK_PAPER, DARK_INK = (21, 23, 27), (232, 234, 238)  # of the page on a dark screen
 # Luminance there of coloured grounds at most, of coloured glyphs at least: a contrast of 4.5:1.
 DARK_GROUNDS, DARK_GLYPHS = 0.14, 0.23
-TWO_SIDED = ((178, 88, 6), (244, 240, 232), (45, 80, 160))  # below, alike, above: told apart by any colour vision
+STRENGTHS = np.linspace(LEAST_STRENGTH, 1, 6)  # of the tint; it follows the share of the attention that is shown
 
 
 def _table(colours: np.ndarray) -> str:
@@ -38,40 +41,52 @@ def _table(colours: np.ndarray) -> str:
 
 
 def page_colours(options: DrawingOptions) -> dict:
-    """Tables of LEVELS colours of each map, from low to high weights, made by the functions that draw the video."""
-    own = {"own": options.colormap} if callable(options.colormap) else {}
-    maps = own | COLORMAPS
+    """Tables of colours of each map, made by the functions that draw the video: strength by strength, low to high."""
+    given = options.colormap
+    maps = {given if isinstance(given, str) else "own": colour_map(given)} | COLORMAPS
     return {
-        "levels": LEVELS, "maps": {name: _colour_tables(colormap) for name, colormap in maps.items()},
-        "difference": _two_sided_tables(),
+        "levels": LEVELS, "strengths": STRENGTHS.tolist(),
+        "maps": {name: _tables([_shades(colormap, s) for s in STRENGTHS]) for name, colormap in maps.items()},
+        "difference": _tables([_two_sided(s) for s in STRENGTHS]),
         "fixed": {"current": CURRENT_TOKEN, "ink": INK, "muted": MUTED, "paper": PAPER},
         "dark": {"ink": DARK_INK, "paper": DARK_PAPER}, "special": SPECIAL_ALPHA,
     }  # fmt: skip
 
 
-def _colour_tables(colormap: Colormap) -> dict:
-    """Of one map: RGBA of cells; grounds and glyphs of the text, on light and on dark paper."""
+def _tables(found: list[dict[str, np.ndarray]]) -> dict[str, str]:
+    """Tables as base64 of bytes, (strengths, levels, channels)."""
+    whole = {kind: np.stack([tables[kind] for tables in found]) for kind in found[0]}
+    return {kind: base64.b64encode(np.round(t).astype(np.uint8).tobytes()).decode() for kind, t in whole.items()}
+
+
+def _shades(colormap: Colormap, strength: float) -> dict[str, np.ndarray]:
+    """Of one map: RGBA of cells; RGB of grounds and glyphs of the text, on light and on dark paper."""
     scale = np.linspace(0, 1, LEVELS)
-    shades, cover = np.asarray(colormap(scale), float), opacity(scale, CELL_ALPHA)
-    tint, glyph = text_colours(scale, colormap, "tint"), text_colours(scale, colormap, "glyph")
-    paper = np.array(DARK_PAPER, float)
-    dark = with_luminance(blend(paper, shades, opacity(scale, TEXT_ALPHA)[:, None]), most=DARK_GROUNDS)
+    shades, cover = np.asarray(colormap(scale), float), opacity(scale, CELL_ALPHA, strength)
+    tint, glyph = (text_colours(scale, colormap, style, strength) for style in ("tint", "glyph"))
     return {
-        "cells": _table(np.column_stack([shades, 255 * cover])), "ground": _table(tint[0]), "glyph": _table(glyph[1]),
-        "darkGround": _table(dark), "darkGlyph": _table(with_luminance(shades, least=DARK_GLYPHS)),
+        "cells": np.column_stack([shades, 255 * cover]), "ground": tint[0], "glyph": glyph[1],
+        **_at_night(shades, opacity(scale, TEXT_ALPHA, strength)),
     }  # fmt: skip
 
 
-def _two_sided_tables() -> dict:
+def _two_sided(strength: float) -> dict[str, np.ndarray]:
     """The same of a difference, from the most below to the most above; what is alike has no tint."""
-    scale = np.linspace(-1, 1, LEVELS)
-    shades = np.stack([np.interp(scale, (-1, 0, 1), channel) for channel in zip(*TWO_SIDED)], axis=-1)
-    strong = np.array([TWO_SIDED[0] if value < 0 else TWO_SIDED[2] for value in scale], float)
-    cover = np.abs(scale) * TEXT_ALPHA[1]
-    light = with_luminance(blend(255.0, strong, cover[:, None]), least=GROUND_LUMINANCE)
-    dark = with_luminance(blend(np.array(DARK_PAPER, float), strong, cover[:, None]), most=DARK_GROUNDS)
+    scale = np.linspace(0, 1, LEVELS)
+    shades, away = purple_to_green(scale), np.abs(2 * scale - 1)
+    strong = purple_to_green(np.round(scale))  # the opacity alone tells how far
+    cells, text = (away * high * strength for _, high in (CELL_ALPHA, TEXT_ALPHA))
+    light = with_luminance(blend(255.0, strong, text[:, None]), least=GROUND_LUMINANCE)
     return {
-        "cells": _table(np.column_stack([strong, 255 * cover**0.7])), "ground": _table(light),
-        "glyph": _table(with_luminance(shades, most=GLYPH_LUMINANCE)), "darkGround": _table(dark),
-        "darkGlyph": _table(with_luminance(shades, least=DARK_GLYPHS)),
+        "cells": np.column_stack([strong, 255 * cells]), "ground": light,
+        "glyph": with_luminance(shades, most=GLYPH_LUMINANCE), **_at_night(strong, text),
     }  # fmt: skip
+
+
+def _at_night(shades: np.ndarray, cover: np.ndarray) -> dict[str, np.ndarray]:
+    """Grounds and glyphs of the text on dark paper."""
+    grounds = blend(np.array(DARK_PAPER, float), shades, cover[:, None])
+    return {
+        "darkGround": with_luminance(grounds, most=DARK_GROUNDS),
+        "darkGlyph": with_luminance(shades, least=DARK_GLYPHS),
+    }

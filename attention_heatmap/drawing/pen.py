@@ -68,7 +68,7 @@ def _ring(radius: float, colour: tuple, width: float, opacity: float, fill: Any)
         (ImageDraw.Draw(sprite), colour, PAPER, fill or PAPER),
     ):
         for half, shade in ((1.5, rim), (0.5, ink), (-0.5, rim), (-1.5, inside)):
-            reach = (radius + half * width) * SMOOTH
+            reach = max(radius + half * width, 0) * SMOOTH
             draw.ellipse([side / 2 - reach, side / 2 - reach, side / 2 + reach, side / 2 + reach], shade)
     return _reduced(sprite, cover, opacity)
 
@@ -114,7 +114,8 @@ class VectorPen:
         opacity: float = 1,
     ) -> None:  # fmt: skip
         if box[2] > box[0] and box[3] > box[1]:
-            self._add("box", box=tuple(map(float, box)), fill=fill, outline=outline, width=width, radius=radius, opacity=opacity)  # fmt: skip
+            values = {"outline": outline, "width": width, "radius": radius, "opacity": opacity}
+            self._add("box", box=tuple(map(float, box)), fill=fill, **values)
 
     def picture(self, image: Image.Image, at: Point, size: tuple[int, int] | None = None) -> None:
         self._add("picture", image=image, at=tuple(map(float, at)), size=size or image.size)

@@ -16,7 +16,7 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, LETTERS, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
-from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
+from attention_heatmap.drawing.text_panel import put_text
 from attention_heatmap.maps import BASELINES, TINY, image_shares, shown_rows
 from attention_heatmap.phases import response_ends, response_phases
 from attention_heatmap.record import AttentionRecord
@@ -72,8 +72,8 @@ def draw_summary(
     colormap, width = colour_map(options.colormap), options.frame_size[0]
     px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
     text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
-    margin, text_style = px(MARGIN), options.text_style
-    shown, shares_T = shown_rows(record, plane, *options.map), image_shares(record, plane)
+    margin, text_style, shares_T = px(MARGIN), options.text_style, image_shares(record, plane)
+    shown = shown_rows(record, plane, *options.map)
     pieces = text_pieces(record, record.prompt_length)
     text = layout_text(pieces, text_fonts, width - 2 * margin)
     first = np.array([piece.start - record.prompt_length for piece in pieces])
@@ -83,8 +83,8 @@ def draw_summary(
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks, options.picture)
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
-    notes = wrapped(map_notes(record, plane, options, shown), fonts, width - 2 * margin)
-    notes += ["each map below goes up to its own highest cell"]
+    notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
+    notes = wrapped(notes, fonts, width - 2 * margin)
     facts = [wrapped([text], fonts, tile) for text in summary_facts(spans, shares_T, cells_TN, len(images), options)]
     y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
     tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
@@ -100,19 +100,14 @@ def draw_summary(
     pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
     pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
-    if isinstance(pen, VectorPen):
-        draw_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
-    else:
-        written = visualize_attention_step(text, values, None, len(text.ink), colormap, text_style)
-        pen.picture(written, (margin, y_text))
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         cells = cells_TN[start:end].mean(axis=0)
-        top = max(np.nan_to_num(cells).max(initial=0), TINY)
         pen.text((x, y + px(22)), name, fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
-        scaled = np.clip(cells / top, 0, 1) ** options.power
+        scaled = np.clip(cells / max(np.nan_to_num(cells).max(initial=0), TINY), 0, 1) ** options.power
         if isinstance(pen, VectorPen):
             draw_heat_by_pen(pen, (x, y + y_heat), image, scaled, colormap, 1, fonts)
         else:

@@ -31,8 +31,8 @@ def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, i
             return position, max(position - P, 0)
         words = one_line("".join(record.tokens[first:last]).strip())[:_LONGEST_ADVICE]
         logger.warning(
-            "start_phrase %r does not occur: the text begins at the problem; to begin elsewhere, give words of it, such "
-            "as start_phrase %r, or '' for the answer alone", start_phrase, words,
+            "start_phrase %r does not occur: the text begins at the problem; to begin elsewhere, give words of it, "
+            "such as start_phrase %r, or '' for the answer alone", start_phrase, words,
         )  # fmt: skip
         return first, 0
     return P, 0

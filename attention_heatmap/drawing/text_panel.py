@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,11 +21,11 @@ from attention_heatmap.drawing.colour import (
     text_colours,
 )
 from attention_heatmap.drawing.fonts import NEWLINE_MARK
-from attention_heatmap.drawing.pen import VectorPen
+from attention_heatmap.drawing.pen import AnyPen, VectorPen
 from attention_heatmap.drawing.text_layout import INK_LEVELS, TextLayout
 
 CURRENT_ALPHA = 0.12  # of the blue behind the current token where glyphs are coloured
-TEXT_LEVELS = 127  # steps of the colour scale
+TEXT_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 _SINGLE = range(3)  # levels that are no weights: not there yet, the current token, left out
 
 
@@ -62,7 +63,7 @@ def visualize_attention_step(
 def piece_colours(
     layout: TextLayout, values: np.ndarray, current: int | None, colormap: Colormap, text_style: str, strength: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """((levels, 3), (levels, 3), (pieces,)) RGB of the grounds and glyphs of each level, and the level of each piece."""
+    """((levels, 3), (levels, 3), (pieces,)) RGB of grounds and glyphs of each level, and the level of each piece."""
     # A piece becomes a level, a level has a ground and a glyph colour: text tokens, special ones, white, blue.
     paper, blue, plain = (2 * TEXT_LEVELS + n for n in _SINGLE)
     shades, inks = text_colours(np.linspace(0, 1, TEXT_LEVELS), colormap, text_style, strength)
@@ -80,6 +81,16 @@ def piece_colours(
     if current is not None:
         levels[current] = blue
     return grounds, glyphs, levels
+
+
+def put_text(
+    pen: AnyPen, at: tuple[int, int], layout: TextLayout, values: np.ndarray, current: int | None, *look: Any
+) -> None:
+    """The panel of a step at a point, by any pen. look: height, colormap, text_style, strength."""
+    if isinstance(pen, VectorPen):
+        draw_text(pen, at, layout, values, current, *look)
+    else:
+        pen.picture(visualize_attention_step(layout, values, current, *look), at)
 
 
 def draw_text(

@@ -151,4 +151,7 @@ def vision_attention_off(model: Any) -> Iterator[None]:
 
 def decoder_layers(model: Any) -> Any:
     """The layers of the language model; None where they cannot be found."""
-    return getattr(model.get_decoder() if hasattr(model, "get_decoder") else None, "layers", None)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    while decoder is not None and not hasattr(decoder, "layers"):  # llama4 gives a model with a head
+        decoder = getattr(decoder, "model", None)
+    return getattr(decoder, "layers", None)

@@ -78,7 +78,8 @@ def _place(
     model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, 4) float32 boxes of the image tokens, and (N,) the picture of each."""
-    pixels, config = float_tensor(inputs, name), model.config
+    config = model.config
+    float_tensor(inputs, name)
     if (
         config.model_type == "llava_onevision"
         and len(sizes) == 1
@@ -86,9 +87,12 @@ def _place(
     ):
         count, picture = len(boxes), np.zeros(len(boxes), int)
     else:
+        for part in config.sub_configs:
+            if "qformer" in part or "perceiver" in part:
+                raise ValueError(f"tokens of a {part.removesuffix('_config')} each stand for the whole picture")
         owner, count = _owners(model, processor, inputs, name, len(positions))
         sources = pixel_sources(processor, sizes, name)
-        if sources.shown.shape != pixels.shape:
+        if sources.shown.shape != owner.shape:
             raise ValueError(f"a ramp of the pictures' size gave {name} of shape {tuple(sources.shown.shape)}")
         boxes = token_boxes(sources, owner, count, sizes)
         picture = token_pictures(sources, owner, count)
@@ -120,51 +124,41 @@ def _owners(model: Any, processor: Any, inputs: Any, name: str, count: int) -> t
     return token_of_each_value(model, inputs, name, token_id)
 
 
-def reported_owners(inputs: Any, name: str, count: int) -> Any:
+def reported_owners(inputs: Any, name: str, count: int) -> np.ndarray | None:
     """The token of each pixel value where a grid is reported and patches stand in the tokens' order; else None."""
-    import torch
-
-    shape = inputs[name].shape
+    shape = tuple(inputs[name].shape)
     if "image_grid_thw" not in inputs or len(shape) != 2 or shape[0] % count:
         return None
-    return (torch.arange(shape[0]) // (shape[0] // count))[:, None].expand(shape)
+    return np.broadcast_to(np.arange(shape[0])[:, None] // (shape[0] // count), shape)
 
 
-def token_boxes(sources: PixelSources, owner: Any, count: int, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+def token_boxes(sources: PixelSources, owner: np.ndarray, count: int, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
     """(count, 4) float32: the extent of each token's pixel values in its picture; NaN where it has none."""
-    import torch
-
     on = sources.shown & (owner >= 0)
-    token, picture = owner[on], torch.zeros(count, dtype=torch.int64)
-    picture[token] = sources.picture[on]
-    edges = []
-    for axis, at in enumerate((sources.x, sources.y)):
-        length = torch.tensor(sizes).float()[picture, axis]
-        low = torch.full((count,), math.inf).scatter_reduce(0, token, at[on], "amin")
-        high = torch.full((count,), -math.inf).scatter_reduce(0, token, at[on], "amax")
-        half = _steps(at, on, owner, -1 - axis if at.ndim > 3 else -1, length) / 2
+    token, boxes = owner[on], np.full((count, 4), np.nan, np.float32)
+    length_N2 = np.zeros((count, 2), np.float32)
+    length_N2[token] = np.array(sizes)[sources.picture[on]]
+    for axis, (at, length) in enumerate(zip((sources.x, sources.y), length_N2.T)):
+        low, high = np.full(count, np.inf, np.float32), np.full(count, -np.inf, np.float32)
+        np.minimum.at(low, token, at[on])
+        np.maximum.at(high, token, at[on])
+        half = _steps(at, on, owner, -1 - axis if at.ndim > 2 else -1, length) / 2
         # Enlarging repeats the middle of the picture's first and last pixel up to its ends.
-        start, end = low - half.where(low > 0.501, math.inf), high + half.where(high < length - 0.501, math.inf)
-        edges += [start.clamp(min=0), end.minimum(length)]
-    boxes = torch.stack([edges[0], edges[2], edges[1], edges[3]], dim=1)
-    return boxes.where((boxes[:, :2] < boxes[:, 2:]).all(dim=1, keepdim=True), math.nan).numpy()
+        boxes[:, axis] = np.where(low > 0.501, np.maximum(low - half, 0), 0)
+        boxes[:, axis + 2] = np.where(high < length - 0.501, np.minimum(high + half, length), length)
+    boxes[(length_N2[:, 0] == 0) | ~(boxes[:, :2] < boxes[:, 2:]).all(axis=1)] = np.nan
+    return boxes
 
 
-def _steps(at: Any, on: Any, owner: Any, axis: int, length_N: Any) -> Any:
+def _steps(at: np.ndarray, on: np.ndarray, owner: np.ndarray, axis: int, length_N: np.ndarray) -> np.ndarray:
     """(N,) how far apart, in the picture, the columns (or rows) of pixel values are that a token hangs on."""
-    import torch
-
-    count, n = len(length_N), at.shape[axis] - 1
-    first, second = (slice_ for slice_ in ((0, n), (1, n)))
-    step = at.narrow(axis, *second) - at.narrow(axis, *first)
-    token = owner.narrow(axis, *first)
-    rises = on.narrow(axis, *first) & on.narrow(axis, *second)
-    step, token = step[rises], token[rises]
+    step, before, after = np.diff(at, axis=axis), np.arange(at.shape[axis] - 1), np.arange(1, at.shape[axis])
+    both, token = on.take(before, axis) & on.take(after, axis), owner.take(before, axis)
+    step, token = step[both], token[both]
     rises = step > 1e-5 * length_N[token]  # less is rounding
     step, token = step[rises], token[rises]
-    total = torch.zeros(count).scatter_add(0, token, step)
-    found = total / torch.zeros(count).scatter_add(0, token, torch.ones_like(step))
-    return found.where(total > 0, step.median() if len(step) else 0)
+    total, times = np.bincount(token, step, len(length_N)), np.bincount(token, minlength=len(length_N))
+    return np.where(times > 0, total / np.maximum(times, 1), np.median(step) if len(step) else 0).astype(np.float32)
 
 
 def token_pictures(sources: PixelSources, owner: Any, count: int) -> np.ndarray:
@@ -172,15 +166,11 @@ def token_pictures(sources: PixelSources, owner: Any, count: int) -> np.ndarray:
 
     Where the first picture begins with such tokens, as with a class token, so does every other one.
     """
-    import torch
-
-    shape = owner.shape
-    tiles = math.prod(shape[:-3] if len(shape) > 3 else shape[:-1])
-    of_tile = sources.picture.where(sources.shown, -1).reshape(tiles, -1).amax(dim=1)
-    of_tile = torch.from_numpy(_filled(of_tile.numpy()))  # a tile of padding goes with the one before
-    owned = owner.reshape(tiles, -1)
-    of_value = of_tile[:, None].expand_as(owned)[owned >= 0]
-    found = torch.full((count,), -1).scatter_reduce(0, owned[owned >= 0], of_value, "amax").numpy()
+    of_tile = np.where(sources.shown, sources.picture, -1).reshape(len(owner), -1).max(axis=1)
+    of_tile = _filled(of_tile)  # a tile of padding goes with the one before
+    tile = np.nonzero(owner >= 0)[0]
+    found = np.full(count, -1)
+    found[owner[owner >= 0]] = of_tile[tile]
     placed = np.flatnonzero(found >= 0)
     for before, after in pairwise(placed):
         if found[before] != found[after]:

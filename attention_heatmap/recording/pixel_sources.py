@@ -15,7 +15,7 @@ _SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is a
 
 @dataclass(frozen=True, eq=False)
 class PixelSources:
-    """Tensors of the pixel values' shape. x and y are in pixels of the picture, at the middle of what is shown."""
+    """Arrays of the shape of `as_tiles`. x and y are in pixels of the picture, at the middle of what is shown."""
 
     shown: Any
     """bool: whether part of a picture is there; without it the rest means nothing."""
@@ -39,7 +39,7 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
         for number, (width, height) in enumerate(sizes):
             grey = torch.as_tensor(_DARK + (_LIGHT - _DARK) * level(number, width, height))
             pictures.append(grey.float().expand(3, height, width).contiguous())
-        return float_tensor(processed(processor, pictures), name).float()
+        return as_tiles(float_tensor(processed(processor, pictures), name)).float()
 
     def middles(length: int) -> Any:
         return (torch.arange(length) + 0.5) / length
@@ -58,15 +58,15 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
     widths, heights = torch.tensor(sizes).float().T
     x = told(lambda _, width, height: middles(width)) * widths[picture]
     y = told(lambda _, width, height: middles(height)[:, None]) * heights[picture]
-    return PixelSources(shown, picture, x, y)
+    return PixelSources(*(values.numpy() for values in (shown, picture, x, y)))
 
 
 def processed(processor: Any, pictures: Sequence[Any]) -> Any:
     """The processor's output for pictures alone, their colours as they are."""
     text = prompt_text(processor, [{"type": "image"} for _ in pictures])
-    colours = {"do_rescale": False, "do_normalize": False}
+    as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
     try:
-        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **colours)
+        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **as_it_is)
     except Exception as error:  # each processor has its own complaints
         raise ValueError(
             f"{type(processor).__name__} takes no ramps in the pictures' place: {one_line(error)}"
@@ -79,3 +79,10 @@ def float_tensor(inputs: Any, name: str) -> Any:
     if not getattr(value, "is_floating_point", bool)():
         raise ValueError(f"{name} is no tensor of pixel values")
     return value
+
+
+def as_tiles(values: Any) -> Any:
+    """(tiles, height, width) of canvases, their first colour alone, since all are alike; of others (patches, values)."""
+    if values.ndim > 3 and values.shape[-3] == 3:
+        return values[..., 0, :, :].reshape(-1, *values.shape[-2:])
+    return values.reshape(-1, values.shape[-1])

@@ -8,14 +8,16 @@ from typing import Any
 
 from attention_heatmap.log import one_line
 from attention_heatmap.recording.attention import decoder_layers, vision_attention_off
+from attention_heatmap.recording.pixel_sources import as_tiles
 from attention_heatmap.recording.prompt import input_device
 
 _DIGIT = 64  # codes of one backward pass in float32: far enough apart for its rounding
+_ROUNDING = 0.02  # of a ratio of gradients from the number that it stands for
 _WRONG_PART = 0.02  # of the pixel values may name no token, by rounding
 
 
 def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tuple[Any, int]:
-    """The image token that each of the pixel values `name` feeds, -1 for none, and the number of image tokens.
+    """The image token that each of the pixel values `name` feeds, as tiles, -1 for none; and how many tokens there are.
 
     Raises ValueError where a value feeds several, as in a query-former, or the model can't be asked. The model is
     left as it was; only what lies between the pixels and the first layer of the language model is computed, of the
@@ -43,7 +45,7 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
             raise ValueError(
                 "pixels feed several image tokens each, as in a query-former, perceiver or overlapping pool"
             )
-        return owner.cpu(), len(tokens_ND)
+        return owner.cpu().numpy(), len(tokens_ND)
 
 
 def _gradients(tokens_ND: Any, pixels: Any) -> Any:
@@ -56,7 +58,7 @@ def _gradients(tokens_ND: Any, pixels: Any) -> Any:
     def gradient(code_N: Any) -> Any:
         seed_ND = project_ND * code_N.to(tokens_ND)[:, None]
         (found,) = torch.autograd.grad(tokens_ND, pixels, seed_ND, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(pixels) if found is None else found
+        return as_tiles(torch.zeros_like(pixels) if found is None else found)
 
     return gradient
 
@@ -73,9 +75,13 @@ def _by_ratios(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
     for digit_N, worth in ((number_N % _DIGIT, 1), (number_N // _DIGIT, _DIGIT)):
         ratio = gradient(digit_N) / whole
         digit = ratio.nan_to_num().round()
-        sure &= (ratio - digit).abs() < 0.1
+        sure &= (ratio - digit).abs() < _ROUNDING
         owner += digit.long() * worth
     sure &= (owner >= 0) & (owner < len(number_N))
+    owner = owner.where(sure, 0)
+    # What feeds several tokens may come near two whole numbers by chance, but hardly near a third one as well.
+    check_N = 1 + (number_N * 0.618) % 1
+    sure &= (gradient(check_N) / whole - check_N[owner]).abs() < _ROUNDING
     return owner.where(sure, -1), fed
 
 
@@ -84,14 +90,11 @@ def _by_bits(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
     import torch
 
     gradient, number_N = _gradients(tokens_ND, pixels), torch.arange(len(tokens_ND), device=tokens_ND.device)
-    owner = torch.zeros_like(pixels, dtype=torch.int64)
-    fed, sure = torch.zeros_like(pixels, dtype=torch.bool), torch.ones_like(pixels, dtype=torch.bool)
+    owner, fed, sure = torch.zeros((), dtype=torch.int64), False, True
     for place in range(max(len(tokens_ND) - 1, 1).bit_length()):
         one_N = (number_N >> place) & 1
         one, zero = gradient(one_N) != 0, gradient(1 - one_N) != 0
-        owner += one.long() << place
-        fed |= one | zero
-        sure &= one ^ zero
+        owner, fed, sure = owner.to(one.device) + (one.long() << place), fed | one | zero, sure & (one ^ zero)
     return owner.where(sure & (owner < len(number_N)), -1), fed
 
 
@@ -112,7 +115,7 @@ def _image_embeddings(model: Any, inputs: dict, token_id: int) -> Any:
         stack.enter_context(vision_attention_off(model))
         stack.enter_context(_encoder_layers_skipped(model))
         try:
-            model(**inputs)
+            model(**inputs, use_cache=False)
         except _EmbeddingsFound:
             pass
         except torch.OutOfMemoryError:

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 from make_data import LANGUAGES, TASKS, make_sample
 from train_demo_model import cell_overlap, prepare, token_bytes
 
-import visualizeHeatMap as vhm
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.maps import shown_rows
+from attention_heatmap.record import AttentionRecord
+from attention_heatmap.recording import check
+from attention_heatmap.recording.attention import text_attention
+from attention_heatmap.recording.generation import end_ids
+from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
+from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
+from attention_heatmap.recording.prompt import append_response
+from attention_heatmap.recording.session import Session
+from visualizeHeatMap import AttentionVisualizer
 
 FIRST_SEED = 900_000  # no sample of these was looked at, in training or while the options were made
 SEEDS_OF_A_KIND = 10_000  # so that the n-th sample is the same however many there are
@@ -51,7 +61,7 @@ SETTINGS = {
     "... smooth 1": (0, LAST, "mean", ("off", False, 1)),
     "layer auto, heads averaged": (0, "auto", "mean", PLAIN),
     "layer auto, head auto": (0, "auto", "auto", PLAIN),
-    "--view clear": (0, "auto", "auto", vhm.DrawingOptions(view="clear").map),
+    "--view clear": (0, "auto", "auto", DrawingOptions(view="clear").map),
 }
 
 
@@ -69,15 +79,15 @@ def respond(visualizer, samples: list, pictures: list) -> list[list[int]]:
     inputs = prepare(visualizer.processor, pictures, [sample["problem"] for sample in samples])
     with torch.inference_mode():
         output = visualizer.model.generate(**inputs.to(visualizer.model.device))
-    rows, ends = output[:, inputs["input_ids"].shape[1] :].tolist(), vhm._end_ids(visualizer.model)
+    rows, ends = output[:, inputs["input_ids"].shape[1] :].tolist(), end_ids(visualizer.model)
     return [row[: next((n for n, i in enumerate(row) if i in ends), len(row))] for row in rows]
 
 
 def all_rows(model, inputs, ids: list[int]) -> np.ndarray:
     """(T + 1, L, H, S) attention of the queries from the last of the prompt on."""
     P = inputs["input_ids"].shape[1]
-    with vhm.text_attention(model, "eager"), torch.inference_mode():
-        attentions = model(**vhm.append_response(inputs, ids), use_cache=False, output_attentions=True).attentions
+    with text_attention(model, "eager"), torch.inference_mode():
+        attentions = model(**append_response(inputs, ids), use_cache=False, output_attentions=True).attentions
     return torch.stack([layer[0, :, P - 1 :] for layer in attentions]).permute(2, 0, 1, 3).float().cpu().numpy()
 
 
@@ -93,18 +103,17 @@ class Case:
 
     def __init__(self, visualizer, sample: dict, images: list, ids: list[int]) -> None:
         self.images, self.ids = images, ids
-        self.inputs, located = visualizer._inputs(sample["problem"], images, vhm.RecordingOptions())
-        neutral, places = visualizer._inputs(
-            vhm.NEUTRAL_PROMPT, images, vhm.RecordingOptions(prompt_template="{Question}")
-        )
+        session = Session(visualizer.model, visualizer.processor, visualizer.max_image_num)
+        self.inputs, located = session.inputs(sample["problem"], images, RecordingOptions())
+        neutral, places = session.inputs(NEUTRAL_PROMPT, images, RecordingOptions(prompt_template="{Question}"))
         model, P, layers = visualizer.model, self.inputs["input_ids"].shape[1], tuple(range(visualizer.num_layers))
         weights = all_rows(model, self.inputs, ids)
         at = np.concatenate([image.positions for image in places])
         anyway = all_rows(model, neutral, ids)[:-1, ..., at]
-        regions = vhm.picture_regions(located, [image.size for image in images])
-        layer, heads = vhm.choose_heads(vhm.survey_heads(model, self.inputs, ids, located, regions))
+        regions = picture_regions(located, [image.size for image in images])
+        layer, heads = choose_heads(survey_heads(model, self.inputs, ids, located, regions))
         self.auto, self.tokens = (layer, heads[layer]), [image.positions for image in located]
-        plain = vhm.AttentionRecord(
+        plain = AttentionRecord(
             tokens=("",) * (P + len(ids)), token_ids=np.zeros(P + len(ids), np.int64), prompt_length=P, layers=layers,
             weights=reduced(weights[:-1], "mean", heads), images=tuple(located),
         )  # fmt: skip
@@ -115,7 +124,7 @@ class Case:
                 rows = reduced(weights, head, heads)[late : late + len(ids)]
                 base = reduced(anyway, head, heads).mean(axis=0)
                 records[key] = replace(plain, weights=rows, neutral=base)
-            shown = vhm.shown_rows(records[key], layer if number == "auto" else number, *drawn)
+            shown = shown_rows(records[key], layer if number == "auto" else number, *drawn)
             self.maps[name] = shown.rows[:, plain.image_positions] * ~shown.sinks[plain.image_positions]
         names = {name for boxes in sample["boxes"] for name in boxes}
         self.mentions = mentions_in(visualizer.processor.tokenizer, ids, names)
@@ -158,7 +167,7 @@ class Case:
 
         A hidden cell has the mean colour of its picture.
         """
-        forced, P = vhm.append_response(self.inputs, self.ids[: end - 1]), self.inputs["input_ids"].shape[1]
+        forced, P = append_response(self.inputs, self.ids[: end - 1]), self.inputs["input_ids"].shape[1]
         pixels, starts = forced["pixel_values"], np.cumsum([0, *map(len, self.tokens)])
         per_cell = len(pixels) // starts[-1]
         blank = torch.cat(
@@ -180,11 +189,10 @@ class Case:
         return torch.cat(values).cpu().numpy()
 
 
-def measure_checks(visualizer, samples: int, first_seed: int) -> dict[str, list[bool | None]]:
+def measure_checks(visualizer, kinds: dict[tuple, int], samples: int, first_seed: int) -> dict[str, list[bool | None]]:
     """What the tool's own check says of maps known to be good, and of one turned round, by name of the map."""
     verdicts: dict[str, list[bool | None]] = {}
-    kinds = [(task, language) for task in TASKS for language in LANGUAGES]
-    for number, kind in enumerate(kinds):
+    for kind, number in kinds.items():
         for n in range(samples // len(kinds)):
             sample, images = reversed(make_sample(first_seed + number * SEEDS_OF_A_KIND + n, *kind))
             given = {"response_key": "solution"}
@@ -192,11 +200,11 @@ def measure_checks(visualizer, samples: int, first_seed: int) -> dict[str, list[
             plain = visualizer.record(sample, images, [LAST, 5, 1, 0], **given)
             weights = plain.weights.copy()
             weights[:, 3] = weights[:, 0].max() - weights[:, 0]
-            found = visualizer.check(clear, sample, images, vhm.DrawingOptions(view="clear")).checks
+            found = visualizer.check(clear, sample, images, view="clear").checks
             found += visualizer.check(replace(plain, weights=weights), sample, images).checks
             names = ("--view clear", "layer 7 (yardstick)", "layer 5", "layer 1", "yardstick turned round")
-            for name, check in zip(names, found, strict=True):
-                verdicts.setdefault(name, []).append(check.points)
+            for name, one in zip(names, found, strict=True):
+                verdicts.setdefault(name, []).append(one.points)
         print(f"checks of {kind[0]} {kind[1]}", file=sys.stderr, flush=True)
     return verdicts
 
@@ -209,12 +217,11 @@ def with_interval(values: list[np.ndarray], seed: int = 0) -> np.ndarray:
     return np.column_stack([sums.sum(axis=0) / counts.sum(), *np.quantile(means, (0.025, 0.975), axis=0)])
 
 
-def measure(visualizer, samples: int, curve_samples: int, first_seed: int, levels: int):
+def measure(visualizer, kinds: dict[tuple, int], samples: int, curve_samples: int, first_seed: int, levels: int):
     """Pointing by kind and setting, one array a sample; curves by setting, one row a sample; choices of auto."""
-    kinds = [(task, language) for task in TASKS for language in LANGUAGES]
     pointing, curves, chosen = {kind: {name: [] for name in SETTINGS} for kind in kinds}, {}, {}
     rng = np.random.default_rng(0)
-    for number, kind in enumerate(kinds):
+    for kind, number in kinds.items():
         seeds = [first_seed + number * SEEDS_OF_A_KIND + n for n in range(samples // len(kinds))]
         for start in range(0, len(seeds), BATCH):
             drawn = [make_sample(seed, *kind) for seed in seeds[start : start + BATCH]]
@@ -270,22 +277,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300, help="a quarter of each task and language")
     parser.add_argument("--curve_samples", type=int, default=40, help="of these also the curves; 0: none")
     parser.add_argument("--check_samples", type=int, default=40, help="of these also what --check says; 0: none")
+    parser.add_argument("--draws", type=int, default=check.CHECK_DRAWS, help="of each check")
+    parser.add_argument("--kinds", nargs="*", help="such as route_en; by default all tasks and languages")
     parser.add_argument("--levels", type=int, default=10, help="of the curves")
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    if arguments.samples < len(TASKS) * len(LANGUAGES):
-        parser.error(f"--samples {arguments.samples} is no sample of each task and language; give at least 4")
+    kinds = {(task, language): n for n, (task, language) in enumerate(product(TASKS, LANGUAGES))}
+    kinds = {kind: n for kind, n in kinds.items() if not arguments.kinds or "_".join(kind) in arguments.kinds}
+    if not kinds or arguments.samples < len(kinds):
+        parser.error(f"--samples {arguments.samples} is no sample of each of {len(kinds)} kinds")
+    check.CHECK_DRAWS = arguments.draws
     started = time.perf_counter()
     model = str(ROOT / "demo" / "model")
-    visualizer = vhm.AttentionVisualizer(model, dtype="float32", device_map=arguments.device)
-    found = measure(visualizer, arguments.samples, arguments.curve_samples, arguments.first_seed, arguments.levels)
+    visualizer = AttentionVisualizer(model, dtype="float32", device_map=arguments.device)
+    counts = arguments.samples, arguments.curve_samples, arguments.first_seed, arguments.levels
+    found = measure(visualizer, kinds, *counts)
     pointing, curves, _ = found
     samples = sum(map(len, (by_name["--view clear"] for by_name in pointing.values())))
     mentions = sum(len(found) for by_name in pointing.values() for found in by_name["--view clear"])
     print(f"{samples} samples, {mentions} mentions, curves of {len(curves.get('--view clear', []))} mentions")
     numbers = report(*found)
-    verdicts = measure_checks(visualizer, arguments.check_samples, arguments.first_seed)
+    verdicts = measure_checks(visualizer, kinds, arguments.check_samples, arguments.first_seed)
     counts = {name: {str(v): found.count(v) for v in (True, None, False)} for name, found in verdicts.items()}
     if counts:
         print(f"\n{'the verdict of --check':<36}points  cannot tell  no better than random")

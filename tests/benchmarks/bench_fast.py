@@ -14,7 +14,7 @@ import torch
 from bench_recording import alternate, measured
 from shapes import build, device_name, greedy, prompt
 
-import visualizeHeatMap as vhm
+from attention_heatmap.recording.generation import fast_settings, generate_response, record_rows
 
 
 def main() -> None:
@@ -28,15 +28,15 @@ def main() -> None:
     device = "cuda" if gpu else "cpu"
     model = build(arguments.shape, device)
     inputs, generation = prompt(model, arguments.length), greedy(arguments.tokens)
-    layers = (model.config.text_config.num_hidden_layers - 8,)
+    planes = [(model.config.text_config.num_hidden_layers - 8, "mean")]
 
     def plain():
         with torch.inference_mode():
             model.generate(**inputs, **generation)
 
     def fast():
-        response_ids = vhm.generate_fast(model, inputs, generation)
-        vhm.record_rows(model, inputs, layers, "mean", generation, response_ids)
+        response_ids = generate_response(model, inputs, fast_settings(model, generation))
+        record_rows(model, inputs, planes, response_ids)
 
     first, _ = measured(fast)
     results = alternate({"plain generate": plain, "fast, record included": fast}, arguments.rounds)

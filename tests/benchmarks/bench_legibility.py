@@ -23,9 +23,16 @@ sys.path[:0] = [str(ROOT)]
 
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.options import drawing_options
-from attention_heatmap.record import DEFAULT_START_PHRASE, AttentionRecord
+from attention_heatmap.record import AttentionRecord
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
-PLAIN = {"white": (255, 255, 255), "grey": (128, 128, 128), "green": (0, 128, 0), "red": (255, 0, 0), "blue": (0, 0, 255)}  # fmt: skip
+PLAIN = {
+    "white": (255, 255, 255),
+    "grey": (128, 128, 128),
+    "green": (0, 128, 0),
+    "red": (255, 0, 0),
+    "blue": (0, 0, 255),
+}
 DEMO_SAMPLES, DEMO_LAYER = (0, 46, 36), 7  # one picture, two, Chinese
 EASILY, AT_A_GLANCE = 10, 20  # CIE76
 RGB_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))

@@ -14,20 +14,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from records import grid_boxes
 from shapes import IMAGE_GRID, build, device_name, greedy, prompt
 
-import visualizeHeatMap as vhm
+from attention_heatmap.record import AttentionRecord, ImageTokens
+from attention_heatmap.recording.generation import fast_settings, generate_response, record_rows
+from visualizeHeatMap import render_frames, write_video
 
 
-def as_record(inputs: dict, rows: vhm.RecordedRows, layer: int) -> vhm.AttentionRecord:
+def as_record(inputs: dict, response_ids: list[int], weights: np.ndarray, layer: int) -> AttentionRecord:
     """The record of random ids, with a word for each."""
-    ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), rows.response_ids])
+    ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), response_ids])
     height, width = (14 * side for side in IMAGE_GRID)
-    positions = np.flatnonzero(ids[: -len(rows.response_ids)] == 3)
-    boxes = vhm.grid_boxes(IMAGE_GRID[0] // 2, IMAGE_GRID[1] // 2, width, height)
+    positions = np.flatnonzero(ids[: -len(response_ids)] == 3)
+    boxes = grid_boxes(IMAGE_GRID[0] // 2, IMAGE_GRID[1] // 2, width, height)
     words = tuple(f" w{number % 1000}" for number in ids)
-    P = len(ids) - len(rows.response_ids)
-    return vhm.AttentionRecord(words, ids, P, (layer,), rows.weights, (vhm.ImageTokens(positions, boxes),))
+    P = len(ids) - len(response_ids)
+    return AttentionRecord(words, ids, P, (layer,), weights, (ImageTokens(positions, boxes),))
 
 
 def host_peak() -> float:
@@ -68,26 +72,27 @@ def main() -> None:
         weights_GiB = torch.cuda.memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    response_ids = vhm.generate_fast(model, inputs, generation) if arguments.fast else None
-    rows = vhm.record_rows(model, inputs, (layer,), "mean", generation, response_ids)
+    settings = fast_settings(model, generation) if arguments.fast else generation
+    response_ids = generate_response(model, inputs, settings)
+    rows = record_rows(model, inputs, [(layer, "mean")], response_ids)
     recorded = time.perf_counter()
-    print(f"recorded {len(rows.response_ids)} tokens in {recorded - start:.1f} s", flush=True)
-    record = as_record(inputs, rows, layer)
+    print(f"answered and recorded {len(response_ids)} tokens in {recorded - start:.1f} s", flush=True)
+    record = as_record(inputs, response_ids, rows.weights, layer)
     height, width = (14 * side for side in IMAGE_GRID)
-    image = vhm.Image.new("RGB", (width, height), "khaki")
+    image = Image.new("RGB", (width, height), "khaki")
     facts |= {"recorded_s": recorded - start, "host_growth_recorded_GiB": host_peak() - host_before}
     if gpu:
         facts["device_peak_over_weights_GiB"] = torch.cuda.max_memory_allocated() / 2**30 - weights_GiB
     with tempfile.TemporaryDirectory() as folder:
-        record.save(Path(folder) / "run.npz")
+        record.save(Path(folder) / "run.safetensors")
         saved = time.perf_counter()
-        video = vhm.write_video(vhm.render_frames(record, [image], layer, ""), Path(folder) / "out.mp4", 8)
+        video = write_video(render_frames(record, [image], layer, ""), Path(folder) / "out.mp4", 8)
         facts |= {
             "saved_s": saved - recorded,
             "drawn_and_encoded_s": time.perf_counter() - saved,
             "host_growth_in_all_GiB": host_peak() - host_before,
             "record_in_memory_MiB": record.weights.nbytes / 2**20,
-            "record_on_disk_MiB": (Path(folder) / "run.npz").stat().st_size / 2**20,
+            "record_on_disk_MiB": (Path(folder) / "run.safetensors").stat().st_size / 2**20,
             "video_MiB": Path(video).stat().st_size / 2**20,
         }
     print(f"{device_name(device)}, shape {arguments.shape}, {arguments.length} prompt, {arguments.tokens} new tokens")

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-import visualizeHeatMap as vhm
+from records import grid_boxes
+
+from attention_heatmap.record import LARGEST_FLOAT32_RECORD, AttentionRecord, ImageTokens
 
 
 def weights_like_a_models(tokens: int, layers: int, positions: int) -> np.ndarray:
@@ -37,15 +39,15 @@ def main() -> None:
     arguments = parser.parse_args()
     T, S, L = arguments.tokens, arguments.positions, arguments.layers
     exact = weights_like_a_models(T, L, S)
-    kept = exact if exact.nbytes <= vhm.LARGEST_FLOAT32_RECORD else exact.astype(np.float16)
-    image = vhm.ImageTokens(np.arange(5, 5 + 600), vhm.grid_boxes(20, 30, 840, 560))
+    kept = exact if exact.nbytes <= LARGEST_FLOAT32_RECORD else exact.astype(np.float16)
+    image = ImageTokens(np.arange(5, 5 + 600), grid_boxes(20, 30, 840, 560))
     ids, words = np.arange(S) % 1000, tuple(f" w{n % 1000}" for n in range(S))
-    record = vhm.AttentionRecord(words, ids, S - T, tuple(range(L)), kept, (image,))
+    record = AttentionRecord(words, ids, S - T, tuple(range(L)), kept, (image,))
     with tempfile.TemporaryDirectory() as folder:
-        path, start = Path(folder) / "run.npz", time.perf_counter()
+        path, start = Path(folder) / "run.safetensors", time.perf_counter()
         record.save(path)
         saved = time.perf_counter()
-        vhm.AttentionRecord.load(path)
+        AttentionRecord.load(path)
         facts = {"save_s": saved - start, "load_s": time.perf_counter() - saved, "disk_MB": path.stat().st_size / 1e6}
     top = exact.max(axis=-1, keepdims=True)
     facts |= {

@@ -1,6 +1,6 @@
 """What the command costs beyond importing, loading and plain generation; and what answers without torch.
 
-python tests/benchmarks/bench_startup.py [--rounds 3]
+python tests/benchmarks/bench_startup.py [--rounds 3] [--max_new_tokens 1024]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ message = {"role": "user", "content": [*images, {"type": "text", "text": text}]}
 inputs = processor.apply_chat_template(
     [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 )
-model.generate(**inputs, max_new_tokens=1024, do_sample=False)
+model.generate(**inputs, max_new_tokens=int(sys.argv[2]), do_sample=False)
 """
 
 RECORD = """
@@ -44,7 +44,8 @@ sys.path.insert(0, sys.argv[1] + "/..")
 from visualizeHeatMap import AttentionVisualizer
 demo = sys.argv[1]
 visualizer = AttentionVisualizer(demo + "/model")
-visualizer.record(*visualizer.load_sample_data(demo + "/dataset.json", demo + "/images"), [7])
+sample, images = visualizer.load_sample_data(demo + "/dataset.json", demo + "/images")
+visualizer.record(sample, images, [7], max_new_tokens=int(sys.argv[2]))
 """
 
 
@@ -57,22 +58,25 @@ def seconds(command: list[str], folder: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--first_rounds", type=int, default=1, help="that fill the caches of files and do not count")
+    parser.add_argument("--max_new_tokens", type=int, default=1024)
+    arguments = parser.parse_args()
+    tokens = str(arguments.max_new_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        record = str(Path(folder) / "run.npz")
+        record = str(Path(folder) / "run.safetensors")
         demo = [*COMMAND, "--model_path", str(ROOT / "demo/model"), *DATASET]
         runs = {
-            "import, load, plain generate": [sys.executable, "-c", PLAIN, str(ROOT / "demo")],
-            "the same, recorded": [sys.executable, "-c", RECORD, str(ROOT / "demo")],
-            "demo run, video included": [*demo, "--save_record", record],
+            "import, load, plain generate": [sys.executable, "-c", PLAIN, str(ROOT / "demo"), tokens],
+            "the same, recorded": [sys.executable, "-c", RECORD, str(ROOT / "demo"), tokens],
+            "demo run, video included": [*demo, "--max_new_tokens", tokens, "--save_record", record],
             "the same from its record": [*COMMAND, *DATASET, "--from_record", record],
             "--help": [*COMMAND, "--help"],
         }
         times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(rounds + 1):
+        for number in range(arguments.first_rounds + arguments.rounds):
             for name, command in runs.items():
                 taken = seconds(command, folder)
-                if number:  # the first round fills the caches of files
+                if number >= arguments.first_rounds:
                     times[name].append(taken)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians["import, load, plain generate"]

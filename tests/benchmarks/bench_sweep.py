@@ -21,12 +21,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import visualizeHeatMap as vhm
+from attention_heatmap import sweep
+from attention_heatmap.background import BackgroundDrawing
+from attention_heatmap.log import logger
+from visualizeHeatMap import AttentionVisualizer
 
 FRAME = (1280, 720)
 
 
-class DrawnAfter(vhm.BackgroundDrawing):
+class DrawnAfter(BackgroundDrawing):
     """The same without overlap."""
 
     def start(self, *arguments):
@@ -34,23 +37,15 @@ class DrawnAfter(vhm.BackgroundDrawing):
         self.finish()
 
 
-class DrawnInThread(vhm.BackgroundDrawing):
-    """The same with a thread in place of the process, and no record on the disk between."""
+class DrawnInThread(BackgroundDrawing):
+    """The same with a thread in place of the process."""
 
-    pool, coming = ThreadPoolExecutor(1), None
-
-    def start(self, folder, facts, record):
-        self.finish()
-        vhm.write_facts(folder, facts | vhm.record_facts(record, facts["answer"]) | {"files": self._names(record)})
-        arguments = record, record.open_pictures(), record.layers, self.start_phrase, folder, self.options
-        self.coming = self.pool.submit(vhm.write_layer_videos, *arguments)
-
-    def finish(self, stop=False):
-        if self.coming:
-            self.coming.result()
+    def __enter__(self):
+        self._pool = ThreadPoolExecutor(1)
+        return self
 
 
-MODES = {"beside": vhm.BackgroundDrawing, "thread": DrawnInThread, "after": DrawnAfter}
+MODES = {"beside": BackgroundDrawing, "thread": DrawnInThread, "after": DrawnAfter}
 
 
 def resident() -> float:
@@ -66,7 +61,7 @@ def repeated(folder: Path, count: int) -> Path:
     return path
 
 
-def run(visualizer: vhm.AttentionVisualizer, mode: str, count: int, max_new_tokens: int) -> tuple[float, dict, float]:
+def run(visualizer: AttentionVisualizer, mode: str, count: int, max_new_tokens: int) -> tuple[float, dict, float]:
     """Seconds of a run, memory after some of its samples, and the seconds of it that went into answering."""
     memory, answering, record = {}, [], visualizer.record
 
@@ -79,7 +74,7 @@ def run(visualizer: vhm.AttentionVisualizer, mode: str, count: int, max_new_toke
         return made
 
     watched.__wrapped__ = record
-    visualizer.record, vhm.BackgroundDrawing = watched, MODES[mode]
+    visualizer.record, sweep.BackgroundDrawing = watched, MODES[mode]
     with tempfile.TemporaryDirectory() as folder:
         data = repeated(Path(folder), count)
         started = time.perf_counter()
@@ -87,7 +82,7 @@ def run(visualizer: vhm.AttentionVisualizer, mode: str, count: int, max_new_toke
             data, ROOT / "demo/images", "all", -1, output_dir=folder, max_new_tokens=max_new_tokens, frame_size=FRAME
         )
         taken = time.perf_counter() - started
-    visualizer.record, vhm.BackgroundDrawing = record, MODES["beside"]
+    visualizer.record, sweep.BackgroundDrawing = record, MODES["beside"]
     assert not any(row["error"] for row in rows)
     return taken, memory, sum(answering)
 
@@ -99,10 +94,10 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--model_path", default=str(ROOT / "demo/model"))
     arguments = parser.parse_args()
-    vhm.logger.setLevel(logging.ERROR)  # answers are cut here
-    visualizer = vhm.AttentionVisualizer(arguments.model_path)
+    logger.setLevel(logging.ERROR)  # answers are cut here
+    visualizer = AttentionVisualizer(arguments.model_path)
     run(visualizer, "beside", 2, arguments.max_new_tokens)
-    times = {mode: run(visualizer, mode, arguments.timed, arguments.max_new_tokens) for mode in [*MODES, *MODES]}
+    times = {mode: run(visualizer, mode, arguments.timed, arguments.max_new_tokens) for mode in MODES}
     print(f"{os.cpu_count()} cores, model on {visualizer.model.device}, frames of {FRAME[0]}x{FRAME[1]}")
     for mode, (taken, _, answering) in times.items():
         print(

@@ -35,7 +35,8 @@ import torch
 from bench_recording import alternate
 from shapes import build, build_spread, device_name, greedy, prompt
 
-import visualizeHeatMap as vhm
+from attention_heatmap.recording.generation import generate_response, record_rows
+from attention_heatmap.recording.memory import check_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.cuda.is_available()
@@ -71,7 +72,7 @@ def refusal_on_one_card(arguments: argparse.Namespace) -> str:
     model = build_spread(arguments.shape, DEVICES[:1])
     inputs = prompt(model, arguments.length)
     try:
-        return f"not refused: {vhm.check_memory(model, inputs, arguments.tokens, 1, replay=False, eager=False)}"
+        return f"not refused: {check_memory(model, inputs['input_ids'].shape[1], arguments.tokens, 1, eager=False)}"
     except ValueError as error:
         return str(error)
 
@@ -106,13 +107,13 @@ def recorded(model, length: int, tokens: int) -> dict:
     say("recorded layers and their devices", dict(zip(layers, where)))
     response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
     short = prompt(model, 1024)
-    given = (model, short, layers, "mean", {}, response)
-    close = apart(vhm.record_rows(*given).weights, vhm.record_rows_eager(*given).weights)
+    planes = [(layer, "mean") for layer in layers]
+    close = apart(*(record_rows(model, short, planes, response, how).weights for how in ("auto", "eager")))
     say("1024 prompt tokens, against eager", close)
     inputs, generation = prompt(model, length), greedy(tokens)
-    estimate = vhm.check_memory(model, inputs, tokens, len(layers), replay=False, eager=False)
+    estimate = check_memory(model, length, tokens, len(layers), eager=False)
     say("estimate:", estimate)
-    rows, seconds, peaks = timed(lambda: vhm.record_rows(model, inputs, layers, "mean", generation, None))
+    rows, seconds, peaks = timed(lambda: answered_and_recorded(model, inputs, generation, planes))
     sums = rows.weights.astype(np.float64).sum(-1)
     say(f"{length} + {tokens} tokens recorded in s", seconds)
     say("peak GiB a card, weights included", *peaks)
@@ -123,6 +124,10 @@ def recorded(model, length: int, tokens: int) -> dict:
         "against_eager": close, "estimate": estimate,
         "seconds": seconds, "peak_GiB": peaks, "sums": [float(sums.min()), float(sums.max())],
     }  # fmt: skip
+
+
+def answered_and_recorded(model, inputs, generation: dict, planes: list):
+    return record_rows(model, inputs, planes, generate_response(model, inputs, generation))
 
 
 def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, dict[str, np.ndarray]]:
@@ -138,15 +143,15 @@ def tensor_runs(model, arguments: argparse.Namespace) -> tuple[dict, dict[str, n
     results = alternate(
         {
             "plain generate": plain,
-            "one layer": lambda: vhm.record_rows(model, inputs, layers[:1], "mean", generation, None),
-            "all layers": lambda: vhm.record_rows(model, inputs, range(count), "mean", generation, None),
+            "one layer": lambda: answered_and_recorded(model, inputs, generation, [(layers[0], "mean")]),
+            "all layers": lambda: answered_and_recorded(model, inputs, generation, [(n, "mean") for n in range(count)]),
         },
-        rounds=2,
+        rounds=arguments.tensor_rounds,
     )
     response = torch.randint(10, 900, (16,), generator=torch.Generator().manual_seed(2)).tolist()
     rows = {}
     for head in ("mean", "max", 3):
-        weights = vhm.record_rows(model, inputs, layers, head, {}, response).weights
+        weights = record_rows(model, inputs, [(layer, head) for layer in layers], response).weights
         rows |= {f"heads {head}, layer {layer}": weights[:, place] for place, layer in enumerate(layers)}
     return {name: values[:2] for name, values in results.items()}, rows
 
@@ -261,6 +266,7 @@ def main() -> None:
     add("--tensor_shape", default="7b" if GPU else "small")
     add("--tensor_length", type=int, default=4096 if GPU else 1024)
     add("--tensor_tokens", type=int, default=128 if GPU else 16)
+    add("--tensor_rounds", type=int, default=2)
     add("--tensor_dtype", default="bfloat16" if GPU else "float32")
     add("--checkpoint", help=argparse.SUPPRESS)  # given to the processes that torchrun starts
     add(

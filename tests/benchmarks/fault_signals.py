@@ -1,6 +1,6 @@
 """Signals at random moments of real runs: after each, every file under a final name is the one of an undisturbed run.
 
-python tests/benchmarks/fault_signals.py [--drawings 70] [--datasets 30] [--seed 0]
+python tests/benchmarks/fault_signals.py [--drawings 70] [--datasets 30] [--seed 0] [--max_new_tokens 1024]
 
 Drawings draw a kept record; datasets answer three samples of the demo, each run going on in the folder that the one
 before left. A third of the signals each are SIGINT, SIGTERM and SIGKILL. At the end a run without a signal has to make
@@ -97,13 +97,16 @@ def main() -> None:
     parser.add_argument("--drawings", type=int, default=70)
     parser.add_argument("--datasets", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max_new_tokens", default="1024")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
+    answered = [*DEMO, "--max_new_tokens", arguments.max_new_tokens]
     with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "run.npz"
-        assert start([*DEMO, "--save_record", str(record)], Path(folder)).wait() == 0
+        record = Path(folder) / "run.safetensors"
+        assert start([*answered, "--save_record", str(record)], Path(folder)).wait() == 0
         found = series(["--from_record", str(record)], arguments.drawings, Path(folder) / "drawings")
-        found += series([*DEMO, "--sample_idx", "0-2"], arguments.datasets, Path(folder) / "datasets")
+        if arguments.datasets:
+            found += series([*answered, "--sample_idx", "0-2"], arguments.datasets, Path(folder) / "datasets")
     for what, count in found.most_common():
         print(f"{count:4} {what}")
     print(json.dumps({"bench": "signals", "runs": sum(found.values()), "slowest_end_s": round(max(worst), 2), **found}))

@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-import visualizeHeatMap as vhm
+from attention_heatmap.log import logger
 
 IMAGE_GRID = (44, 60)  # patches, rows and columns: 660 image tokens, a picture of 616 x 840 pixels
 IDS = {"vision_start_token_id": 1, "vision_end_token_id": 2, "image_token_id": 3, "video_token_id": 4}
@@ -54,6 +54,18 @@ SHAPES = {
             "fullatt_block_indexes": [1],
         },
     ),
+    # To see that a script runs.
+    "tiny": (
+        {
+            "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128000,
+            "rope_parameters": {**ROPE, "mrope_section": [2, 3, 3]}, "tie_word_embeddings": False,
+        },
+        {
+            "depth": 1, "hidden_size": 16, "out_hidden_size": 64, "intermediate_size": 24, "num_heads": 2,
+            "fullatt_block_indexes": [],
+        },
+    ),
 }  # fmt: skip
 
 
@@ -75,7 +87,7 @@ def new_model(shape: str, dtype: torch.dtype, **changes) -> Qwen2_5_VLForConditi
         Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS | changes)
     )
     torch.set_default_dtype(torch.float32)
-    vhm.logger.setLevel("ERROR")  # every answer is cut here
+    logger.setLevel("ERROR")  # every answer is cut here
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.eval()

@@ -37,6 +37,7 @@ WORDS = [
 ]
 HOSTILE = ["</script>", "<img src=x onerror=alert(1)>", "<!--", "\u202eevil", "]]>", "&lt;b&gt;", "{{data}}", "'\"`"]
 STEPS = {2: 5, 6: 11, 13: 5}  # step: the cell that it looks at
+WINDOW = {"width": 1200, "height": 800}
 LOOKS = "#tokens={}&scale=frame"
 
 
@@ -47,20 +48,24 @@ def chrome():
 
 
 @pytest.fixture(scope="module")
+def window(chrome):
+    return chrome.new_context(viewport=WINDOW)
+
+
+@pytest.fixture(scope="module")
 def record():
     return hot_weights(record_of(WORDS), STEPS)
 
 
 @pytest.fixture
-def show(chrome, tmp_path):
+def show(chrome, window, tmp_path):
     """Opens a page of records; at the end the console must be empty and nothing asked."""
     opened = []
 
-    def open_page(records, hash="", **context):
+    def open_page(records, hash="", **more):
         path = write_page(records, tmp_path / f"{len(opened)}.html")
-        opened.append(
-            Shown(chrome.new_context(viewport={"width": 1200, "height": 800}, **context).new_page(), path, hash)
-        )
+        context = chrome.new_context(viewport=WINDOW, **more) if more else window
+        opened.append(Shown(context.new_page(), path, hash))
         return opened[-1]
 
     yield open_page
@@ -273,11 +278,11 @@ def test_two_records_stand_side_by_side_or_as_their_difference(show, record):
     shown.page.wait_for_selector(".heat >> nth=1", state="detached")
     shown.settle()
     more, less = shown.tint(5), shown.tint(0)
-    assert more[2] > more[0] and less[0] > less[2]  # blue where the first has more, orange where the second has
+    assert more[0] > more[1] and less[1] > less[0]  # purple where the first has more, green where the second has
     shown.page.mouse.move(*shown.cell(5))
     shown.settle()
     gone = 100 * (record.rows(1) - other.rows(1))[2, record.images[0].positions[5]]
-    assert float(re.search(r"\+([\d.]+)%", shown.text("readout"))[1]) == pytest.approx(gone, rel=0.05)
+    assert float(re.search(r"\u2212([\d.]+)%", shown.text("readout"))[1]) == pytest.approx(gone, rel=0.05)
 
 
 @pytest.mark.browser

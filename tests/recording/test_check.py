@@ -169,7 +169,8 @@ def test_hidden_cells_have_the_mean_colour_of_their_own_picture():
     assert same.tobytes() == image.tobytes() and np.asarray(image)[0, 0, 0] == 255
 
 
-def test_on_the_demo_the_clear_map_points_and_a_map_turned_round_does_not(demo_visualizer):
+def test_on_the_demo_the_clear_map_points_and_a_map_turned_round_does_not(demo_visualizer, monkeypatch):
+    monkeypatch.setattr(room, "CHECK_DRAWS", 8)
     sample, images = demo_visualizer.load_sample_data(DEMO / "dataset.json", DEMO / "images", 0)
     record = demo_visualizer.record(sample, images, "auto", head="auto", response_key="solution")
     assert record.layers == (7,)

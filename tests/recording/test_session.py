@@ -151,7 +151,8 @@ def test_max_pixels_means_a_smaller_grid_over_the_same_picture(record):
     large, small = (record(images=images, response="ok", max_pixels=n).images[0] for n in (None, 100 * 100))
     assert len(small.boxes) < len(large.boxes) / 3
     for tokens in (large, small):
-        assert np.allclose(tokens.boxes.min(axis=0)[:2], 0) and np.allclose(tokens.boxes.max(axis=0)[2:], [300, 200])
+        ends = [*tokens.boxes.min(axis=0)[:2], *tokens.boxes.max(axis=0)[2:]]
+        assert np.allclose(ends, [0, 0, 300, 200], atol=0.5)
 
 
 def test_the_neutral_replay_is_the_same_response_after_another_prompt(record):
@@ -279,10 +280,11 @@ def test_auto_is_refused_where_processes_share_the_heads(tiny, layers, head):
         Session(model, tiny.processor, 2).record(SAMPLE, PICTURES, layers, RecordingOptions(head=head))
 
 
-@pytest.mark.parametrize("family", [*tiny_models.ALL_FAMILIES, "aya_vision", "glm4v", "internvl_gpt_oss"])
-def test_in_every_family_auto_takes_rows_that_can_be_named_and_any_map_can_be_checked(
-    record, session_of, family, monkeypatch
-):
+# Layers that cross, windows, layers without attention, no text part, sinks, a soft cap, newlines between tokens.
+@pytest.mark.parametrize(
+    "family", ["mllama", "gemma3", "qwen3_5", "phi4_multimodal", "internvl_gpt_oss", "paligemma2", "llava_next"]
+)
+def test_auto_takes_rows_that_can_be_named_and_any_map_can_be_checked(record, session_of, family, monkeypatch):
     monkeypatch.setattr(check_room, "CHECK_DRAWS", 1)
     session, given = session_of(family), {"response": "It is on the left.", "neutral_prompt": NEUTRAL_PROMPT}
     found = record((), family, head="auto", **given)

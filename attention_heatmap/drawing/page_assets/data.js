@@ -2,6 +2,12 @@
 
 const byId = (id) => document.getElementById(id);
 
+// Let an element say something; where it says so already, nothing has to be laid out anew.
+function say(id, words) {
+  const element = byId(id);
+  if (element.textContent !== words) element.textContent = words;
+}
+
 function bytesOf(base64) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
@@ -19,8 +25,8 @@ async function readPicture(facts, number) {
     unpack(facts.cells, Int32Array), unpack(facts.cellBoxes, Float32Array),
   ]);
   const bitmap = await createImageBitmap(new Blob([bytesOf(facts.file)], { type: facts.kind }));
-  const { name, width, height, spread } = facts;
-  return { number, name, width, height, positions, boxes, cells, cellBoxes, spread, bitmap, ...gridOf(cellBoxes) };
+  const { name, width, height, spread, shades } = facts;
+  return { number, name, width, height, positions, boxes, cells, cellBoxes, spread, shades, bitmap, ...gridOf(cellBoxes) };
 }
 
 // Column and row of each cell where the cells are one regular grid, else null.
@@ -50,12 +56,14 @@ function cellName(picture, cell) {
 
 // A plane: levels of its weights, (T, S), and the highest weight of each row's text and pictures, (T, 1 + pictures).
 async function readPlane(facts, block) {
-  const [rows, peaks, median, neutral, ...shares] = await Promise.all([
+  const [rows, peaks, cellStrengths, textStrengths, median, neutral, ...shares] = await Promise.all([
     unpack(byId(block).textContent, Uint8Array), unpack(facts.peaks, Float32Array),
+    unpack(facts.cellStrengths, Float32Array), unpack(facts.textStrengths, Float32Array),
     unpack(facts.median, Float32Array), facts.neutral ? unpack(facts.neutral, Float32Array) : null,
     ...facts.shares.map((share) => unpack(share.weights, Float32Array)),
   ]);
-  return { ...facts, rows, peaks, median, neutral, shares: facts.shares.map((s, n) => ({ ...s, weights: shares[n] })) };
+  const named = facts.shares.map((share, n) => ({ ...share, weights: shares[n] }));
+  return { ...facts, rows, peaks, cellStrengths, textStrengths, median, neutral, shares: named };
 }
 
 const data = {

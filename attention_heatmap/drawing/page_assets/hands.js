@@ -135,6 +135,7 @@ function listenToText() {
     state.several = !state.several;
     byId("several").setAttribute("aria-pressed", String(state.several));
   });
+  byId("scroll").addEventListener("scroll", () => text.paint(text.inView()));
   byId("more").addEventListener("click", () => text.showAll(byId("more").getAttribute("aria-expanded") !== "true"));
   byId("search").addEventListener("input", (event) => {
     const { steps, places } = text.find(event.target.value);

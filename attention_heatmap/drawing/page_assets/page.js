@@ -18,9 +18,11 @@ const shownSteps = () => (state.hover === null ? state.pinned : [state.hover]);
 const isTwo = () => state.show === "difference";
 const recordsShown = () => ({ first: [0], second: [1] })[state.show] ?? [0, 1];
 
+// A weight as words; small ones keep two digits.
 function amount(value, times) {
-  if (times) return `${Number(value.toPrecision(3))} times`;
-  return `${(100 * value).toFixed(Math.abs(value) < 0.1 ? 2 : 1)}%`;
+  const size = Math.abs(times ? value : 100 * value), sign = value < 0 ? "\u2212" : "";
+  const digits = size >= 10 ? size.toFixed(1) : size >= 0.1 ? size.toFixed(2) : Number(size.toPrecision(2)).toString();
+  return `${sign}${times ? `${digits} times` : `${digits}%`}`;
 }
 
 function spans(steps) {
@@ -107,7 +109,7 @@ async function restore() {
 async function start() {
   await data.read();
   const { colours, look } = data.facts, root = document.documentElement.style;
-  firstLook = { colours: look.colours, scale: look.scale, baseline: look.baseline, sinks: look.sinks, smooth: look.smooth,
+  firstLook = { colours: look.colours, scale: look.scale, power: look.power, baseline: look.baseline, sinks: look.sinks, smooth: look.smooth,
     style: look.style, opacity: 1, picture: look.picture, grid: true, marks: true, theme: "auto" };
   root.setProperty("--current", css(colours.fixed.current));
   text.build();
@@ -134,11 +136,14 @@ async function start() {
     timeline.resize();
     changed();
   })).observe(byId("slider"));
+  const flowed = new ResizeObserver(() => text.measure());
+  for (const box of [byId("prompt"), byId("answer")]) flowed.observe(box);
   const resized = new ResizeObserver(() => requestAnimationFrame(layoutPictures));
   for (const box of [byId("pictures").parentElement, byId("notes")]) resized.observe(box);
   darkScreen.addEventListener("change", () => setLook("theme", state.look.theme));
   addEventListener("hashchange", () => location.hash !== written && restore());
   timeline.resize();
+  text.measure();
   await restore();
   document.body.dataset.ready = "yes";
 }

@@ -1,20 +1,24 @@
 // The pictures: each a stack of three canvases, the picture, the heat, and what lies over it.
 
-const MUTE = { colour: [1, 0], muted: [0.5, 0.4], grey: [0, 0.25] }; // what is left of the colour; how much paper is mixed in
 const HATCH = 4; // pixels, width of a stripe over a sink
 
-// Tables of colours by name, unpacked once. Entries of `cells` are words of RGBA, of the others CSS colours.
+// Tables of colours by name and strength, unpacked once. Entries of `cells` are words of RGBA, of the others CSS colours.
 const tables = {};
 
-function colourTable(name) {
-  if (tables[name]) return tables[name];
-  const { colours } = data.facts, packed = name === "difference" ? colours.difference : colours.maps[name];
-  const table = (tables[name] = { cells: new Uint32Array(bytesOf(packed.cells).slice().buffer) });
-  table.flat = table.cells.map((word) => onWhite(word));
+// strength: of the tint, 0..1; it follows the share of the attention that is shown, as in the video.
+function colourTable(name, strength) {
+  const { colours } = data.facts, { strengths, levels } = colours;
+  const near = strengths.reduce((best, s, n) => (Math.abs(s - strength) < Math.abs(strengths[best] - strength) ? n : best), 0);
+  if (tables[name]?.[near]) return tables[name][near];
+  const packed = name === "difference" ? colours.difference : colours.maps[name], part = (kind, channels) =>
+    bytesOf(packed[kind]).slice(near * levels * channels, (near + 1) * levels * channels);
+  const table = { cells: new Uint32Array(part("cells", 4).buffer) };
+  table.flat = table.cells.map(onWhite);
   for (const kind of ["ground", "glyph", "darkGround", "darkGlyph"]) {
-    const bytes = bytesOf(packed[kind]);
-    table[kind] = Array.from({ length: colours.levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
+    const bytes = part(kind, 3);
+    table[kind] = Array.from({ length: levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
   }
+  (tables[name] ??= {})[near] = table;
   return table;
 }
 
@@ -28,8 +32,8 @@ const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha}
 
 // The level of a weight: 0..levels - 1 from 0 to `end`; where there are two sides, from -end to end.
 function levelOf(value, end, two) {
-  const last = data.facts.colours.levels - 1, part = two ? (value / end + 1) / 2 : value / end;
-  return Math.round(Math.min(Math.max(part, 0), 1) * last);
+  const last = data.facts.colours.levels - 1, part = Math.min(Math.abs(value) / end, 1) ** state.look.power;
+  return Math.round(two ? (1 + Math.sign(value) * part) * (last / 2) : value > 0 ? part * last : 0);
 }
 
 // The cell under each pixel of a canvas, 0 where there is none, else 1 + the cell.
@@ -87,14 +91,15 @@ class PictureView {
     for (const canvas of [this.ground, this.heat, this.over]) Object.assign(canvas, { width: this.width, height: this.height });
     this.index = cellIndex(this.picture, this.width, this.height);
     this.image = new ImageData(this.width, this.height);
+    this.shown = null;
   }
 
   drawGround(look, isSink) {
     const context = this.ground.getContext("2d", { willReadFrequently: true }), { width, height, index } = this;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture.bitmap, 0, 0, width, height);
-    const pixels = context.getImageData(0, 0, width, height), [kept, paper] = MUTE[look.picture];
-    if (kept < 1 || paper) mute(pixels.data, kept, paper);
+    const pixels = context.getImageData(0, 0, width, height);
+    if (look.picture !== "colour") mute(pixels.data, look.picture === "grey" ? 1 : data.facts.greyed, this.picture.shades);
     if (look.grid) this.drawGrid(pixels.data);
     if (isSink.some(Boolean)) hatch(pixels, index, isSink, Math.max(Math.round(HATCH * this.scale), 2));
     context.putImageData(pixels, 0, 0);
@@ -122,10 +127,14 @@ class PictureView {
 
   // What lies over the heat: named places, the cell under the pointer, the cells that are pinned.
   drawOver(marks, place, cursor) {
+    const shown = JSON.stringify([marks.map(({ number, age }) => [number, age]), place, cursor, this.width]);
+    if (shown === this.shown) return;
+    this.shown = shown;
     const context = this.over.getContext("2d");
     context.clearRect(0, 0, this.width, this.height);
     if (place) this.outline(context, place, true);
     if (marks.length) drawMarks(context, marks, this.width, this.height, this.scale);
+    context.globalAlpha = 1;
     if (cursor !== null) this.outline(context, [cursor], false);
   }
 
@@ -167,13 +176,11 @@ class PictureView {
   }
 }
 
-function mute(pixels, kept, paper) {
+// The picture as it stands under the heat: part of its colour gone, its shades others.
+function mute(pixels, greyed, shades) {
   for (let i = 0; i < pixels.length; i += 4) {
     const grey = 0.299 * pixels[i] + 0.587 * pixels[i + 1] + 0.114 * pixels[i + 2];
-    for (let c = i; c < i + 3; c++) {
-      const faded = grey + (pixels[c] - grey) * kept;
-      pixels[c] = faded + (255 - faded) * paper;
-    }
+    for (let c = i; c < i + 3; c++) pixels[c] = shades[Math.round(pixels[c] + (grey - pixels[c]) * greyed)];
   }
 }
 
@@ -188,36 +195,55 @@ function hatch({ data: pixels, width, height }, index, isSink, stripe) {
   }
 }
 
-// Places that the answer names: numbered discs, the points joined in order, boxes; the last one is blue.
+// Places that the answer names: rings with numbers, the last one blue, the ones before ever fainter, old ones dots.
+// marks: {x, y} or {x, y, right, bottom} in pixels, {number, age}; two that follow each other are joined.
 function drawMarks(context, marks, width, height, scale) {
-  const radius = Math.min(Math.max(width / scale / 60, 6), 11) * scale, path = new Path2D(), { current, ink } = data.facts.colours.fixed;
-  const at = marks.map(({ corners }) => [corners[0] * width, corners[1] * height]);
-  const points = at.filter((_, n) => marks[n].corners.length === 2);
-  points.forEach(([x, y], n) => (n ? path.lineTo(x, y) : path.moveTo(x, y)));
-  marks.filter(({ corners }) => corners.length === 4).forEach(({ corners: [l, t, r, b] }) => {
-    path.rect(l * width, t * height, (r - l) * width, (b - t) * height);
+  const { opacity, old, radius: full } = data.facts.markLook, { current, ink } = data.facts.colours.fixed;
+  const radius = Math.min(Math.max(width / scale / 45, 7), full) * scale;
+  const at = marks.map(({ corners }) => corners.map((part, n) => part * (n % 2 ? height : width)));
+  const stroke = (path, colour, thickness) => { // light round dark: seen on any picture
+    for (const [shade, wide] of [["white", thickness + 2 * scale], [colour, thickness]]) {
+      [context.strokeStyle, context.lineWidth] = [shade, wide];
+      context.stroke(path);
+    }
+  };
+  marks.forEach(({ age, corners }, n) => {
+    const box = at[n], path = new Path2D(), colour = css(age ? ink : current), [before] = at.slice(n - 1, n);
+    context.globalAlpha = opacity[age] ?? old;
+    if (age >= opacity.length) {
+      path.arc((box[0] + (box[2] ?? box[0])) / 2, (box[1] + (box[3] ?? box[1])) / 2, 1.5 * scale, 0, 7);
+      return stroke(path, css(ink), 2 * scale);
+    }
+    if (n && corners.length === 2 && before.length === 2) joinMarks(context, before, box, radius, scale, stroke, css(ink));
+    if (corners.length === 2) path.arc(...box, radius, 0, 7);
+    else path.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+    stroke(path, colour, 2.5 * scale);
+    context.globalAlpha = 1;
   });
-  context.lineJoin = "round";
-  for (const [colour, thickness] of [["white", 4], [css(ink), 1.5]]) {
-    context.strokeStyle = colour;
-    context.lineWidth = thickness * scale;
-    context.stroke(path);
-  }
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.font = `600 ${1.15 * radius}px system-ui, sans-serif`;
-  marks.forEach(({ number, last }, n) => {
-    const [x, y] = [[at[n][0], width], [at[n][1], height]].map(([v, end]) => Math.min(Math.max(v, radius), end - radius));
-    context.beginPath();
-    context.arc(x, y, radius, 0, 7);
-    context.fillStyle = last ? css(current) : css(ink);
-    context.fill();
-    context.lineWidth = 1.5 * scale;
-    context.strokeStyle = "white";
-    context.stroke();
-    context.fillStyle = "white";
-    context.fillText(number, x, y + scale / 2);
-  });
+  marks.filter(({ age }) => age < opacity.length).forEach((mark) => tagMark(context, mark, at[marks.indexOf(mark)], radius, scale, height));
+}
+
+// A line between two rings, not through them.
+function joinMarks(context, [x0, y0], [x1, y1], radius, scale, stroke, ink) {
+  const length = Math.hypot(x1 - x0, y1 - y0), edge = (radius + 4 * scale) / length, path = new Path2D();
+  if (length <= 3 * radius) return;
+  path.moveTo(x0 + (x1 - x0) * edge, y0 + (y1 - y0) * edge);
+  path.lineTo(x1 - (x1 - x0) * edge, y1 - (y1 - y0) * edge);
+  stroke(path, ink, 2 * scale);
+}
+
+// A small tag with a mark's number at the upper left of its ring, or of its box.
+function tagMark(context, { number, age, corners }, [x, y], radius, scale, height) {
+  const { opacity } = data.facts.markLook, { current, ink } = data.facts.colours.fixed, size = 12 * scale;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  const wide = context.measureText(number).width + size * 0.6, high = size * 1.2, away = corners.length === 2 ? radius : 0;
+  const left = Math.max(x - away - wide, 0), top = Math.min(Math.max(y - away - high, 0), height - high);
+  context.fillStyle = css((age ? ink : current).map((c) => 255 - (255 - c) * (0.5 + 0.5 * opacity[age])));
+  context.beginPath();
+  context.roundRect(left, top, wide, high, 3 * scale);
+  context.fill();
+  [context.textAlign, context.textBaseline, context.fillStyle] = ["center", "middle", "white"];
+  context.fillText(number, left + wide / 2, top + high / 2 + scale / 2);
 }
 
 // Columns and sizes that let the smallest of some pictures be largest in an area, as image_panel.picture_slots.

@@ -14,15 +14,19 @@ function buildPictures() {
 }
 
 function layoutPictures() {
-  const area = byId("pictures");
+  const area = byId("pictures"), section = area.parentElement;
   area.style.maxHeight = "none";
+  section.style.flexBasis = ""; // where it stands above the text it takes its part first, and then what it needs
   const { width, height } = area.getBoundingClientRect();
   if (!pictureViews.length || width < 2) return;
   const label = pictureViews.length > 1 ? 22 : 0, sizes = pictureViews.map(({ picture: p }) => [p.width, p.height]);
   const { columns, scales } = slots(sizes, width, height, label, GAP);
   area.style.gridTemplateColumns = `repeat(${columns}, max-content)`;
   pictureViews.forEach((view, n) => view.resize(Math.floor(sizes[n][0] * scales[n]), Math.floor(sizes[n][1] * scales[n])));
-  area.style.maxHeight = `${area.scrollHeight}px`; // what is said of the pictures follows right below them
+  // What is said of the pictures follows right below them.
+  const ends = pictureViews.map(({ figure }) => figure.getBoundingClientRect().bottom);
+  area.style.maxHeight = `${Math.max(...ends) - area.getBoundingClientRect().top}px`;
+  section.style.flexBasis = "auto";
   drawGrounds();
   drawnMap = "";
   changed();
@@ -38,7 +42,7 @@ function drawGrounds() {
 function currentMaps() {
   const maps = views.map((view) => view.cells()), { cells: quantile } = data.facts.quantiles;
   if (isTwo()) {
-    const difference = maps[0].map((map, n) => minus(map, maps[1][n]));
+    const difference = maps[1].map((map, n) => minus(map, maps[0][n]));
     return { maps: { difference }, end: scaleEnd(joined(difference).map(Math.abs), quantile) };
   }
   const sides = SIDES[state.show], whole = state.look.scale === "video";
@@ -46,13 +50,22 @@ function currentMaps() {
   return { maps: Object.fromEntries(sides.map((side, n) => [side, maps[n]])), end };
 }
 
-// The places named up to a step, in the phase of the last of them.
+// The places named up to a step, in the phase of the last of them: the last ones, with their ages.
 function marksUpTo(step) {
   if (!state.look.marks) return [];
   const named = data.facts.marks.filter((mark) => mark.step <= step);
-  const shown = named.filter((mark) => mark.phase === named.at(-1).phase);
-  return shown.map((mark, n) => ({ ...mark, number: n + 1, last: n === shown.length - 1 }));
+  const shown = named.filter((mark) => mark.phase === named.at(-1).phase), { most } = data.facts.markLook;
+  return shown.map((mark, n) => ({ ...mark, number: n + 1, age: shown.length - 1 - n })).slice(-most);
 }
+
+// How strong the tint of some steps is: it follows the share of their attention that is shown.
+function strengthOf(kind, steps) {
+  if (isTwo() || state.look.scale === "video") return 1;
+  const each = views.map(({ plane }) => steps.reduce((sum, t) => sum + plane[kind][t], 0) / steps.length);
+  return Math.max(...each);
+}
+
+const tableOf = (strength) => colourTable(isTwo() ? "difference" : state.look.colours, strength);
 
 let askedPlace = null; // what `looked` answers
 
@@ -68,7 +81,7 @@ const placeAsked = () => (state.cursor && !state.place ? { picture: state.cursor
 function render() {
   if (!views.length || !pictureViews.length) return;
   const steps = shownSteps(), dark = isDark(), place = placeAsked();
-  const table = colourTable(isTwo() ? "difference" : state.look.colours);
+  const table = tableOf(strengthOf("cellStrengths", steps));
   views.forEach((view) => view.hold(steps));
   const key = [steps.length > 1 ? steps.join() : steps[0], state.plane, state.show].join("|");
   if (key !== drawnMap) {
@@ -78,14 +91,13 @@ function render() {
   }
   const marks = marksUpTo(steps.at(-1));
   for (const view of pictureViews) {
-    const number = view.picture.number, on = state.cursor?.picture === number;
-    const own = marks.filter((mark) => mark.image === number);
-    view.drawOver(own, state.place?.picture === number ? state.place.cells : null, on ? state.cursor.cell : null);
+    const number = view.picture.number, pinned = state.place?.picture === number ? state.place.cells : null;
+    view.drawOver(marks.filter((mark) => mark.image === number), pinned, state.cursor?.picture === number ? state.cursor.cell : null);
   }
   const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
   if (asked !== askedPlace) looked = place ? lookedAt(place) : null;
   askedPlace = asked;
-  drawTexts(steps, table, dark, looked);
+  drawTexts(steps, table, dark);
   drawWords(steps, place);
   timeline.draw(views[0].plane, looked, dark);
   timeline.move(steps);
@@ -95,10 +107,10 @@ function render() {
 
 function lookedAt({ picture, cells }) {
   const each = views.map((view) => view.lookedAt(picture, cells));
-  return isTwo() ? minus(each[0], each[1]) : each[0];
+  return isTwo() ? minus(each[1], each[0]) : each[0];
 }
 
-function drawTexts(steps, table, dark, looked) {
+function drawTexts(steps, cellTable, dark) {
   const { facts, pieces, stepPiece, P } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
   let values, end, last = stepPiece[steps.at(-1)];
   if (looked) {
@@ -111,32 +123,40 @@ function drawTexts(steps, table, dark, looked) {
     last = pieces.length;
   } else {
     const each = views.map((view) => view.pieces());
-    values = two ? minus(each[0], each[1]) : each[0];
+    values = two ? minus(each[1], each[0]) : each[0];
     const frame = scaleEnd(shownTexts(values).map(Math.abs), facts.quantiles.text);
     end = state.look.scale === "video" && !two ? views[0].wholeEnds().text : frame;
   }
+  const table = tableOf(looked ? 1 : strengthOf("textStrengths", steps));
   text.tint(values, end, { table, two, dark, style: state.look.style, last, chosen, outlined: Boolean(looked) });
   state.texts = { values, end };
-  byId("text-title").textContent = looked ? "Who looked there" : "Weights on the text";
+  say("text-title", looked ? "Who looked there" : "Weights on the text");
   const unit = looked ? (state.look.baseline === "relative" ? facts.baselines.relative[1] : "of its attention") : "of the attention";
-  const say = looked ? asAmount : (value) => amount(value, false);
-  legend("text-legend", "a token", say, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
-  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], table, dark, "cells");
+  const textAmount = looked ? asAmount : (value) => amount(value, false);
+  legend("text-legend", "a token", textAmount, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
+  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, dark, "cells");
 }
 
-function legend(id, name, say, end, unit, table, dark, kind) {
+function legend(id, name, amountOf, end, unit, table, dark, kind) {
   const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
-  left.textContent = `${name}  ${two ? `\u2212${say(end)}` : say(0)}`;
-  right.textContent = two ? `+${say(end)} ${unit}: ${data.records[0].name} more` : `${say(end)}${looked && kind !== "cells" ? "" : " or more"} ${unit}`;
+  const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
+  left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
+  right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
+  const named = kind === "cells" ? kind : dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind;
+  const shown = [named, two, state.look.power].join();
+  if (bar.table === table && bar.shown === shown) return;
+  [bar.table, bar.shown] = [table, shown];
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
-  const shades = kind === "cells" ? null : table[dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind];
   const word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
-  words.forEach((_, n) => (words[n] = shades ? word(shades[n]) : table.cells[n]));
+  words.forEach((_, n) => {
+    const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
+    words[n] = kind === "cells" ? table.cells[level] : word(table[named][level]);
+  });
   context.putImageData(image, 0, 0);
 }
 
 // The strip follows the pinned tokens once they rest, one plane at a time.
-const STRIP_WAIT = 80; // milliseconds
+const STRIP_WAIT = 150; // milliseconds
 let stripKey = "";
 function drawStripLater() {
   if (!strip || state.hover !== null) return;
@@ -150,7 +170,7 @@ function drawStripLater() {
 
 const stripViews = new Map();
 async function drawStrip(key) {
-  const table = colourTable(isTwo() ? "difference" : state.look.colours);
+  const table = tableOf(1);
   for (let n = 0; n < data.records[0].planes.length; n++) {
     const planes = await Promise.all(recordsShown().map((r) => data.plane(r, n)));
     if (key !== stripKey) return;
@@ -161,7 +181,7 @@ async function drawStrip(key) {
       view.hold(state.pinned);
       return view.cells();
     });
-    const shown = isTwo() ? maps[0].map((map, i) => minus(map, maps[1][i])) : maps[0];
+    const shown = isTwo() ? maps[1].map((map, i) => minus(map, maps[0][i])) : maps[0];
     const end = scaleEnd(joined(shown).map(Math.abs), data.facts.quantiles.cells);
     strip.draw(n, shown, table, end, isTwo());
     if (n % 4 === 3) await new Promise((go) => setTimeout(go));

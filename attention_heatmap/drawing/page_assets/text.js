@@ -1,7 +1,9 @@
 // The text: a span for each piece, tinted by weights. Tokens of the answer can be pointed at.
 
+const REST_WAIT = 120; // milliseconds until what is out of view is painted too
+
 const text = {
-  spans: [], shades: [], // what each span shows now, so that only what changes is touched
+  spans: [], shades: [], tops: [], // what each span shows now, so that only what changes is touched
 
   build() {
     const { pieces, facts, P } = data, early = byId("early");
@@ -39,38 +41,63 @@ const text = {
   },
 
   // values: (pieces,), NaN for what is left out; pieces after `last` have none. chosen: pieces shown in blue.
-  tint(values, end, { table, two, dark, style, last, chosen, outlined }) {
+  // What is in view is painted at once, the rest when it is scrolled to, or soon after.
+  tint(values, end, look) {
+    this.wanted = { values, end, ...look };
+    this.paint(this.inView());
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this.paint(null), REST_WAIT);
+  },
+
+  // The first and last y of what is in view, in pixels from the top of the text.
+  inView() {
+    const { scrollTop, clientHeight } = byId("scroll");
+    return [scrollTop - 40, scrollTop + clientHeight];
+  },
+
+  measure() {
+    const box = byId("scroll"), start = box.getBoundingClientRect().top - box.scrollTop;
+    this.tops = this.spans.map((span) => span.getBoundingClientRect().top - start);
+  },
+
+  paint(view) {
+    if (!this.wanted) return;
+    const { values, end, table, two, dark, style, last, chosen, outlined } = this.wanted;
     const { colours } = data.facts, { pieces } = data, letters = style === "glyph";
-    const shades = table[letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground"];
-    const paper = dark ? colours.dark.paper : colours.fixed.paper, plainShades = shades.map((rgb) => css(rgb));
-    const kept = letters ? 0.7 : colours.special, specialShades = shades.map((rgb) => css(rgb.map((c, n) => paper[n] + (c - paper[n]) * kept)));
+    const kind = letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground";
+    const [plain, special] = this.colours(table, kind, dark ? colours.dark.paper : colours.fixed.paper);
     for (let i = 0; i < pieces.length; i++) {
-      const plain = i > last || Number.isNaN(values[i]);
-      const special = pieces[i].kind === "special";
-      const shade = chosen.has(i) && !outlined ? "chosen" : plain ? (i > last ? "later" : "plain") : levelOf(values[i], end, two);
-      const key = outlined && chosen.has(i) ? `${shade} ringed` : shade;
-      if (this.shades[i] === key) continue;
-      this.shades[i] = key;
-      const span = this.spans[i], coloured = typeof shade === "number";
-      const colour = coloured ? (special ? specialShades : plainShades)[shade] : "";
+      if (view && !(this.tops[i] >= view[0] && this.tops[i] <= view[1])) continue;
+      const shade = chosen.has(i) && !outlined ? "chosen" : i > last ? "later" : Number.isNaN(values[i]) ? "plain" : levelOf(values[i], end, two);
+      const colour = typeof shade === "number" ? (pieces[i].kind === "special" ? special : plain)[shade] : "";
+      const name = `kind-${pieces[i].kind} ${colour ? "" : shade}${outlined && chosen.has(i) ? " ringed" : ""}`;
+      if (this.shades[i] === name + colour) continue;
+      this.shades[i] = name + colour;
+      const span = this.spans[i];
+      if (span.className !== name) span.className = name;
       if (letters) span.style.color = colour;
-      span.style.backgroundColor = letters ? "" : colour;
-      span.className = `kind-${pieces[i].kind}${coloured ? "" : ` ${shade}`}${key === shade ? "" : " ringed"}`;
+      else span.style.backgroundColor = colour;
       if (pieces[i].end > data.P) span.ariaSelected = String(chosen.has(i));
     }
+  },
+
+  // CSS colours of each level, of words and of special tokens.
+  colours(table, kind, paper) {
+    if (table[`${kind} css`]) return table[`${kind} css`];
+    const kept = kind.endsWith("lyph") ? 0.7 : data.facts.colours.special;
+    const special = table[kind].map((rgb) => css(rgb.map((c, n) => paper[n] + (c - paper[n]) * kept)));
+    return (table[`${kind} css`] = [table[kind].map((rgb) => css(rgb)), special]);
   },
 
   // When colours change altogether.
   forget() {
     this.shades.fill("");
-    this.spans.forEach((span) => (span.style.color = ""));
+    this.spans.forEach((span) => (span.style.color = span.style.backgroundColor = ""));
   },
 
   scrollTo(piece) {
-    const box = byId("scroll").getBoundingClientRect(), at = this.spans[piece].getBoundingClientRect();
-    if (at.top < box.top + 8 || at.bottom > box.bottom - 8) {
-      byId("scroll").scrollTop += at.top - box.top - box.height / 2;
-    }
+    const { scrollTop, clientHeight } = byId("scroll"), at = this.tops[piece];
+    if (at < scrollTop + 8 || at > scrollTop + clientHeight - 40) byId("scroll").scrollTop = at - clientHeight / 2;
   },
 
   // The steps whose tokens touch a stretch of the answer that reads like a word, whatever its case.

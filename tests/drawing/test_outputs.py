@@ -1,0 +1,96 @@
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from records import SMALL, make_record, picture
+
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.outputs import write_records
+from attention_heatmap.drawing.summary import draw_summary
+from attention_heatmap.record import picture_file
+
+STEM = "combined_attention_visualization_layer1"
+WORDS = [" The", " lamp", " (", "300", ",", " 400", ")", "<answer>", "白"]
+
+
+@pytest.fixture
+def record():
+    made = make_record(["Based", " <on> & 'it'"], WORDS)
+    return replace(made, pictures=(picture_file(picture(colour="green")),))
+
+
+def written(record, folder, **options):
+    paths = write_records(
+        [record], record.open_pictures(), [1], "Based", folder, DrawingOptions(frame_size=SMALL, **options)
+    )
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in paths)
+    return [path.name for path in paths]
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        ({"frames": (2, -1), "summary": True}, ["token2.png", "token9.png", "summary.png", ".mp4"]),
+        ({"format": "png", "frames": "3-4"}, ["token3.png", "token4.png"]),
+        ({"format": "svg", "frames": 2, "figure": "map"}, ["token2.svg"]),
+        ({"format": "svg"}, ["summary.svg"]),
+        ({"format": "png", "frames": "all"}, [f"token{n}.png" for n in range(1, 10)]),
+    ],
+)
+def test_files_bear_the_number_that_was_typed(record, tmp_path, options, names):
+    assert written(record, tmp_path, **options) == [STEM + ("" if name[0] == "." else "_") + name for name in names]
+
+
+def test_a_number_without_a_frame_is_told(record, tmp_path, caplog):
+    assert written(record, tmp_path, format="png", frames=(2, 40)) == [f"{STEM}_token2.png"]
+    assert "there is no token [40]; the frames are of tokens 1 to 9" in caplog.text
+    with pytest.raises(ValueError, match="give frames from 1 to 9"):
+        written(record, tmp_path / "none", format="png", frames=40)
+
+
+@pytest.mark.parametrize("figure", ["frame", "map"])
+def test_an_svg_keeps_text_as_text_and_the_picture_as_a_picture(record, tmp_path, figure):
+    from xml.etree import ElementTree
+
+    path = record.figure(7, 1, tmp_path / "out.svg", start_phrase="Based", figure=figure, frame_size=SMALL)
+    root = ElementTree.parse(path).getroot()
+    texts = [node.text for node in root.iter() if node.tag.endswith("text")]
+    assert sum(node.tag.endswith("image") for node in root.iter()) >= 2  # the picture, a colour bar
+    assert any("on the picture" in text or "of the attention" in text or "a cell" in text for text in texts)
+    assert figure == "map" or any("lamp" in text for text in texts)
+
+
+def test_a_pdf_holds_the_text(record, tmp_path):
+    pytest.importorskip("fpdf")
+    path = record.figure(7, 1, tmp_path / "out.pdf", start_phrase="Based", frame_size=SMALL)
+    assert path.read_bytes().startswith(b"%PDF") and re.search(rb"/ToUnicode", path.read_bytes())
+
+
+def test_without_the_library_for_pdf_one_line_says_what_to_install(record, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fpdf", None)
+    with pytest.raises(RuntimeError, match="run pip install fpdf2, or take format svg or png"):
+        record.figure(1, 1, tmp_path / "out.pdf", frame_size=SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_is_the_frame_that_show_gives_or_the_map_alone(record):
+    frame, shown = (call(2, 1, start_phrase="Based", frame_size=SMALL) for call in (record.figure, record.show))
+    np.testing.assert_array_equal(np.asarray(frame), np.asarray(shown))
+    alone = record.figure(2, 1, start_phrase="Based", frame_size=SMALL, figure="map")
+    assert isinstance(alone, Image.Image) and alone.width < frame.width and alone.height < frame.height
+
+
+def test_another_suffix_is_refused(record, tmp_path):
+    with pytest.raises(ValueError, match=r"expected \.png, \.pdf, \.svg"):
+        record.figure(1, 1, tmp_path / "out.jpg", frame_size=SMALL)
+
+
+def test_a_summary_shows_the_answer_and_where_its_words_looked(record):
+    options = DrawingOptions(frame_size=SMALL)
+    image = draw_summary(record, record.open_pictures(), 1, options)
+    pen = draw_summary(record, record.open_pictures(), 1, options, as_shapes=True)
+    text = " ".join(values["text"] for kind, values in pen.shapes if kind == "text")
+    assert image.size == (pen.width, pen.height) and "“lamp”, token 2" in text and "highest cell" in text
