@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, colour_map, scale_ends, strengths
+from attention_heatmap.drawing.colour import MUTED, PAPER, colour_map, scale_ends, strengths
 from attention_heatmap.drawing.fonts import (
     FONT_LABEL,
     FONT_TEXT,
     FONT_TITLE,
-    NEWLINE_MARK,
     FontSet,
     wrapped,
 )
+from attention_heatmap.drawing.heading import Headings, cut
 from attention_heatmap.drawing.image_panel import MapPanel, draw_marks, label_height, layout_images
 from attention_heatmap.drawing.layout import place_panels
 from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes
@@ -39,10 +39,9 @@ SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what i
 TEXT_SCALE_QUANTILE = 0.99
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
 LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
-LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
-class FrameRenderer:
+class FrameRenderer(Headings):
     """Lays out once what no step changes, for one plane of one record, and then draws any step."""
 
     def __init__(
@@ -174,7 +173,7 @@ class FrameRenderer:
             lines, pitch = wrapped([panel.title], self.label_fonts, room)[:2], self.px(24)
             top = base - pitch * (len(lines) - 1)
             draw_lines(
-                pen, [_cut(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
+                pen, [cut(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
             )
         self.legend.draw_fixed(pen)
 
@@ -198,62 +197,6 @@ class FrameRenderer:
         self.legend.draw_bars(pen, *ends, (float(self.text_strengths[number]), float(self.maps[0].strengths[number])))
         self.legend.draw_step(pen, step)
 
-    def _heading(self, top: int) -> int:
-        """The base line of the heading of a panel."""
-        return top - self.header + round(self.header * 0.62)
-
-    def _share_fits(self, panel: MapPanel, fonts: FontSet) -> bool:
-        """Whether a map's title and the share of the pictures find room on one line, in some fonts."""
-        used = fonts.width(f"{panel.title}   {self._share_text(1)}")
-        return panel.at[0] + used <= self.right
-
-    def _share_text(self, share: float) -> str:
-        return f"{share:.1%} on the picture{'s' * (len(self.sizes) > 1)}"
-
-    def _draw_share(self, pen: AnyPen, panel: MapPanel, number: int) -> None:
-        """How much of the attention lies on the pictures, at the right of a map's heading if there is room."""
-        text, colour = self._share_text(float(panel.shares[number])), self.legend.shares[0].colour
-        for fonts in (self.title_fonts, self.label_fonts):
-            if self._share_fits(panel, fonts):
-                pen.text((self.right - fonts.width(text), self._heading(panel.at[1])), text, fonts, colour)
-                return
-
-    def _draw_above(self, pen: AnyPen, number: int, current: int) -> float:
-        """How much attention lies on text above the panel's first line, or below its last; the x where it begins."""
-        first, end = self.text.visible(current, self.text_size[1])
-        weights = np.nan_to_num(self.text_weights[number]) * self.words
-        above = float(weights[self.text.last_line < first].sum()) + float(self.before[number])
-        below = float(
-            weights[current + 1 :].sum() + weights[: current + 1][self.text.last_line[: current + 1] >= end].sum()
-        )
-        shown = [
-            f"{part:.1%} of it on text {where}"
-            for part, where in ((above, "above"), (below, "below"))
-            if part >= LEAST_TOLD
-        ]
-        text, fonts = ", ".join(shown), self.label_fonts
-        x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if x < self.text_at[0] + self.text_size[0] * 0.5:
-            text = f"{above:.1%} above"
-            x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if shown:
-            pen.text((x, self._heading(self.text_at[1])), text, fonts, MUTED)
-        return x - self.px(20) if shown else self.text_at[0] + self.text_size[0]
-
-    def _draw_token(self, pen: AnyPen, step: int, token: str, end: float) -> None:
-        """Which token this is, up to an x."""
-        px, fonts, base = self.px, self.title_fonts, self._heading(self.text_at[1])
-        shown = " ".join(token.replace("\n", NEWLINE_MARK).split()) or "space"
-        for title in (f"token {step + 1} of {self.record.response_length}", f"token {step + 1}"):
-            x = self.text_at[0] + fonts.width(title) + px(20)
-            if x + fonts.width(shown) + px(8) <= end:
-                break
-        pen.text((self.text_at[0], base), title, fonts)
-        shown = _cut(shown, fonts, end - x - px(8))
-        chip = (x - px(8), base - px(29), x + fonts.width(shown) + px(9), base + px(11))
-        pen.box(chip, CURRENT_TOKEN, radius=px(6))
-        pen.text((x, base), shown, fonts, PAPER)
-
     def draw_marks(self, pen: AnyPen, panel: MapPanel, step: int) -> None:
         """The places named so far in the phase of the last one: an answer is not drawn over the thoughts it repeats."""
         end = bisect_right(self._mark_steps, step)
@@ -272,13 +215,6 @@ class FrameRenderer:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
             at = (self.right - self.label_fonts.width(text), self.legend.timeline_y - self.px(10))
             pen.text(at, text, self.label_fonts)
-
-
-def _cut(text: str, fonts: FontSet, width: float) -> str:
-    """The text, or its beginning and an ellipsis, in a width."""
-    while fonts.width(text) > width and len(text) > 1:
-        text = text[: 3 * (len(text) - 1) // 4] + "…"
-    return text
 
 
 def render_frames(
