@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from attention_heatmap.background import RECORD_NAME
+from attention_heatmap.compare import compare
 from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
@@ -49,6 +50,7 @@ __all__ = [
     "AttentionRecord",
     "AttentionVisualizer",
     "ImageTokens",
+    "compare",
     "load_sample",
     "locate_image_tokens",
     "render_frames",
@@ -463,6 +465,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
     number of the signal that stopped it.
     """
+    if sys.stderr is None:  # closed; what is printed on it would come out of stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     parser = build_parser()
     try:
         arguments = vars(parser.parse_args(argv))
@@ -524,6 +528,8 @@ def _begin_log(verbose: bool, number: int) -> None:
 def _print(text: str) -> None:
     """Print on stdout, now. Raises OSError where that is closed or full; the files are there all the same."""
     try:
+        if sys.stdout is None:
+            raise ValueError("stdout is closed")
         print(text, flush=True)
     except (OSError, ValueError) as error:
         with open(os.devnull, "w") as nothing:  # or Python would complain once more at its end

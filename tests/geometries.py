@@ -145,6 +145,11 @@ def build(geometry: Geometry) -> tuple[Any, Any]:
     for parameter in model.parameters():  # as a trained model has them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
+    for module in model.modules():
+        if (
+            isinstance(module, torch.nn.Conv2d) and module.kernel_size > module.stride
+        ):  # it blends neighbours, so that it shows
+            torch.nn.init.normal_(module.weight, std=0.5)
     return model, processor
 
 
@@ -208,11 +213,6 @@ PUBLISHED = {
     "LLaVA 1.6": Geometry(
         "llava_next", "llava-v1.6-mistral-7b, -vicuna-7b, -vicuna-13b, -34b", CLIP | {"image_grid_pinpoints": LLAVA_NEXT},
         CROP_336 | {"image_grid_pinpoints": LLAVA_NEXT}, ONE_CLASS_TOKEN,
-    ),
-    "LLaVA 1.6, full": Geometry(
-        "llava_next", "llava_next with the class token kept",
-        CLIP | {"image_grid_pinpoints": LLAVA_NEXT, "vision_feature_select_strategy": "full"},
-        CROP_336 | {"image_grid_pinpoints": LLAVA_NEXT}, ONE_CLASS_TOKEN | {"vision_feature_select_strategy": "full"},
     ),
     "Granite Vision": Geometry(
         "llava_next", "granite-vision-3.1-2b, -3.2-2b, -3.3-2b",
@@ -324,9 +324,10 @@ CONFIGURED = {
     "lfm3_vl": Geometry("lfm3_vl", image={"patch_size": 16}),
     "llama4": Geometry("llama4", config={"vision_config": {"image_size": 336, "patch_size": 14}}, placeholder="<|image|>", image_token="<|patch|>"),
     "llava_next_video": Geometry("llava_next_video", config=CLIP, image=CROP_336, processor=ONE_CLASS_TOKEN),
-    "minicpm_ocr": Geometry("minicpm_ocr", image={"patch_size": 16}),
-    "minicpmv4_6": Geometry("minicpmv4_6", image={"patch_size": 16}),
-    "minicpmv4_7": Geometry("minicpmv4_7", image={"patch_size": 16}),
+    **{
+        name: Geometry(name, config={"insert_layer_id": 0}, image={"patch_size": 16})
+        for name in ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7")
+    },
     "mistral_large4": _pixtral("mistral_large4", 14, 2, 1540, "", spatial_merge_size=2),
     "ovis2": Geometry(
         "ovis2", config={"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}}, image={"size": _square(448)},

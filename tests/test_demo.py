@@ -11,8 +11,8 @@ import torch
 import train_demo_model as demo
 from PIL import Image
 
-from attention_heatmap.showing import DEFAULT_START_PHRASE
 from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
+from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 DEMO = Path(make_data.__file__).parent
 DATASET = json.loads((DEMO / "dataset.json").read_text(encoding="utf-8"))

@@ -68,7 +68,7 @@ class CheckpointOptions:
 
         check_options(self)
         known = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
-        if self.dtype != "auto" and not known:
+        if not known and self.dtype != "auto":
             raise ValueError(
                 f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or bfloat16"
             )

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from geometries import PUBLISHED, build
 from placing import anyres, breaches, cropped, error, grid, located, mllama, noise_picture, phi4, tiled, whole
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
@@ -73,10 +74,7 @@ def expected_boxes(label: str, size: tuple[int, int]) -> tuple[np.ndarray, int]:
     ), cell
 
 
-FORMULAS = [label for label in PUBLISHED if label != "LLaVA 1.6, full"]
-
-
-@pytest.mark.parametrize("label", FORMULAS)
+@pytest.mark.parametrize("label", PUBLISHED)
 def test_boxes_are_those_of_the_familys_formula_at_published_geometry(label):
     many_tiles = PUBLISHED[label].model_type in ("smolvlm", "idefics3")
     for size in SIZES[: 1 if many_tiles else 2]:
@@ -109,9 +107,7 @@ def test_class_tokens_go_with_the_picture_that_they_begin():
 TINY_PICTURES = [(1, 1), (1, 40), (40, 1), (9, 7)]
 
 
-@pytest.mark.parametrize(
-    "label", ["LLaVA 1.5", "LLaVA 1.6", "LLaVA-OneVision", "Qwen2-VL", "PaliGemma 224"]
-)
+@pytest.mark.parametrize("label", ["LLaVA 1.5", "LLaVA 1.6", "LLaVA-OneVision", "Qwen2-VL", "PaliGemma 224"])
 def test_pictures_smaller_than_a_cell_have_their_cells(label):
     for size in TINY_PICTURES:
         try:
@@ -321,6 +317,18 @@ def test_tokens_without_pixels_of_their_own_are_refused(monkeypatch):
     )
     with pytest.raises(ValueError, match="no gradient leads|hangs on pixels of its own"):
         located(model, processor, [noise_picture(60, 50)])
+
+
+@pytest.mark.parametrize("config_class", [transformers.Blip2Config, transformers.InstructBlipConfig])
+def test_tokens_of_a_query_former_are_refused(config_class):
+    class Model:
+        config = config_class(image_token_index=7)
+
+    inputs = {"input_ids": torch.full((1, 36), 7), "pixel_values": torch.zeros(1, 3, 224, 224)}
+    kind = Model.config.model_type
+    message = rf"qformer each stand.*model type '{kind}', 36 image tokens, pixel_values of shape \(1, 3, 224, 224\)"
+    with pytest.raises(ValueError, match=message):
+        locate_image_tokens(Model(), None, inputs, [noise_picture(50, 40)])
 
 
 def test_a_prompt_without_image_tokens_and_a_config_without_their_id_are_refused():
