@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from attention_heatmap.background import RECORD_NAME
+from attention_heatmap.compare import compare
 from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
@@ -49,6 +50,7 @@ __all__ = [
     "AttentionRecord",
     "AttentionVisualizer",
     "ImageTokens",
+    "compare",
     "load_sample",
     "locate_image_tokens",
     "render_frames",

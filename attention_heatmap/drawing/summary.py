@@ -16,7 +16,7 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, LETTERS, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
-from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
+from attention_heatmap.drawing.text_panel import put_text
 from attention_heatmap.maps import BASELINES, TINY, image_shares, shown_rows
 from attention_heatmap.phases import response_ends, response_phases
 from attention_heatmap.record import AttentionRecord
@@ -100,11 +100,7 @@ def draw_summary(
     pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
     pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
-    if isinstance(pen, VectorPen):
-        draw_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
-    else:
-        written = visualize_attention_step(text, values, None, len(text.ink), colormap, text_style)
-        pen.picture(written, (margin, y_text))
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
