@@ -28,10 +28,10 @@ from attention_heatmap.compare import compare
 from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
-from attention_heatmap.drawing.outputs import video_names, write_records
+from attention_heatmap.drawing.outputs import STEM, video_names, write_records
 from attention_heatmap.drawing.text_panel import visualize_attention_step
 from attention_heatmap.drawing.video import find_encoder, write_video
-from attention_heatmap.files import check_output_dir, check_target
+from attention_heatmap.files import check_output_dir, check_target, check_targets
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
 from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
@@ -185,6 +185,7 @@ class AttentionVisualizer:
         layers, recording, drawing = planned(self.config, layer_idx, options)
         second = second_of(self, compare_model_path)
         check_output_dir(output_dir)
+        check_targets(output_dir, f"{STEM}*.{drawing.format}")
         if save_record:
             check_save_record(save_record)
         find_encoder()

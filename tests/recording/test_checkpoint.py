@@ -260,7 +260,8 @@ def test_facts_tell_a_changed_file_of_a_directory(copied):
     assert before["model"] == str(copied.resolve()) and "model.safetensors" in [
         name for name, *_ in before["checkpoint"]
     ]
-    (copied / "chat_template.jinja").write_text("other")
+    template = copied / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
     assert checkpoint(copied).facts() != before
     assert checkpoint(copied, dtype="bfloat16", processor_kwargs={"a": 1}).facts()["dtype"] == "bfloat16"
 
