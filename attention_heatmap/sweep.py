@@ -16,7 +16,7 @@ import numpy as np
 from attention_heatmap.background import BackgroundDrawing, NoSpaceLeft, fail_sample
 from attention_heatmap.dataset import Dataset, check_sample, lies_in, open_pictures_of
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.files import check_output_dir
+from attention_heatmap.files import check_output_dir, free_name
 from attention_heatmap.log import OurMistake, logger, one_line, said_of
 from attention_heatmap.record import AttentionRecord
 from attention_heatmap.recording.options import RecordingOptions
@@ -96,6 +96,7 @@ def kept_on_failure(record: AttentionRecord, saved: str | Path | None, place: Pa
         yield
     except Exception as error:
         try:
+            place = free_name(place)
             if not saved:
                 record.save(place)
         except (OSError, ValueError) as problem:

@@ -25,7 +25,6 @@ SMALL = {
     "bench_faithfulness": "--kinds route_en --samples 1 --curve_samples 1 --check_samples 1 --levels 2 --draws 1",
     "bench_sweep": "--samples 1 --timed 1 --max_new_tokens 4",
     "bench_drawing": "--frames 3 --rounds 1 --long 8",
-    "bench_families": "",
     "bench_legibility": "record.safetensors",
     "bench_page": "--tokens 20 --positions 700 --planes 1 --moves 2",
     "bench_recording": "--shape tiny --lengths 700 --tokens 2 --replayed 2 --rounds 1 --eager_lengths 700",

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attention_heatmap.drawing.answer_side import TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
-from attention_heatmap.drawing.frame import TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.image_panel import (
     GREYED,
     GRID_ALPHA,

@@ -24,7 +24,7 @@ def record():
 
 def written(record, folder, **options):
     paths = write_records(
-        record, record.open_pictures(), [1], "Based", folder, DrawingOptions(frame_size=SMALL, **options)
+        [record], record.open_pictures(), [1], "Based", folder, DrawingOptions(frame_size=SMALL, **options)
     )
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in paths)
     return [path.name for path in paths]
