@@ -27,6 +27,7 @@ SMALL = {
     "bench_drawing": "--frames 3 --rounds 1 --long 8",
     "bench_legibility": "record.safetensors",
     "bench_page": "--tokens 20 --positions 700 --planes 1 --moves 2",
+    "bench_placing": "--tokens 20 --depth 1",
     "bench_recording": "--shape tiny --lengths 700 --tokens 2 --replayed 2 --rounds 1 --eager_lengths 700",
     "bench_long": "--shape tiny --plain --length 700 --tokens 4",
     "bench_fast": "--shape tiny --length 700 --tokens 2 --rounds 1",
