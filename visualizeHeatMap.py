@@ -24,13 +24,14 @@ from typing import Any
 from PIL import Image
 
 from attention_heatmap.background import RECORD_NAME
+from attention_heatmap.compare import compare
 from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
-from attention_heatmap.drawing.outputs import video_names, write_records
+from attention_heatmap.drawing.outputs import STEM, video_names, write_records
 from attention_heatmap.drawing.text_panel import visualize_attention_step
 from attention_heatmap.drawing.video import find_encoder, write_video
-from attention_heatmap.files import check_output_dir, check_target
+from attention_heatmap.files import check_output_dir, check_target, check_targets
 from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
 from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
 from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
@@ -49,6 +50,7 @@ __all__ = [
     "AttentionRecord",
     "AttentionVisualizer",
     "ImageTokens",
+    "compare",
     "load_sample",
     "locate_image_tokens",
     "render_frames",
@@ -183,6 +185,7 @@ class AttentionVisualizer:
         layers, recording, drawing = planned(self.config, layer_idx, options)
         second = second_of(self, compare_model_path)
         check_output_dir(output_dir)
+        check_targets(output_dir, f"{STEM}*.{drawing.format}")
         if save_record:
             check_save_record(save_record)
         find_encoder()
@@ -463,6 +466,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
     number of the signal that stopped it.
     """
+    if sys.stderr is None:  # closed; what is printed on it would come out of stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     parser = build_parser()
     try:
         arguments = vars(parser.parse_args(argv))
@@ -524,6 +529,8 @@ def _begin_log(verbose: bool, number: int) -> None:
 def _print(text: str) -> None:
     """Print on stdout, now. Raises OSError where that is closed or full; the files are there all the same."""
     try:
+        if sys.stdout is None:
+            raise ValueError("stdout is closed")
         print(text, flush=True)
     except (OSError, ValueError) as error:
         with open(os.devnull, "w") as nothing:  # or Python would complain once more at its end

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from attention_heatmap.log import one_line
@@ -106,6 +107,18 @@ def check_target(path: str | Path, keep: tuple[str | Path, ...] = ()) -> None:
     for other in keep:
         if Path(other).exists() and path.samefile(other):
             raise ValueError(f"{path} is read by this run and must not be overwritten; give another name")
+
+
+def check_targets(folder: str | Path, pattern: str) -> None:
+    """Raises ValueError where a folder, a device or a pipe has a name that files may be given."""
+    for path in Path(folder).glob(pattern):
+        check_target(path)
+
+
+def free_name(path: Path) -> Path:
+    """The path, or the first one like it with a number, where nothing is: what stands there is not replaced."""
+    numbered = (path.with_stem(f"{path.stem}_{n}") if n else path for n in count())
+    return next(one for one in numbered if not os.path.lexists(one))
 
 
 def check_output_dir(output_dir: str | Path, name: str = "output_dir") -> None:

@@ -93,13 +93,20 @@ def expand(given: Any, name: str) -> list:
 
 
 def check_options(options: Any) -> None:
-    """Raises ValueError for fields that are not of the kind that they are annotated with, or none of their choices."""
+    """Raises ValueError for fields that are not of the kind that they are annotated with, or none of their choices.
+
+    Numbers become Python's own.
+    """
     for field in dataclasses.fields(options):
         value, (kind, expected) = getattr(options, field.name), _KINDS.get(field.type, (object, ""))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
             raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {expected}")
-        if isinstance(value, Real) and not abs(value) < _LARGEST_NUMBER:
-            raise ValueError(f"{field.name} is {one_line(value)[:200]}; expected {expected} below {_LARGEST_NUMBER}")
+        if kind is not object and isinstance(value, Real) and not isinstance(value, bool):
+            if not abs(value) < _LARGEST_NUMBER:
+                shown = one_line(value)[:200]
+                raise ValueError(f"{field.name} is {shown}; expected {expected} below {_LARGEST_NUMBER}")
+            # As Python's own: those of NumPy make texts of other kinds, and no JSON.
+            object.__setattr__(options, field.name, int(value) if isinstance(value, Integral) else float(value))
         choices = field.metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {one_line(repr(value))}; expected {' or '.join(map(repr, choices))}")

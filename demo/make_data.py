@@ -529,7 +529,7 @@ def make_sample(seed, task=None, language=None):
     suffixes = [""] if scene["task"] == "route" else ["_before", "_after"]
     sample = {
         "id": name,
-        "image": [f"{name}{suffix}.png" for suffix in suffixes],
+        "image": [f"{name}{suffix}.webp" for suffix in suffixes],
         "problem": problem,
         "solution": solution,
         "answer": answer,
@@ -546,7 +546,7 @@ def write_dataset(folder, counts, first_seed):
         for _ in range(count):
             pictures, sample = make_sample(seed, task, language)
             for picture, name in zip(pictures, sample["image"]):
-                picture.save(folder / "images" / name, optimize=True)
+                picture.save(folder / "images" / name, lossless=True, quality=100)
             samples.append(sample)
             seed += 1
     (folder / "dataset.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from PIL import Image
 
@@ -51,16 +49,6 @@ def make_record(
     return AttentionRecord(
         tuple(tokens), np.array(ids), P, layers, weights, tuple(images), special_ids=(SPECIAL_ID,), num_layers=8
     )
-
-
-def hot_record(cells: list[int], share: float = 0.5, **kwargs) -> AttentionRecord:
-    """A record in which step t looks at image token cells[t] and at nothing else of the picture."""
-    record = make_record(["Based", " on"], [f" w{t}" for t in range(len(cells))], **kwargs)
-    weights = record.weights.copy()
-    for t, cell in enumerate(cells):
-        weights[t, :, record.images[0].positions] = 0
-        weights[t, :, record.images[0].positions[cell]] = share
-    return replace(record, weights=weights)
 
 
 def picture(size: tuple[int, int] = (400, 300), colour: str = "white") -> Image.Image:

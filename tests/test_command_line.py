@@ -1,26 +1,37 @@
-import inspect
+"""The command line: what it makes is what the class makes; flags that do not go together are told in one line."""
+
+from __future__ import annotations
+
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL, picture
-from tiny_models import qwen_checkpoint
+from conftest import ROOT
+from records import SMALL, picture
 
-import visualizeHeatMap as vhm
+import visualizeHeatMap as door
+from attention_heatmap.log import NOTE, warn_once
+from attention_heatmap.record import AttentionRecord
+from visualizeHeatMap import AttentionVisualizer, main
+
+SCRIPT = [sys.executable, str(ROOT / "visualizeHeatMap.py")]
+QUICK = ["--frame_size", "640x360", "--response_key", "pred"]
+RECORD = "run.safetensors"
 
 
 @pytest.fixture(scope="module")
-def run_files(tmp_path_factory):
+def run_files(tmp_path_factory, tiny_checkpoint):
     """(checkpoint, dataset, pictures) as a user has them."""
     folder = tmp_path_factory.mktemp("run")
-    checkpoint = qwen_checkpoint("qwen2_vl", folder / "model")
     (folder / "images").mkdir()
     picture((150, 90), "orange").save(folder / "images" / "a.png")
     sample = {"id": 0, "image": ["a.png"], "problem": "Based on the following requirements 走。", "pred": "ok then"}
     (folder / "data.json").write_text(json.dumps([sample, {**sample, "image": ["none.png"]}]), "utf-8")
-    return checkpoint, folder / "data.json", folder / "images"
+    return tiny_checkpoint("qwen2_vl"), folder / "data.json", folder / "images"
 
 
 def command(run_files, *flags, **replaced):
@@ -29,232 +40,255 @@ def command(run_files, *flags, **replaced):
     return [part for name, path in paths.items() for part in (f"--{name}", str(path))] + [str(flag) for flag in flags]
 
 
+def refused(arguments, capsys) -> str:
+    """The line of a command that the parser refuses."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith("error: ") and len(error.splitlines()) == 1
+    return error
+
+
+@pytest.fixture(scope="module")
+def kept(run_files, tmp_path_factory):
+    """A record of layers 0 and 2 that the command line has kept, and the paths of its videos."""
+    folder = tmp_path_factory.mktemp("kept")
+    flags = ["--layer_idx", 0, 2, *QUICK, "--output_dir", folder / "a", "--save_record", folder / RECORD]
+    assert main(command(run_files, *flags)) == 0
+    return str(folder / RECORD), sorted((folder / "a").iterdir())
+
+
+# --- what it makes
+
+
 def test_the_command_makes_what_the_class_makes(run_files, tmp_path, capsys):
     flags = ("--layer_idx", 1, "--max_new_tokens", 4, "--frame_size", "640x360", "--output_dir", tmp_path / "cli")
-    assert vhm.main(command(run_files, *flags)) == 0
+    assert main(command(run_files, *flags)) == 0
     printed = capsys.readouterr().out.strip()
     assert printed == str(tmp_path / "cli" / "combined_attention_visualization_layer1.mp4")
-    visualizer = vhm.AttentionVisualizer(str(run_files[0]))
+    visualizer = AttentionVisualizer(str(run_files[0]))
     sample, images = visualizer.load_sample_data(*run_files[1:])
     path = visualizer.create_attention_visualization_for_sample(
         sample, images, 1, max_new_tokens=4, frame_size=SMALL, output_dir=tmp_path / "class"
     )
-    with open(printed, "rb") as cli, open(path, "rb") as api:
-        assert cli.read() == api.read()
+    assert Path(printed).read_bytes() == Path(path).read_bytes()
 
 
 def test_several_layers_print_a_path_each(run_files, capsys):
-    assert vhm.main(command(run_files, "--layer_idx", 0, -1, "--response_key", "pred", "--frame_size", "640x360")) == 0
+    assert main(command(run_files, "--layer_idx", 0, -1, *QUICK)) == 0
     assert capsys.readouterr().out.split() == [f"combined_attention_visualization_layer{n}.mp4" for n in (0, 2)]
 
 
-def test_every_flag_is_a_keyword_of_the_class_with_its_default_and_the_other_way_round():
-    flags = {
-        action.dest: action.default
-        for action in vhm.build_parser()._actions
-        if action.dest not in ("help", "verbose", "from_record")
-    }
-    keywords = {}
-    visualizer = vhm.AttentionVisualizer
-    for function in (
-        visualizer.__init__,
-        visualizer.visualize_dataset,
-        visualizer.load_sample_data,
-        vhm.RecordingOptions,
-        visualizer.create_attention_visualization_for_sample,
-        vhm.DrawingOptions,
-    ):
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                keywords[parameter.name] = parameter.default
-    keywords["model_path"] = keywords.pop("model_name_or_path")
-    for python_only in ("self", "sample", "images"):
-        del keywords[python_only]
-    assert flags.keys() == keywords.keys()
-    for name, default in keywords.items():
-        expected = [default] if name == "layer_idx" else default
-        assert flags[name] == (None if default is inspect.Parameter.empty else expected), name
+def test_one_picture_and_one_question_need_no_dataset(run_files, tmp_path, capsys):
+    image = run_files[2] / "a.png"
+    flags = ["--model_path", run_files[0], "--image", image, "--problem", "Where?", "--response", "ok then"]
+    flags += ["--layer_idx", 1, "--frame_size", "640x360"]
+    assert main([*map(str, flags), "--output_dir", "cli"]) == 0
+    visualizer = AttentionVisualizer(str(run_files[0]))
+    path = visualizer.visualize(image, "Where?", 1, response="ok then", frame_size=SMALL, output_dir="class")
+    assert Path(capsys.readouterr().out.strip()).read_bytes() == Path(path).read_bytes()
+    many = [*map(str, flags), "--output_dir", "three"]
+    many[many.index("--image") + 1 : many.index("--image") + 1] = [str(image)] * 2
+    assert main(many) == 0, "as many pictures as are named"
 
 
-@pytest.mark.parametrize(
-    "flags, replaced, message",
-    [
-        ((), {"benchmark_json": "nowhere.json"}, "does not exist"),
-        ((), {"image_dir": "nowhere"}, "is no directory"),
-        ((), {"model_path": "./nowhere"}, "AutoConfig cannot load it"),
-        (("--sample_idx", 7), {}, "sample_idx 7 is out of range"),
-        (("--sample_idx", -1), {}, "sample_idx -1 is out of range"),
-        (("--sample_idx", 1), {}, "names a picture that does not exist"),
-        (("--save_record", "/dev/null/run.npz"), {}, "cannot be written to"),
-        (("--layer_idx", 3), {}, "layer_idx 3 is out of range: the model has 3 layers"),
-        (("--output_dir", "/dev/null/x"), {}, "cannot be written to"),
-        (("--fps", 0), {}, "fps is 0"),
-        (("--response_key", "none"), {}, "is no key of the sample"),
-        (("--max_image_num", 0), {}, "has 1 pictures, more than max_image_num=0"),
-    ],
-)
-def test_bad_input_is_one_line_exit_code_2_before_the_weights_and_nothing_written(
-    run_files, tmp_path, capfd, monkeypatch, flags, replaced, message
-):
-    monkeypatch.setattr(vhm.AttentionVisualizer, "model", property(lambda self: pytest.fail("the weights were loaded")))
-    assert vhm.main(command(run_files, *flags, **replaced)) == 2
-    out, error = capfd.readouterr()
-    lines = [line for line in error.splitlines() if not line.startswith("[transformers]")]
-    assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_sample_of_json_lines_is_one_of_a_list(run_files, tmp_path, capsys, lines):
+    samples = json.loads(run_files[1].read_text())
+    text = "\n".join(map(json.dumps, samples)) if lines else json.dumps(samples)
+    (tmp_path / "data.jsonl").write_text(text)
+    assert main(command(run_files, "--layer_idx", 1, *QUICK, benchmark_json=tmp_path / "data.jsonl")) == 0
+    assert main(command(run_files, "--sample_idx", 7, benchmark_json=tmp_path / "data.jsonl")) == 2
+    assert "has 2 samples (0..1)" in capsys.readouterr().err
 
 
-def test_a_kept_record_is_drawn_again_without_model_and_torch(run_files, tmp_path, capsys):
-    flags = ["--layer_idx", 0, 2, "--response_key", "pred", "--frame_size", "640x360"]
-    assert vhm.main(command(run_files, *flags, "--output_dir", tmp_path / "a", "--save_record", "run.npz")) == 0
-    first = capsys.readouterr().out.split()
-    again = ["--frame_size", "640x360", "--from_record", "run.npz", "--output_dir", str(tmp_path / "b")]
+def test_a_dataset_may_come_by_a_pipe(run_files):
+    read, write = os.pipe()
+    os.write(write, run_files[1].read_bytes())
+    os.close(write)
+    assert main(command(run_files, "--layer_idx", 1, *QUICK, benchmark_json=f"/dev/fd/{read}")) == 0
+    os.close(read)
+
+
+def test_a_kept_record_is_drawn_again_without_model_and_torch(kept, run_files, tmp_path, capsys):
+    path, first = kept
+    again = ["--frame_size", "640x360", "--from_record", path, "--output_dir", str(tmp_path / "b")]
     dataset = ["--benchmark_json", str(run_files[1]), "--image_dir", str(run_files[2])]
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import visualizeHeatMap as vhm; "
-        "status = vhm.main(sys.argv[1:]); sys.exit(status or 3 * ('torch' in sys.modules))"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import visualizeHeatMap as door; "
+        "status = door.main(sys.argv[1:]); sys.exit(status or 3 * ('torch' in sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code, *dataset, *again], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     for old, new in zip(first, result.stdout.split(), strict=True):
-        with open(old, "rb") as old_file, open(new, "rb") as new_file:
-            assert old_file.read() == new_file.read()
-    assert vhm.main([*dataset, *again, "--layer_idx", "1"]) == 2
+        assert Path(new).name == old.name and Path(new).read_bytes() == old.read_bytes()
+    assert main([*again, "--layer_idx", "1"]) == 2
     assert "layer 1 was not recorded; the record holds [0, 2]" in capsys.readouterr().err
 
 
-def test_a_kept_record_needs_no_dataset_and_gives_stills_and_a_summary(run_files, capsys, caplog):
-    flags = ["--layer_idx", 0, "--response_key", "pred", "--frame_size", "640x360"]
-    assert vhm.main(command(run_files, *flags, "--output_dir", "a", "--save_record", "run.npz")) == 0
-    more = ["--frames", "0", "-1", "--summary", "--frame_size", "640x360"]
-    assert vhm.main(["--from_record", "run.npz", "--output_dir", "b", *more]) == 0
-    for path in capsys.readouterr().out.split():
-        assert Path("a", Path(path).name).read_bytes() == Path("b", Path(path).name).read_bytes()
-    last = vhm.AttentionRecord.load("run.npz").response_length - 1
-    stem = "combined_attention_visualization_layer0"
-    assert sorted(path.name for path in Path("b").iterdir()) == sorted(
-        [f"{stem}.mp4", f"{stem}_step0.png", f"{stem}_step{last}.png", f"{stem}_summary.png"]
-    )
-    assert vhm.main(["--from_record", "run.npz", "--output_dir", "c", "--frames", "99"]) == 0
-    assert f"not all of the frames [99] are there, but those of steps 0..{last}" in caplog.text
-    assert [path.name for path in Path("c").iterdir()] == [f"{stem}.mp4"]
+def test_a_kept_record_gives_stills_and_a_summary(kept, caplog):
+    flags = ["--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360"]
+    assert main([*flags, "--output_dir", "b", "--frames", "1", "-1", "--summary"]) == 0
+    names = sorted(path.name for path in Path("b").iterdir())
+    assert [Path(name).suffix for name in names] == [".mp4", ".png", ".png", ".png"]
+    assert main([*flags, "--output_dir", "c", "--frames", "99"]) == 0
+    assert "99" in caplog.text and [path.suffix for path in Path("c").iterdir()] == [".mp4"]
+
+
+def test_choices_and_maps_by_flags(run_files, capsys):
+    flags = [*QUICK, "--save_record", RECORD]
+    assert main(command(run_files, "--layer_idx", "auto", "--head", "0+2", "--baseline", "neutral", *flags)) == 0
+    record = AttentionRecord.load(RECORD)
+    assert record.auto_layer and record.heads == ((0, 2),) and record.neutral is not None
+    assert capsys.readouterr().out.strip() == f"combined_attention_visualization_layer{record.layers[0]}.mp4"
+    redrawn = ["--from_record", RECORD, "--frame_size", "640x360", "--output_dir", "b"]
+    for more in (["--view", "clear"], ["--layer_idx", "auto"], ["--baseline", "relative", "--smooth", "1"]):
+        assert main([*redrawn, *more]) == 0
+    assert main(command(run_files, "--head", 1, *flags)) == 0
+    assert AttentionRecord.load(RECORD).heads == (1,)
+    assert main([*redrawn, "--baseline", "neutral"]) == 2
+    assert "needs a record made with neutral_prompt" in capsys.readouterr().err
+    assert main(command(run_files, "--layer_idx", "auto", 1)) == 2
+    assert "layer_idx is 'auto'; expected auto alone" in capsys.readouterr().err
+
+
+def test_a_checks_verdict_is_one_line_and_stays_in_the_record(run_files, caplog):
+    with caplog.at_level(NOTE):
+        assert main(command(run_files, "--layer_idx", 1, *QUICK, "--save_record", RECORD, "--check")) == 0
+    (line,) = [line for line in caplog.messages if line.startswith("check of layer 1, mean of the heads: hiding the")]
+    assert line.endswith(str(AttentionRecord.load(RECORD).checks[0]))
+
+
+# --- flags that do not go together
 
 
 @pytest.mark.parametrize("name", ["benchmark_json", "image_dir"])
-def test_a_dataset_is_required_whole(run_files, name, capsys):
-    for source in (["--model_path", "m"], ["--from_record", "run.npz"]):
-        with pytest.raises(SystemExit):
-            vhm.main([*source, f"--{name}", "x"])
+def test_a_dataset_is_required_whole(name, capsys):
+    for source in (["--model_path", "m"], ["--from_record", RECORD]):
         other = ({"benchmark_json", "image_dir"} - {name}).pop()
-        assert f"--{other} is required" in capsys.readouterr().err
+        assert f"--{other} is required" in refused([*source, f"--{name}", "x"], capsys)
 
 
-@pytest.fixture
-def kept(run_files, tmp_path):
-    """A record kept by the command line."""
-    flags = ["--layer_idx", 0, 2, "--response_key", "pred", "--frame_size", "640x360", "--output_dir", tmp_path / "a"]
-    assert vhm.main(command(run_files, *flags, "--save_record", tmp_path / "run.npz")) == 0
-    return str(tmp_path / "run.npz")
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--head", "max", "--response", "x"], "--response does not go with --from_record"),
+        (["--save_record", "z"], "--save_record does not go with --from_record"),
+        (["--model_path", "m"], "--model_path does not go with --from_record"),
+        (["--fast"], "--fast does not go with --from_record"),
+        (["--check"], "--check does not go with --from_record"),
+        (["--neutral_prompt", "x"], "--neutral_prompt does not go with --from_record"),
+        (["--dtype", "float32"], "--dtype does not go with --from_record"),
+        (["--compare_model_path", "m"], "--compare_model_path does not go with --from_record"),
+        (["--image", "a.png"], "--image does not go with --from_record"),
+        (["--sample_idx", "3"], "--sample_idx tells of a dataset, and none was given; leave"),
+        (["--max_image_num", "1"], "--max_image_num tells of a dataset, and none was given"),
+        (["--allow_absolute_paths"], "--allow_absolute_paths tells of a dataset, and none was given"),
+        (["--sample_idx", "all"], "--sample_idx takes one number with --from_record"),
+    ],
+)
+def test_a_flag_that_a_kept_record_cannot_follow_is_refused(flags, message, capsys):
+    assert message in refused(["--from_record", RECORD, *flags], capsys)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--image", "a.png"], "--problem is required"),
+        (["--problem", "x"], "--image is required"),
+        (["--image", "a.png", "--problem", "x", "--sample_idx", "3"], "--sample_idx tells of a dataset, --image and"),
+        (["--image", "a.png", "--problem", "x", "--image_dir", "i"], "--image_dir tells of a dataset, --image and"),
+        (["--image", "a.png", "--problem", "x", "--benchmark_json", "i"], "--benchmark_json tells of a dataset"),
+        ([], "--benchmark_json is required"),
+    ],
+)
+def test_a_sample_comes_from_a_dataset_or_from_flags(flags, message, capsys):
+    assert message in refused(["--model_path", "m", *flags], capsys)
+
+
+def test_a_model_or_a_record_is_required(run_files, capsys):
+    assert "--model_path is required" in refused(command(run_files)[2:], capsys)
 
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        ("--head", "max"),
-        ("--response", "x"),
-        ("--save_record", "z.npz"),
-        ("--model_path", "m"),
-        ("--fast",),
-        ("--check",),
-        ("--neutral_prompt", "x"),
-    ],
-)
-def test_a_flag_that_a_kept_record_cannot_follow_is_refused(kept, flags, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        vhm.main(["--from_record", kept, *flags])
-    assert exit_.value.code == 2 and f"{flags[0]} does not go with --from_record" in capsys.readouterr().err
+    [("--frame_size", "big"), ("--no_flag",), ("--fps", "x"), ("--max_new_tokens", "9" * 5000),
+     ("--seed", "1.5"), ("--format", "x" * 10**6), ("--view", "\x1b[31m")],
+)  # fmt: skip
+def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, capsys):
+    assert "\x1b" not in refused(command(run_files, *flags), capsys)
 
 
-@pytest.mark.parametrize("flags", [("--sample_idx", "3"), ("--max_image_num", "1"), ("--allow_absolute_paths",)])
-def test_a_flag_of_a_dataset_is_refused_where_there_is_none(kept, flags, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        vhm.main(["--from_record", kept, *flags])
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2 and error.startswith(
-        f"error: {flags[0]} tells of a dataset, and none was given; leave"
-    )
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}", "[1]", "", "{", "3"])
+@pytest.mark.parametrize("flag", ["--model_kwargs", "--processor_kwargs"])
+def test_json_in_a_flag_that_is_no_object_is_one_short_line(run_files, flag, text, capsys):
+    error = refused(command(run_files, flag, text), capsys)
+    assert "is no JSON object; expected one such as" in error and len(error) < 600
 
 
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (
-            ["--temperature", "0.1", "--seed", "3"],
-            "without do_sample nothing comes of temperature, seed; add it, or leave that out",
-        ),
+        (["--temperature", "0.1", "--seed", "3"], "temperature, seed without do_sample changes nothing"),
         (
             ["--overwrite"],
             "overwrite changes nothing for one sample, whose files are always written anew; leave it out",
         ),
-        (["--fast"], "fast changes nothing: it does not pay on cpu for 3 tokens at most"),
+        (["--fast", "--max_new_tokens", "3"], "fast changes nothing: it does not pay on cpu for 3 tokens at most"),
     ],
 )
 def test_a_flag_that_changes_nothing_is_told_in_one_line(run_files, caplog, flags, line):
-    vhm.warn_once.cache_clear()
-    with caplog.at_level(vhm.NOTE):
-        flags = ["--layer_idx", 1, "--max_new_tokens", 3, "--frame_size", "640x360", *flags]
-        assert vhm.main(command(run_files, *flags)) == 0
+    warn_once.cache_clear()
+    given = [] if "--fast" in flags else QUICK[2:]
+    with caplog.at_level(NOTE):
+        assert main(command(run_files, "--layer_idx", 1, *QUICK[:2], *given, *flags)) == 0
     assert sum(message.startswith(line) for message in caplog.messages) == 1
 
 
+# --- records that do not fit
+
+
 def test_auto_is_refused_where_a_kept_record_was_made_without(kept, capsys):
-    assert vhm.main(["--from_record", kept, "--layer_idx", "auto"]) == 2
+    assert main(["--from_record", kept[0], "--layer_idx", "auto"]) == 2
     error = capsys.readouterr().err
     assert error == "error: layer_idx auto: the record's layers [0, 2] were named; name one of them\n"
 
 
-def test_the_clear_view_of_a_kept_record_says_which_layers_and_head_it_keeps(kept, caplog):
-    with caplog.at_level(vhm.NOTE):
-        assert vhm.main(["--from_record", kept, "--view", "clear", "--frame_size", "640x360"]) == 0
-    assert caplog.messages == ["view clear: layers [0, 2], head mean as recorded; auto chooses while recording only"]
-
-
-def test_a_record_that_is_not_there_is_one_line(capsys):
-    assert vhm.main(["--from_record", "none.npz"]) == 2
-    expected = "error: the record none.npz cannot be read: No such file or directory; give a file that --save_record"
-    assert capsys.readouterr().err.startswith(expected)
+def test_the_clear_view_of_a_kept_record_says_what_it_keeps(kept, caplog):
+    with caplog.at_level(NOTE):
+        assert main(["--from_record", kept[0], "--view", "clear", "--frame_size", "640x360"]) == 0
+    expected = "view clear: layer 0, mean of the heads as recorded; auto chooses while recording only"
+    assert caplog.messages[0] == expected
 
 
 def test_a_kept_record_is_not_drawn_on_other_pictures(kept, run_files, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     picture((150, 90), "navy").save(tmp_path / "images" / "a.png")
-    flags = ["--from_record", kept, "--benchmark_json", str(run_files[1]), "--image_dir", str(tmp_path / "images")]
-    assert vhm.main(flags) == 2
+    flags = ["--from_record", kept[0], "--benchmark_json", str(run_files[1]), "--image_dir", str(tmp_path / "images")]
+    assert main(flags) == 2
     assert "picture 1 of the sample is not the record's" in capsys.readouterr().err
 
 
-def test_a_model_or_a_record_is_required(run_files, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        vhm.main(command(run_files)[2:])
-    assert exit_.value.code == 2 and "--model_path is required" in capsys.readouterr().err
+# --- processes and the script
 
 
 def test_a_process_that_shares_the_model_tells_its_own_error_after_the_first_ones(run_files, monkeypatch, capsys):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "TQDM_DISABLE": "", "TRANSFORMERS_VERBOSITY": ""}.items():
         monkeypatch.setenv(name, value)
     waits = []
-    monkeypatch.setattr(vhm.time, "sleep", waits.append)
-    assert vhm.main(command(run_files, "--tp_plan", "auto", "--layer_idx", 9)) == 2
-    assert waits == [vhm.LATER_PROCESS_WAITS]
+    monkeypatch.setattr(door.time, "sleep", waits.append)
+    assert main(command(run_files, "--tp_plan", "auto", "--layer_idx", 9)) == 2
+    assert waits == [door._LATER_PROCESS_WAITS]
     assert capsys.readouterr().err.startswith("error: process 1: layer_idx 9 is out of range")
 
 
-@pytest.mark.parametrize("flags", [("--frame_size", "big"), ("--head", "some"), ("--layer_idx", "x"), ("--no_flag",)])
-def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        vhm.main(command(run_files, *flags))
+@pytest.mark.parametrize("name, value", [("RANK", "x"), ("RANK", "-1"), ("WORLD_SIZE", "9" * 99), ("LOCAL_RANK", "٣")])
+def test_an_environment_that_no_launcher_made_is_one_line(run_files, monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+    flags = ["--sample_idx", "0-1"] if name != "WORLD_SIZE" else ["--tp_plan", "auto"]
+    assert main(command(run_files, *flags, *QUICK)) == 2
     error = capsys.readouterr().err
-    assert exit_.value.code == 2 and error.startswith("error: ") and len(error.splitlines()) == 1
+    assert error.startswith(f"error: the environment's {name} is '") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -262,8 +296,8 @@ def test_a_flag_that_cannot_be_read_is_refused_by_the_parser(run_files, flags, c
 )
 def test_help_and_bad_arguments_import_no_torch(arguments):
     code = (
-        "import sys, visualizeHeatMap as vhm\n"
-        "try: vhm.main(sys.argv[1:])\n"
+        "import sys, visualizeHeatMap as door\n"
+        "try: door.main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
@@ -271,52 +305,96 @@ def test_help_and_bad_arguments_import_no_torch(arguments):
     assert result.stdout.splitlines()[-1] == "False"
 
 
-def test_the_script_itself_exits_with_2_and_one_line(run_files):
-    script = [sys.executable, str(ROOT / "visualizeHeatMap.py"), *command(run_files, "--sample_idx", 99)]
-    result = subprocess.run(script, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stdout == "" and len(result.stderr.splitlines()) == 1
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-"])
+def test_a_stdout_that_takes_nothing_is_one_line_and_the_files_are_there(kept, redirected):
+    flags = [*SCRIPT, "--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360", "--output_dir", "out"]
+    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} {redirected}"], capture_output=True, text=True)
+    assert len(list(Path("out").glob("*.mp4"))) == 1
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert "the files are written: out/combined_attention_visualization_layer0.mp4" in result.stderr
 
 
-def test_choices_and_maps_by_flags(run_files, capsys, caplog):
-    flags = ["--response_key", "pred", "--frame_size", "640x360", "--save_record", "run.npz"]
-    assert vhm.main(command(run_files, "--layer_idx", "auto", "--head", 0, 2, "--baseline", "neutral", *flags)) == 0
-    record = vhm.AttentionRecord.load("run.npz")
-    assert record.auto_layer and record.head == (0, 2) and record.neutral is not None
-    assert capsys.readouterr().out.strip() == f"combined_attention_visualization_layer{record.layers[0]}.mp4"
-    redrawn = ["--from_record", "run.npz", "--frame_size", "640x360", "--output_dir", "b"]
-    for more in (["--view", "clear"], ["--layer_idx", "auto"], ["--baseline", "relative", "--smooth", "1"]):
-        assert vhm.main([*redrawn, *more]) == 0
-    assert vhm.main(command(run_files, "--head", 1, *flags)) == 0
-    assert vhm.AttentionRecord.load("run.npz").head == 1
-    assert vhm.main([*redrawn, "--baseline", "neutral"]) == 2
-    assert "needs a record made with neutral_prompt" in capsys.readouterr().err
-    assert vhm.main(command(run_files, "--layer_idx", "auto", 1)) == 2
-    assert "expected numbers, or auto alone" in capsys.readouterr().err
+def test_a_closed_stderr_disturbs_nothing(kept, tmp_path):
+    flags = [*SCRIPT, "--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360", "--output_dir"]
+    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} out 2>&-"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout == "out/combined_attention_visualization_layer0.mp4\n"
+    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} /dev/null/x 2>&-"], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
 
 
-def test_a_checks_verdict_is_one_line_on_stderr_and_stays_in_the_record(run_files):
-    flags = [
-        "--layer_idx",
-        1,
-        "--response_key",
-        "pred",
-        "--frame_size",
-        "640x360",
-        "--save_record",
-        "run.npz",
-        "--check",
-    ]
-    script = [sys.executable, str(ROOT / "visualizeHeatMap.py"), *command(run_files, *flags)]
-    result = subprocess.run(script, capture_output=True, text=True)
-    lines = [
-        line for line in result.stderr.splitlines() if line.startswith("NOTE: check of layer 1: hiding the hottest")
-    ]
-    assert result.returncode == 0 and len(lines) == 1 and len(result.stdout.splitlines()) == 1
-    assert lines[0].endswith(str(vhm.AttentionRecord.load("run.npz").checks[0]))
+def test_a_reader_that_leaves_early_is_one_line(kept):
+    flags = [*SCRIPT, "--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360", "--output_dir", "out"]
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(flags, stdout=write, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2 and "Broken pipe" in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
-def test_several_samples_take_auto_and_the_clear_view_as_one_does(run_files):
-    flags = ["--sample_idx", "0,0-0", "--frame_size", "640x360", "--max_new_tokens", 3, "--save_record", "run.npz"]
-    for view, folder in ((["--layer_idx", "auto"], "a"), (["--view", "clear"], "b")):
-        assert vhm.main(command(run_files, *flags, *view, "--output_dir", folder)) == 0
-        assert vhm.AttentionRecord.load(f"{folder}/sample_0000/run.npz").auto_layer is True
+def test_a_terminal_of_few_characters_gets_escapes_and_no_error(kept, tmp_path):
+    flags = ["--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360", "--output_dir"]
+    few = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run([*SCRIPT, *flags, str(tmp_path / "路线")], env=few, capture_output=True)
+    # In the C locale a name's bytes are no characters: whatever Python makes of them is escaped.
+    assert result.returncode == 0 and result.stdout.isascii() and result.stdout.count(b"\\") >= 2
+    assert list((tmp_path / "路线").iterdir())
+    result = subprocess.run([*SCRIPT, *flags, "/dev/null/路\x1b[31m"], env=few, capture_output=True)
+    assert result.returncode == 2 and b"\x1b" not in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+# --- one place that turns whatever comes into one line
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (ValueError("a\nb"), "error: a b"),
+        (MemoryError("Unable to allocate 9 TiB"), "error: Unable to allocate 9 TiB"),
+        (MemoryError(), "error: MemoryError"),
+        (ImportError("no module"), "error: no module"),
+        (OSError(28, "No space left on device", "x"), "error: [Errno 28] No space left on device: 'x'"),
+        (IndexError("x"), "error: IndexError: x (a mistake of this program, not yours; please report it"),
+        (KeyError("x"), "error: KeyError: 'x' (a mistake of this program"),
+        (RecursionError("deep"), "error: "),
+        (AssertionError(), "error: AssertionError: AssertionError (a mistake of this program"),
+        (RuntimeError("\x1b[31m" * 10**6), "error: \\x1b[31m"),
+    ],
+)
+def test_whatever_comes_is_one_line_and_the_traceback_is_for_who_asks(monkeypatch, capsys, error, line):
+    def broken(arguments):
+        raise error
+
+    monkeypatch.setattr(door, "run_command", broken)
+    assert main(["--from_record", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == 1 and len(said) < 2500
+    assert main(["--from_record", "x", "--verbose"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_heard_once_is_one_line_and_the_handlers_are_put_back(monkeypatch, capsys, number):
+    before = [signal.getsignal(one) for one in door._SIGNALS]
+
+    def stopped(arguments):
+        try:
+            os.kill(os.getpid(), number)
+            door.time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            door.time.sleep(0.05)
+
+    monkeypatch.setattr(door, "run_command", stopped)
+    assert main(["--from_record", "x"]) == 128 + number
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: stopped by {number.name}; ") and error.count("\n") == 1
+    assert [signal.getsignal(one) for one in door._SIGNALS] == before
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(monkeypatch):
+    """As with nohup."""
+    monkeypatch.setattr(door, "run_command", lambda arguments: os.kill(os.getpid(), signal.SIGHUP) or [])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["--from_record", "x"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

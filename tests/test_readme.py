@@ -204,7 +204,8 @@ def test_the_two_readmes_say_the_same():
 
     def flags(page: Path) -> list[list[str]]:
         """Of each part below a heading: the flags that it names, and the values and names in code."""
-        return [sorted(set(re.findall(r"`([^`]+)`", part))) for part in re.split(r"^#+ ", prose(page), flags=re.M)]
+        parts = re.split(r"^#+ ", prose(page), flags=re.M)
+        return [sorted({" ".join(code.split()) for code in re.findall(r"`([^`]+)`", part)}) for part in parts]
 
     def defaults(page: Path) -> list[tuple]:
         return [tuple(re.findall(r"`([^`]*)`", cell) for cell in row[1:3]) for row in table(page)]

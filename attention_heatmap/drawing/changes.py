@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import INK, MUTED, PAPER, colour_map, purple_to_green
+from attention_heatmap.drawing.colour import CELL_ALPHA, INK, MUTED, PAPER, colour_map, opacity, purple_to_green
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, draw_runs
-from attention_heatmap.drawing.image_panel import ImageLayout, draw_heat, layout_images
+from attention_heatmap.drawing.image_panel import ImageLayout, draw_heat, layout_images, painted
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import Pen, draw_lines
 from attention_heatmap.drawing.text import text_pieces
@@ -87,7 +87,15 @@ def _maps(
     ]
     change = both[1] - both[0]
     end = max(float(np.abs(change).max(initial=0)), TINY)
-    return [*drawn, (f"difference, up to {end:.2%}", draw_heat(layout, (change / end + 1) / 2, purple_to_green))]
+    return [*drawn, (f"difference, up to {end:.2%}", _difference(layout, change / end))]
+
+
+def _difference(layout: ImageLayout, change: np.ndarray) -> Image.Image:
+    """The pictures under (cells,) differences of -1..1: those of 0 hardly tinted, those of either end alike."""
+    panel = Image.fromarray(layout.picture)
+    heat = painted(layout, purple_to_green((change + 1) / 2), opacity(np.abs(change), CELL_ALPHA))
+    panel.paste(heat, (0, layout.cell_rows.start), heat)
+    return panel
 
 
 def _fact(row: dict, names: tuple[str, str]) -> str:

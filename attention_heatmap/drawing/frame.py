@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, colour_map, scale_ends, strengths
+from attention_heatmap.drawing.answer_side import AnswerSide, cut_to
+from attention_heatmap.drawing.colour import MUTED, PAPER, colour_map
 from attention_heatmap.drawing.fonts import (
     FONT_LABEL,
     FONT_TEXT,
     FONT_TITLE,
-    NEWLINE_MARK,
     FontSet,
     wrapped,
 )
@@ -27,7 +27,6 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import TextPiece, find_panel_start, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
-from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
 from attention_heatmap.drawing.together import MapsTogether, ShownMap
 from attention_heatmap.maps import ShownRows, shown_rows
 from attention_heatmap.record import AttentionRecord, Head
@@ -35,14 +34,11 @@ from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
-# The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
-TEXT_SCALE_QUANTILE = 0.99
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
 LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
-LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
-class FrameRenderer:
+class FrameRenderer(AnswerSide):
     """Lays out once what no step changes, for one plane of one record, and then draws any step."""
 
     def __init__(
@@ -54,18 +50,10 @@ class FrameRenderer:
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
         self.record, self.plane, self.options = record, plane, options
         self.colormap, (self.width, self.height) = colour_map(options.colormap), options.frame_size
-        whole = TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
-        unit = min(self.width / whole[0], self.height / whole[1])
-        self.small, self.unit = unit < SMALLEST_UNIT, max(unit, SMALLEST_UNIT)
-        self.title_fonts, self.label_fonts = (
-            FontSet(self.px(size), options.font_path) for size in (FONT_TITLE, FONT_LABEL)
-        )
+        self._measure()
         margin, shown = self.px(MARGIN), shown_rows(record, plane, *options.map)
-        self.left, self.right, self.header = (
-            margin,
-            self.width - margin,
-            self.px(SMALL_HEADER if self.small else HEADER),
-        )
+        self.left, self.right = margin, self.width - margin
+        self.header = self.px(SMALL_HEADER if self.small else HEADER)
         notes = map_notes(record, plane, options, shown)
         if together:
             notes.append(f"text, shares and time line: {together[1][0].name}")
@@ -75,41 +63,14 @@ class FrameRenderer:
         pieces = text_pieces(record, start)
         self.piece_starts = np.array([piece.start for piece in pieces])
         self.sizes = [image.size for image in images]
-        names = [one.name for one in together[1]] if together else ()
-        drawn = self.sizes * max(len(names), 1)
-        label = label_height(self.label_fonts, len(drawn))
-        lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
-        panels = place_panels(
-            drawn,
-            (margin, 0, self.right, footer - self.px(8)),
-            self.header,
-            margin,
-            label,
-            self.px(FONT_TEXT),
-            lines,
-        )
-        self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
-        text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), options.font_path)
-        self.text = layout_text(pieces, text_fonts, self.text_size[0])
-        look = self.label_fonts, shown.sinks, options.picture, names
-        layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
-        if together:
-            self.maps = [MapsTogether(together[1], together[0], layout, at, self.first_step, options)]
-        else:
-            self.maps = [MapPanel(record, plane, layout, at, shown, self.first_step, options)]
+        at = self._place(images, pieces, footer, shown, together)
         self._weigh(shown, start, pieces)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         self._mark_steps = [mark.step for mark in self.marks]
         self._phase_starts = {mark.phase: n for n, mark in reversed(list(enumerate(self.marks)))}
-        second = (margin + self.right) // 2 if self.stacked else panels.pictures[0]
-        place = Place(
-            margin,
-            self.right,
-            footer,
-            max(min(second, self.right - self.px(LEAST_SCALE)), self.right // 4),
-            self.px,
-            self.small,
-        )
+        second = (margin + self.right) // 2 if self.stacked else at[0]
+        second = max(min(second, self.right - self.px(LEAST_SCALE)), self.right // 4)
+        place = Place(margin, self.right, footer, second, self.px, self.small)
         self.legend = Legend(record, plane, self.first_step, place, self.label_fonts, options)
         self.base = Image.new("RGB", (self.width, self.height), PAPER)  # what no step changes
         for panel in self.maps:
@@ -121,25 +82,38 @@ class FrameRenderer:
     cell_weights = property(lambda self: self.maps[0].weights, doc="(frames, cells) their weights.")
     cell_ends = property(lambda self: self.maps[0].ends, doc="(frames,) the ends of their scales.")
 
+    def _measure(self) -> None:
+        """The unit of all lengths, and the fonts of headings and labels."""
+        whole = TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
+        unit = min(self.width / whole[0], self.height / whole[1])
+        self.small, self.unit = unit < SMALLEST_UNIT, max(unit, SMALLEST_UNIT)
+        path = self.options.font_path
+        self.title_fonts, self.label_fonts = (FontSet(self.px(size), path) for size in (FONT_TITLE, FONT_LABEL))
+
+    def _place(
+        self, images: Sequence[Image.Image], pieces: Sequence[TextPiece], footer: int, shown: ShownRows,
+        together: tuple[str, list[ShownMap]] | None,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Lay out the text and the pictures above a footer; where the pictures stand."""
+        names = [one.name for one in together[1]] if together else ()
+        drawn = self.sizes * max(len(names), 1)
+        label, room = label_height(self.label_fonts, len(drawn)), (self.left, 0, self.right, footer - self.px(8))
+        lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
+        panels = place_panels(drawn, room, self.header, self.left, label, self.px(FONT_TEXT), lines)
+        self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
+        text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), self.options.font_path)
+        self.text = layout_text(pieces, text_fonts, self.text_size[0])
+        look = self.label_fonts, shown.sinks, self.options.picture, names
+        layout, at = layout_images(self.record, images, *panels.pictures[2:], *look), panels.pictures[:2]
+        if together:
+            self.maps = [MapsTogether(together[1], together[0], layout, at, self.first_step, self.options)]
+        else:
+            self.maps = [MapPanel(self.record, self.plane, layout, at, shown, self.first_step, self.options)]
+        return at
+
     def px(self, length: float) -> int:
         """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of TALL_FRAME_SIZE."""
         return max(round(length * self.unit), 1)
-
-    def _weigh(self, shown: ShownRows, start: int, pieces: Sequence[TextPiece]) -> None:
-        """The weights of all pieces of text, NaN where left out, the ends of their scales, and what stands above."""
-        rows_TS, starts = self.record.rows(self.plane), self.piece_starts - start
-        # Weights of the frames only; the weight of a run of image tokens, or of a character's parts, is their sum.
-        self.text_weights = np.add.reduceat(rows_TS[self.first_step :, start:], starts, axis=1)
-        left_out = shown.sinks[start:] & ~np.isin(np.arange(start, len(shown.sinks)), self.record.image_positions)
-        self.text_weights[:, np.logical_or.reduceat(left_out, starts)] = np.nan
-        self.words = np.array([piece.kind != "image" for piece in pieces])
-        plain = np.array([piece.kind == "text" for piece in pieces])
-        self.text_ends = scale_ends(self.text_weights[:, plain], TEXT_SCALE_QUANTILE, self.options.scale)
-        self.text_strengths = strengths(np.nan_to_num(self.text_weights[:, self.words]).sum(axis=1))
-        before = np.setdiff1d(
-            np.arange(1, start), self.record.image_positions
-        )  # the first token has a share of its own
-        self.before = rows_TS[self.first_step :, before].sum(axis=1)
 
     def check_step(self, number: int) -> int:
         """The step, from 0, of a token's number, from 1; negative ones count from the end. Raises ValueError."""
@@ -167,40 +141,29 @@ class FrameRenderer:
         at = self.left, last - self.px(NOTES) * (len(self.notes) - 1)
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
         for panel in self.maps:
-            x, base, room = panel.at[0], self._heading(panel.at[1]), self.right - panel.at[0]
+            x, base, room = panel.at[0], self.heading(panel.at[1]), self.right - panel.at[0]
             if self._share_fits(panel, self.title_fonts):
                 pen.text((x, base), panel.title, self.title_fonts, MUTED)
                 continue
             lines, pitch = wrapped([panel.title], self.label_fonts, room)[:2], self.px(24)
             top = base - pitch * (len(lines) - 1)
             draw_lines(
-                pen, [_cut(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
+                pen, [cut_to(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
             )
         self.legend.draw_fixed(pen)
 
     def _draw_step(self, pen: AnyPen, step: int) -> None:
         number = step - self.first_step
-        current = int(np.searchsorted(self.piece_starts, self.record.prompt_length + step, side="right")) - 1
-        values = np.clip(self.text_weights[number] / self.text_ends[number], 0, 1) ** self.options.power
-        look = self.text_size[1], self.colormap, self.options.text_style, float(self.text_strengths[number])
-        if isinstance(pen, VectorPen):
-            draw_text(pen, self.text_at, self.text, values, current, *look)
-        else:
-            pen.picture(visualize_attention_step(self.text, values, current, *look), self.text_at)
+        self.draw_answer(pen, step)
         for panel in self.maps:
             panel.draw(pen, number, self.label_fonts)
             self.draw_marks(pen, panel, step)
             if isinstance(panel, MapPanel):
                 self._draw_share(pen, panel, number)
-        self._draw_token(pen, step, self.text.pieces[current].text, self._draw_above(pen, number, current))
         first = self.maps[0]
         ends = float(self.text_ends[number]), first.scale_end(number) if first.any_heat else None
         self.legend.draw_bars(pen, *ends, (float(self.text_strengths[number]), float(self.maps[0].strengths[number])))
         self.legend.draw_step(pen, step)
-
-    def _heading(self, top: int) -> int:
-        """The base line of the heading of a panel."""
-        return top - self.header + round(self.header * 0.62)
 
     def _share_fits(self, panel: MapPanel, fonts: FontSet) -> bool:
         """Whether a map's title and the share of the pictures find room on one line, in some fonts."""
@@ -215,44 +178,8 @@ class FrameRenderer:
         text, colour = self._share_text(float(panel.shares[number])), self.legend.shares[0].colour
         for fonts in (self.title_fonts, self.label_fonts):
             if self._share_fits(panel, fonts):
-                pen.text((self.right - fonts.width(text), self._heading(panel.at[1])), text, fonts, colour)
+                pen.text((self.right - fonts.width(text), self.heading(panel.at[1])), text, fonts, colour)
                 return
-
-    def _draw_above(self, pen: AnyPen, number: int, current: int) -> float:
-        """How much attention lies on text above the panel's first line, or below its last; the x where it begins."""
-        first, end = self.text.visible(current, self.text_size[1])
-        weights = np.nan_to_num(self.text_weights[number]) * self.words
-        above = float(weights[self.text.last_line < first].sum()) + float(self.before[number])
-        below = float(
-            weights[current + 1 :].sum() + weights[: current + 1][self.text.last_line[: current + 1] >= end].sum()
-        )
-        shown = [
-            f"{part:.1%} of it on text {where}"
-            for part, where in ((above, "above"), (below, "below"))
-            if part >= LEAST_TOLD
-        ]
-        text, fonts = ", ".join(shown), self.label_fonts
-        x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if x < self.text_at[0] + self.text_size[0] * 0.5:
-            text = f"{above:.1%} above"
-            x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if shown:
-            pen.text((x, self._heading(self.text_at[1])), text, fonts, MUTED)
-        return x - self.px(20) if shown else self.text_at[0] + self.text_size[0]
-
-    def _draw_token(self, pen: AnyPen, step: int, token: str, end: float) -> None:
-        """Which token this is, up to an x."""
-        px, fonts, base = self.px, self.title_fonts, self._heading(self.text_at[1])
-        shown = " ".join(token.replace("\n", NEWLINE_MARK).split()) or "space"
-        for title in (f"token {step + 1} of {self.record.response_length}", f"token {step + 1}"):
-            x = self.text_at[0] + fonts.width(title) + px(20)
-            if x + fonts.width(shown) + px(8) <= end:
-                break
-        pen.text((self.text_at[0], base), title, fonts)
-        shown = _cut(shown, fonts, end - x - px(8))
-        chip = (x - px(8), base - px(29), x + fonts.width(shown) + px(9), base + px(11))
-        pen.box(chip, CURRENT_TOKEN, radius=px(6))
-        pen.text((x, base), shown, fonts, PAPER)
 
     def draw_marks(self, pen: AnyPen, panel: MapPanel, step: int) -> None:
         """The places named so far in the phase of the last one: an answer is not drawn over the thoughts it repeats."""
@@ -272,13 +199,6 @@ class FrameRenderer:
             text = f"{inside:.1%} of the attention on the picture{'s' * (len(self.sizes) > 1)} is inside the boxes"
             at = (self.right - self.label_fonts.width(text), self.legend.timeline_y - self.px(10))
             pen.text(at, text, self.label_fonts)
-
-
-def _cut(text: str, fonts: FontSet, width: float) -> str:
-    """The text, or its beginning and an ellipsis, in a width."""
-    while fonts.width(text) > width and len(text) > 1:
-        text = text[: 3 * (len(text) - 1) // 4] + "…"
-    return text
 
 
 def render_frames(

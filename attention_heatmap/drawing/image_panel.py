@@ -43,10 +43,10 @@ SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells wou
 HATCH = 5  # width of a stripe
 HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
 # The picture under the heat: part of its colour that goes, and of its darkness, at least and at most: its middle shade
-# is then no more than DARKEST_MIDDLE below white. Where its shades lie closer than FULL_SPREAD of 255 they are spread
-# up to MOST_SPREAD times, those of a plain colour (LEAST_SPREAD) not at all.
+# is then no more than DARKEST_MIDDLE below white. The shades of a picture whose middle is below DARK are first spread,
+# so that what can be told apart in a night scene still can: the darker, the more evenly, up to MOST_EVENED.
 GREYED, LIGHTENED, DARKEST_MIDDLE = 0.55, (0.45, 0.7), 75
-SHADES_KEPT, FULL_SPREAD, MOST_SPREAD, LEAST_SPREAD = (1, 99.5), 190, 3, 12
+DARK, MOST_EVENED = 110, 0.7
 FINEST = 3  # pixels of a picture to one of the frame, at most, in a file of shapes
 MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24  # the newest mark first
 
@@ -137,7 +137,7 @@ def layout_images(
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
     """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey".
 
-    A dark or flat picture has its shades spread first, so that what can be told apart in it still can.
+    A dark picture has its shades spread first, so that what can be told apart in it still can.
     """
     if picture == "colour":
         return image
@@ -147,11 +147,11 @@ def under_heat(image: Image.Image, picture: str) -> Image.Image:
 
 def heat_shades(image: Image.Image) -> list[int]:
     """The shade under the heat of each shade 0..255 of a picture that is muted or grey."""
-    low, high = np.percentile(np.asarray(image.convert("L").resize((128, 128))), SHADES_KEPT)
-    spread = min(max(FULL_SPREAD / max(high - low, 1), 1), MOST_SPREAD) if high - low > LEAST_SPREAD else 1
-    base = min(low, 255 - (high - low) * spread)
-    values = np.clip((np.arange(256) - low) * spread + base, 0, 255)
-    middle = values[int(np.median(np.asarray(image.convert("L").resize((128, 128)))))]
+    counts = np.bincount(np.asarray(image.convert("L").resize((128, 128))).ravel(), minlength=256)
+    even = 255 * (np.cumsum(counts) - counts / 2) / counts.sum()  # as many pixels of each shade as of any other
+    dark = MOST_EVENED * np.clip(1 - np.searchsorted(np.cumsum(counts), counts.sum() / 2) / DARK, 0, 1)
+    values = dark * even + (1 - dark) * np.arange(256)
+    middle = values[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]
     light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - middle, 1), *LIGHTENED))
     return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 

@@ -143,7 +143,9 @@ class DrawingOptions:
             if not are_whole([one]) or not one:
                 zero = are_whole([one])
                 advice = "tokens are numbered from 1, as in the heading of each frame" if zero else "such as (1, 52)"
-                raise ValueError(f"frames is {one_line(repr(self.frames))}; expected the numbers of tokens: {advice}")
+                raise ValueError(
+                    f"frames is {one_line(repr(self.frames))[:200]}; expected the numbers of tokens: {advice}"
+                )
         return tuple(one if isinstance(one, str) else int(one) for one in numbers)
 
     @property

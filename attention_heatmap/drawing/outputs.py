@@ -21,12 +21,12 @@ from attention_heatmap.drawing.video import write_video
 from attention_heatmap.log import logger
 from attention_heatmap.record import AttentionRecord
 
-_STEM = "combined_attention_visualization"  # what the names of all files begin with
+STEM = "combined_attention_visualization"  # what the names of all files begin with
 
 
 def plane_stem(record: AttentionRecord, plane: int) -> str:
     """The name, without a suffix, that the files of a plane begin with."""
-    return f"{_STEM}_{record.plane_key(plane)}"
+    return f"{STEM}_{record.plane_key(plane)}"
 
 
 def file_names(stem: str, stills: Sequence[str], options: DrawingOptions) -> list[str]:
@@ -76,7 +76,7 @@ def _films(
             found.append(_Film(stem, maps[1][0].record, 0, maps))
         return found
     if options.together != "off" and len(planes) > 1:
-        return [_Film(f"{_STEM}_together", record, planes[0], planes_together(record, planes))]
+        return [_Film(f"{STEM}_together", record, planes[0], planes_together(record, planes))]
     return [_Film(plane_stem(record, plane), record, plane) for plane in planes]
 
 
@@ -101,13 +101,13 @@ def write_records(
     paths: list[Path] = []
     if options.overview is not None:
         picture = draw_overview(records[0], images, options.overview, options)  # first, since a word may not be there
-        paths = [folder / f"{_STEM}_overview.png"]
+        paths = [folder / f"{STEM}_overview.png"]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         save_picture(picture, paths[0])
     if options.format == PAGE:
         folder.mkdir(parents=True, exist_ok=True)
         names = record_names(records)
-        page = folder / f"{_STEM}.html"
+        page = folder / f"{STEM}.html"
         paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
     for film in _films(records, planes, options):
         paths += _write_film(film, images, start_phrase, folder, options)
@@ -151,7 +151,7 @@ def video_names(records: Sequence[AttentionRecord], planes: Sequence[int] | None
     """The names of the videos that `write_records` makes, of the page, or of the pictures in place of them."""
     planes = range(len(records[0].layers)) if planes is None else planes
     if options.format == PAGE:
-        return [f"{_STEM}.html"]
+        return [f"{STEM}.html"]
     found = []
     for film in _films(records, planes, options, draw=False):
         stills = [f"token{step + 1}" for step in stills_of(film.record, 0, options.frames)[0]]

@@ -24,8 +24,8 @@ def draw_overview(
 ) -> Image.Image:
     """A small map of the same pictures for each plane of a record: rows are layers, columns heads.
 
-    what: a token's number, a word of the response (the mean over its mentions), or a phase such as "answer". Each map goes up to
-    its own highest cell, or all to the same with the scale "video"; below each stands its share on the pictures.
+    what: a token's number, a word of the response (the mean over its mentions), or a phase such as "answer". Each map
+    goes up to its own highest cell, or all to the same with the scale "video"; below each stands its share.
     """
     options = options or DrawingOptions()
     title, steps = steps_of(record, what)

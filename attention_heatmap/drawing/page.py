@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attention_heatmap.drawing.answer_side import TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
-from attention_heatmap.drawing.frame import TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.image_panel import (
     GREYED,
     GRID_ALPHA,
@@ -146,8 +146,8 @@ def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
         raise ValueError(
             f"the two records hold {len(first.layers)} and {len(other.layers)} planes; record the same layers and heads"
         )
-    if not first.response_length:
-        raise ValueError("the response is empty: there is nothing to explore")
+    if not first.response_length or not first.images:
+        raise ValueError("the record has no picture, or an empty response: there is nothing to explore")
     return first
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from attention_heatmap.drawing.colour import (
     text_colours,
 )
 from attention_heatmap.drawing.fonts import NEWLINE_MARK
-from attention_heatmap.drawing.pen import VectorPen
+from attention_heatmap.drawing.pen import AnyPen, VectorPen
 from attention_heatmap.drawing.text_layout import INK_LEVELS, TextLayout
 
 CURRENT_ALPHA = 0.12  # of the blue behind the current token where glyphs are coloured
@@ -80,6 +81,16 @@ def piece_colours(
     if current is not None:
         levels[current] = blue
     return grounds, glyphs, levels
+
+
+def put_text(
+    pen: AnyPen, at: tuple[int, int], layout: TextLayout, values: np.ndarray, current: int | None, *look: Any
+) -> None:
+    """The panel of a step at a point, by any pen. look: height, colormap, text_style, strength."""
+    if isinstance(pen, VectorPen):
+        draw_text(pen, at, layout, values, current, *look)
+    else:
+        pen.picture(visualize_attention_step(layout, values, current, *look), at)
 
 
 def draw_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
+import inspect
 import json
 import time
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from attention_heatmap.recording.image_tokens import image_token_id
 from attention_heatmap.recording.layers import shared_heads, text_config
 from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
 from attention_heatmap.recording.processes import check_tp_plan
+from attention_heatmap.recording.prompt import check_chat_template
 
 MODEL = "model"  # heading of the flags
 _FAR_TOO_SMALL = 4  # times; files so much smaller than the model that its configuration describes are of another
+_ALIKE = 0.85  # of 1; names so much alike are one, misspelt
 _NAMED = 5  # tensors in a message
 
 
@@ -68,7 +71,7 @@ class CheckpointOptions:
 
         check_options(self)
         known = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
-        if self.dtype != "auto" and not known:
+        if not known and self.dtype != "auto":
             raise ValueError(
                 f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or bfloat16"
             )
@@ -100,10 +103,13 @@ class Checkpoint:
             names = ("processor_config.json", "preprocessor_config.json")
             kwargs = options.processor_kwargs or {}
             self.processor = processor or self._from_pretrained(AutoProcessor, self._base_of(*names), **kwargs)
+            if kwargs and not processor:
+                _check_names(kwargs, self._from_pretrained(AutoProcessor, self._base_of(*names)))
         text_config(self.config)
         image_token_id(self.config)  # a model without pictures is told here
         if getattr(self.processor, "tokenizer", None) is None:
             raise ValueError(f"model_path {self.name} has no tokenizer beside its processor; add its files")
+        check_chat_template(self.processor)
         check_tp_plan(options.tp_plan, options.device_map, self.config)
         facts = self.name, self.config.model_type, text_config(self.config).num_hidden_layers
         logger.info("%s: model type %s, %d layers", *facts)
@@ -250,6 +256,24 @@ class Checkpoint:
                 advice = f"check {options}, then the checkpoint's files"
             where = f"model_path {self.name}"
             raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
+
+
+def _check_names(kwargs: dict, processor: Any) -> None:
+    """Tell of keywords that a processor, made without them, does not know. Raises ValueError for one that is misspelt.
+
+    Processors keep whatever they are given, and nobody would ever know.
+    """
+    known = {"revision", "token", "cache_dir", "subfolder", "use_fast", "backend", "local_files_only", "force_download"}
+    for part in (processor, *(part for part in vars(processor).values() if hasattr(part, "__dict__"))):
+        known |= {*vars(part), *inspect.signature(type(part).__init__).parameters, *getattr(part, "init_kwargs", ())}
+        known |= set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", ()))
+    for name in sorted(set(kwargs) - known):
+        near = difflib.get_close_matches(name, known, 1, _ALIKE)
+        if near:
+            raise ValueError(
+                f"processor_kwargs: {one_line(name)[:200]} is no keyword of the processor; did you mean {near[0]}?"
+            )
+        logger.warning("processor_kwargs: %s is no known keyword of the processor", one_line(name)[:200])
 
 
 def _check_name(name: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from attention_heatmap.log import NOTE, logger, warn_once
+from attention_heatmap.log import NOTE, logger, one_line, warn_once
+from attention_heatmap.options import are_whole
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.attention import recording, text_attention
 from attention_heatmap.recording.layers import attention_layers, cross_layers, shared_heads
@@ -56,10 +57,13 @@ def alone_with(model: Any) -> Iterator[None]:
 
 
 def end_ids(model: Any) -> set[int]:
-    """The ids that end a response."""
+    """The ids that end a response. Raises ValueError where the checkpoint names something else."""
     ids = model.generation_config.eos_token_id
     ids = ids if ids is not None else model.config.get_text_config().eos_token_id
-    return set(ids) if isinstance(ids, (list, tuple)) else {ids} - {None}
+    found = list(ids) if isinstance(ids, (list, tuple)) else [ids] * (ids is not None)
+    if not (are_whole(found) and (found or ids is None)):
+        raise ValueError(f"the checkpoint's eos_token_id is {one_line(ids)}; expected the id of a token, or several")
+    return set(found)
 
 
 def say_decoding_settings(model: Any, do_sample: bool) -> None:
@@ -78,7 +82,7 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
     from tqdm import tqdm
     from transformers import LogitsProcessorList
 
-    settings, cudnn = model.generation_config, torch.backends.cuda.cudnn_sdp_enabled()
+    ends, settings, cudnn = end_ids(model), model.generation_config, torch.backends.cuda.cudnn_sdp_enabled()
     static = generation.get("cache_implementation") or getattr(settings, "cache_implementation", None)
 
     def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token, and refuse beams
@@ -95,7 +99,7 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
             output = model.generate(**inputs, **generation, **own)
     finally:
         torch.backends.cuda.enable_cudnn_sdp(cudnn)
-    ids, ends = output[0, inputs["input_ids"].shape[1] :].tolist(), end_ids(model)
+    ids = output[0, inputs["input_ids"].shape[1] :].tolist()
     response_ids = ids[: next((n for n, one in enumerate(ids) if one in ends), len(ids))]
     logger.info("generated %d tokens in %.1f s", len(ids), time.perf_counter() - started)
     if len(response_ids) >= limit:

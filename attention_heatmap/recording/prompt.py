@@ -17,21 +17,31 @@ DEFAULT_PROMPT_TEMPLATE = (
 
 def prompt_text(processor: Any, content: list[dict]) -> str:
     """One user message as the text of a prompt. Raises ValueError where the processor has no chat template."""
-    from jinja2 import TemplateError
-
     own, borrowed = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
     if own or borrowed:
         message = {"role": "user", "content": content}
         template = {} if own else {"chat_template": borrowed}
         try:
             return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
-        except TemplateError as error:
+        except Exception as error:  # a template is a program of its own
             raise ValueError(f"the checkpoint's chat template cannot be used: {one_line(error)}; mend it") from error
     if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
         return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
     raise ValueError(
         f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
     )
+
+
+def check_chat_template(processor: Any) -> None:
+    """Raises ValueError for a chat template that leaves out the pictures or the problem, as one made for text does."""
+    marked = {"type": "text", "text": "{Question}"}
+    plain, whole = (prompt_text(processor, [*pictures, marked]) for pictures in ([], [{"type": "image"}]))
+    if plain == whole or "{Question}" not in whole or "'type'" in whole:
+        left_out = "the problem" if "{Question}" not in whole else "pictures"
+        raise ValueError(
+            f"the checkpoint's chat template leaves {left_out} out: it is made for text; add the chat_template.jinja "
+            "of a vision-language model"
+        )
 
 
 def check_prompt_template(prompt_template: str) -> None:

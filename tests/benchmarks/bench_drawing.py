@@ -22,17 +22,23 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from conftest import DEMO, make_record
 from PIL import Image, ImageDraw, ImageFont
+from records import make_record
 
-import visualizeHeatMap as vhm
+from attention_heatmap.dataset import load_sample
+from attention_heatmap.drawing.frame import FrameRenderer
+from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
+from attention_heatmap.drawing.video import write_video
+from attention_heatmap.record import AttentionRecord
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 PLAIN_SIZE = (3750, 2500)  # pixels of the plain way's frames
 SIZE = (728, 504)  # pixels of the picture
 WORDS = [" the", " route", " begins", " at", " red", " circle", ",", " turns", " at", " (", "1", "4", "0", ")", ".\n"]
 
 
-def long_record(response_length: int) -> vhm.AttentionRecord:
+def long_record(response_length: int) -> AttentionRecord:
     """200 words of problem, a picture of 18 x 26 cells, and a response."""
     rng = np.random.default_rng(0)
     problem = ["Based", *(WORDS[n] for n in rng.integers(0, len(WORDS), 200))]
@@ -41,14 +47,14 @@ def long_record(response_length: int) -> vhm.AttentionRecord:
 
 
 def demo_picture() -> Image.Image:
-    return vhm.load_sample(DEMO / "dataset.json", DEMO / "images")[1][0].resize(SIZE)
+    return load_sample(DEMO / "dataset.json", DEMO / "images")[1][0].resize(SIZE)
 
 
-def renderer_of(record: vhm.AttentionRecord) -> vhm.FrameRenderer:
-    return vhm.FrameRenderer(record, [demo_picture()], 0, "Based", vhm.DrawingOptions())
+def renderer_of(record: AttentionRecord) -> FrameRenderer:
+    return FrameRenderer(record, [demo_picture()], 0, "Based", DrawingOptions())
 
 
-def plain_frame(record: vhm.AttentionRecord, step: int, image: Image.Image) -> np.ndarray:
+def plain_frame(record: AttentionRecord, step: int, image: Image.Image) -> np.ndarray:
     """What a first version does: each visible token and each cell by a call of its own, RGBA composites."""
     canvas = Image.new("RGB", PLAIN_SIZE, "white")
     draw = ImageDraw.Draw(canvas)
@@ -102,8 +108,8 @@ def measure(frames: int, rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "out.mp4"
         for _ in range(rounds):
-            times["encoder alone"].append(timed(lambda: vhm.write_video(ready, video)) / frames)
-            whole = timed(lambda: vhm.write_video(map(renderer_of(record).draw, range(frames)), video))
+            times["encoder alone"].append(timed(lambda: write_video(ready, video)) / frames)
+            whole = timed(lambda: write_video(map(renderer_of(record).draw, range(frames)), video))
             times["drawing and encoding"].append(whole / frames)
             times["drawing alone"].append(timed(lambda: [renderer.draw(step) for step in range(frames)]) / frames)
             plain = (plain_frame(record, step, image) for step in plain_steps)
@@ -122,7 +128,7 @@ def measure_long(frames: int) -> dict[str, float]:
         return renderer.draw(step)
 
     with tempfile.TemporaryDirectory() as folder:
-        vhm.write_video(map(draw, range(frames)), Path(folder) / "out.mp4")
+        write_video(map(draw, range(frames)), Path(folder) / "out.mp4")
     marks.append((time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
     seconds = [later[0] - earlier[0] for earlier, later in pairwise(marks[:5])]
     return {"last_over_first_quarter": seconds[3] / seconds[1], "growth_MiB": marks[-1][1] - marks[1][1]}
@@ -141,7 +147,7 @@ def main() -> None:
     }
     if arguments.long:
         ratios |= measure_long(arguments.long)
-    print(f"{len(os.sched_getaffinity(0))} cores, frames of {vhm.DEFAULT_FRAME_SIZE[0]}x{vhm.DEFAULT_FRAME_SIZE[1]}")
+    print(f"{len(os.sched_getaffinity(0))} cores, frames of {DEFAULT_FRAME_SIZE[0]}x{DEFAULT_FRAME_SIZE[1]}")
     for name, seconds in medians.items():
         print(f"{name:>24} {seconds * 1000:8.1f} ms a frame")
     for name, ratio in ratios.items():

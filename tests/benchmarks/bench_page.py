@@ -51,18 +51,15 @@ MEASURE = """async ([kind, moves]) => {
     channel.port2.postMessage(0);
   });
   for (let n = 0; n < moves; n++) {
-    // The event is sent at the start of a frame, before the page's own request for that frame runs.
-    const start = await new Promise((go) => requestAnimationFrame(() => {
-      const now = performance.now();
-      send(n);
-      go(now);
-    }));
+    await new Promise((go) => setTimeout(go));
+    const start = performance.now();
+    send(n);
     const handled = performance.now();
-    const [drawStart, drawEnd] = await new Promise((go) => requestAnimationFrame((_) => {
-      const began = performance.now();
-      painted().then((ended) => go([began, ended]));
+    const [began, ended] = await new Promise((go) => requestAnimationFrame(() => {
+      const now = performance.now();
+      painted().then((ended) => go([now, ended]));
     }));
-    work.push(handled - start + (drawEnd - drawStart));
+    work.push(handled - start + (ended - began));
   }
   return work;
 }"""

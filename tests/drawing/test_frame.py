@@ -1,38 +1,224 @@
+"""Whole frames: of the size asked for, each panel in its place, whatever the text; marks as they are named."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from records import SMALL, hot_record, make_record, picture
+from drawn import cell_centre, hot_record, is_current, renderer_of, with_cells
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import SMALL, make_record, picture
 
-from attention_heatmap.drawing.colour import CURRENT_TOKEN
-from attention_heatmap.drawing.frame import FrameRenderer, render_frames
-from attention_heatmap.drawing.options import drawing_options
-from attention_heatmap.drawing.pen import VectorPen
+from attention_heatmap.drawing.colour import CELL_ALPHA
+from attention_heatmap.drawing.answer_side import cut_to
+from attention_heatmap.drawing.frame import render_frames
+
+# Any character at all is tried in test_text_layout.py; here each new one costs a search through the fonts.
+TOKEN = st.one_of(
+    st.text(st.sampled_from(" \n\t路线aé.<>/()0123שלوم😀नम∑\x07\u200d\u0301\ue000"), max_size=12),
+    st.sampled_from([" " * 40, "\n\n\n", "السلامعليكم" * 9, "</think><answer>", "(100,200)", "\x00", "\u200b"]),
+)
+TOKENS = st.lists(TOKEN, min_size=1, max_size=12)
 
 
-def renderer_of(record, images=None, plane=1, phrase="Based", **options):
-    images = images or [picture()] * len(record.images)
-    return FrameRenderer(record, images, plane, phrase, drawing_options({"frame_size": SMALL} | options))
+def words_of(renderer, step):
+    return [shape["text"] for kind, shape in renderer.draw_shapes(step).shapes if kind == "text"]
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(TOKENS, TOKENS, st.booleans(), st.sampled_from([SMALL, (640, 800), (720, 1280)]))
+def test_whatever_a_model_emits_nothing_leaves_its_panel_and_the_current_token_is_in_every_frame(
+    problem, response, wide, size
+):
+    record = make_record(["Based", *problem], [text or "·" for text in response])
+    renderer = renderer_of(record, [picture((400, 100) if wide else (100, 400), "khaki")], size=size, draw_points="off")
+    (left, top), (width, height) = renderer.text_at, renderer.text_size
+    footer = renderer.legend.place.top
+    assert top + height <= footer and left + width <= renderer.right
+    for step in range(renderer.first_step, record.response_length, 7):
+        frame = renderer.draw(step)
+        assert frame.shape == (size[1], size[0], 3) and frame.dtype == np.uint8
+        if not renderer.stacked:
+            assert (frame[top:footer, left + width : renderer.image_at[0]] == 255).all()
+        assert (frame[top + height : footer - 1, : left + width] == 255).all()
+        margins = frame[:, : renderer.left - renderer.px(8)], frame[:, renderer.right + 2 :]
+        assert min(int(part.min()) for part in margins) == 255
+        assert is_current(frame[top : top + height, left : left + width]).any()
+
+
+@pytest.mark.parametrize("size", [(640, 800), (720, 1280), (1080, 1920)])
+@pytest.mark.parametrize("sizes", [[(400, 300)], [(300, 300)], [(900, 100), (300, 400)]])
+def test_in_a_frame_taller_than_wide_the_pictures_stand_above_the_text(size, sizes):
+    record = make_record(["Based"], ["w"] * 3, grids=[(3, 4)] * len(sizes))
+    tall = renderer_of(record, [picture(each) for each in sizes], size=size)
+    high = max(top + height for _, top, _, height in tall.image.places)
+    assert (
+        tall.stacked
+        and tall.image_at[0] == tall.text_at[0]
+        and tall.image_at[1] + high <= tall.text_at[1] - tall.px(50)
+    )
+    assert tall.text_at[1] + tall.text_size[1] <= tall.legend.place.top
+
+
+def test_a_picture_that_stacking_would_make_smaller_stands_beside_the_text_in_a_tall_frame_too():
+    renderer = renderer_of(make_record(["Based"], ["w"]), [picture((100, 900))], size=(640, 800))
+    assert not renderer.stacked and renderer.image_at[0] > renderer.text_at[0]
+
+
+def test_a_frame_a_token_of_the_size_asked_for():
+    record = make_record(["Based", " on"], [" a", " b", " c"])
+    frames = list(render_frames(record, [picture()], 0, frame_size=(800, 450)))
+    assert [frame.shape for frame in frames] == [(450, 800, 3)] * 3 and (frames[0] != frames[1]).any()
+
+
+def test_a_step_looks_the_same_whether_others_were_drawn_before_it():
+    record = make_record(["Based"], [" a", " (100, 200)", " c"])
+    fresh, used = renderer_of(record), renderer_of(record)
+    for step in (2, 0, 1):
+        used.draw(step)
+    np.testing.assert_array_equal(fresh.draw(0), used.draw(0))
+
+
+def test_the_first_and_the_last_token_have_a_frame_and_a_phrase_in_the_response_starts_the_video():
+    record = make_record(["Look"], [" I", " see", " it"])
+    assert len(list(render_frames(record, [picture()], 0, "see", frame_size=SMALL))) == 2
+    assert len(list(render_frames(record, [picture()], 0, "Look", frame_size=SMALL))) == 3
+
+
+def test_frames_are_drawn_one_by_one():
+    frames = render_frames(make_record(["Based"], [" w"] * 500), [picture()], 0, frame_size=SMALL)
+    assert iter(frames) is frames and next(frames).shape == (360, 640, 3)
+
+
+def test_tokens_are_numbered_from_one_and_steps_from_zero():
+    renderer = renderer_of(make_record(["Based"], [" a", " b", " c"]), size=(1280, 720))
+    assert "token 2 of 3" in words_of(renderer, 1)
+    assert [renderer.check_step(number) for number in (1, 3, -1, -3)] == [0, 2, 2, 0]
+    late = renderer_of(make_record(["Look"], [" a", " b", " c"]), phrase="b")
+    with pytest.raises(ValueError, match="token 1 has no frame: the text begins at token 2"):
+        late.check_step(1)
+    with pytest.raises(ValueError, match="token 0 is not there; expected 1 to 3"):
+        renderer.check_step(0)
+
+
+@pytest.mark.parametrize("options, same", [({}, False), ({"scale": "video"}, True)])
+def test_the_scale_of_the_video_is_the_same_in_all_its_frames(options, same):
+    record = hot_record([0, 0])
+    record = with_cells(record, record.weights[:, 0, record.image_positions] * [[1], [0.5]])
+    renderer = renderer_of(record, size=(1280, 720), **options)
+    said = [[text for text in words_of(renderer, step) if "or more" in text][-1] for step in (0, 1)]
+    assert (said[0] == said[1]) == same and ("50.00% or more" in said[0]) and ("(this frame)" in said[1]) != same
+    assert len(set(renderer.text_ends)) == (1 if same else 2)
+
+
+def test_the_share_of_the_pictures_is_said_at_every_step():
+    renderer = renderer_of(hot_record([0, 5], 0.25), size=(1280, 720))
+    for step in (0, 1):
+        assert f"{renderer.maps[0].shares[step]:.1%} on the picture" in words_of(renderer, step)
+
+
+def test_attention_on_text_out_of_view_is_said():
+    record = make_record(["Look", " away", " Based"], [f" word{n}" for n in range(300)])
+    said = words_of(renderer_of(record, size=(1280, 720)), 299)
+    assert any("above" in text and "%" in text for text in said)
+    near = words_of(renderer_of(make_record(["Based"], [" w"]), size=(1280, 720)), 0)
+    assert not any("above" in text for text in near)
+
+
+def test_a_sink_in_the_text_takes_no_part_in_the_scale_and_stands_on_white():
+    record = make_record(["Based", *[f" p{n}" for n in range(30)]], [f" w{n}" for n in range(20)])
+    record.weights[:, :, record.prompt_length - 30] = 5.0
+    renderer = renderer_of(record, sinks=True)
+    assert np.isnan(renderer.text_weights[:, 1]).all() and renderer.text_ends.max() < 1
+    assert np.isfinite(np.delete(renderer.text_weights, 1, 1)).all()
+
+
+def test_a_layer_that_does_not_look_at_the_pictures_is_drawn():
+    record = make_record(["Based"], ["w", "v"])
+    record.weights[:, :, record.image_positions] = 0
+    renderer = renderer_of(record, picture="colour")
+    frame = renderer.draw(1)
+    weak = frame[cell_centre(renderer, 0)].astype(int)
+    assert (255 - weak).max() <= 255 * CELL_ALPHA[0] + 1
+
+
+def test_a_mark_is_drawn_as_soon_as_its_place_is_generated_and_an_answer_takes_over():
+    record = make_record(["Based"], ["<think>", "(250,", "500)", "(750, 500)", "</think><answer>", "[250, 500]"])
+    renderer, plain = renderer_of(record), renderer_of(record, draw_points="off")
+
+    def marked(step, x):
+        """Whether the frame differs from one without marks round a place of the picture."""
+        left, top, wide, high = renderer.image.places[0]
+        at = renderer.image_at[1] + top + high // 2, renderer.image_at[0] + left + int(x * wide)
+        area = tuple(slice(middle - 12, middle + 13) for middle in at)
+        return bool((renderer.draw(step)[area] != plain.draw(step)[area]).any())
+
+    assert [marked(step, 0.25) for step in range(6)] == [False, False, True, True, True, True]
+    assert [marked(step, 0.75) for step in range(6)] == [False, False, False, True, True, False]
+    assert [marked(step, 0.5) for step in range(6)] == [False, False, False, True, True, False]
+
+
+def test_marks_are_numbered_within_their_phase_and_boxes_say_how_much_is_inside():
+    record = make_record(["Based"], ["<think>", "(100, 100, 400, 400)", "</think><answer>", "[0, 0, 250, 333]"])
+    record = with_cells(record, np.eye(4, 12))
+    renderer = renderer_of(replace(record, weights=record.weights), size=(1280, 720))
+    assert "1" in words_of(renderer, 1) and "2" not in words_of(renderer, 3)
+    assert any("is inside the boxes" in text for text in words_of(renderer, 3))
+
+
+def test_many_pictures_are_drawn_within_the_frame():
+    renderer = renderer_of(make_record(["Based"], ["w"], grids=[(2, 2)] * 14))
+    assert (renderer.draw(0)[:, renderer.right :] == 255).all()
+
+
+def test_another_colour_map_colours_text_and_picture_and_its_scales():
+    record = hot_record([3])
+    violet = lambda values: np.broadcast_to([200.0, 0.0, 250.0], (len(values), 3))  # noqa: E731
+    renderer = renderer_of(record, picture="colour", colormap=violet)
+    expected = np.array([200, 0, 250]) * CELL_ALPHA[1] + 255 * (1 - CELL_ALPHA[1])
+    frame = renderer.draw(0)
+    np.testing.assert_allclose(frame[cell_centre(renderer, 3)], expected, atol=1.5)
+    bars = frame[renderer.legend.place.top : renderer.legend.share_top].astype(int)
+    assert (np.abs(bars - expected).max(axis=2) < 8).any()
+
+
+def test_the_records_plane_and_pictures_are_checked_before_the_first_frame():
+    record = make_record(["Based"], ["w"])
+    with pytest.raises(ValueError, match="2 pictures were given; the record has 1"):
+        render_frames(record, [picture()] * 2, 0)
+    with pytest.raises(ValueError, match="layer 5 was not recorded"):
+        render_frames(record, [picture()], 5)
+    with pytest.raises(ValueError, match="there is no option 'colourmap'; did you mean colormap"):
+        render_frames(record, [picture()], 0, colourmap="x")
+
+
+def test_a_heading_that_is_too_long_is_cut():
+    renderer = renderer_of(make_record(["Based"], ["w" * 500]))
+    fonts = renderer.title_fonts
+    assert cut_to("w" * 500, fonts, 100).endswith("…") and fonts.width(cut_to("w" * 500, fonts, 100)) <= 100
+    assert cut_to("word", fonts, 500) == "word" and cut_to("w", fonts, 0) == "w"
+    beside = slice(renderer.text_at[0] + renderer.text_size[0] + 9, renderer.image_at[0])
+    assert (renderer.draw(0)[: renderer.text_at[1], beside] == 255).all()
 
 
 def cell_colours(renderer, frame):
     """(cells, 3) the colour in the middle of each cell."""
-    left, top = renderer.image_at
-    return np.array([frame[top + (t + b) // 2, left + (x + r) // 2] for x, t, r, b in renderer.image.edges], int)
+    return np.array([frame[cell_centre(renderer, cell)] for cell in range(len(renderer.image.edges))], int)
 
 
-def said(renderer, step):
-    """What is written in a frame."""
-    return " ".join(values["text"] for kind, values in renderer.draw_shapes(step).shapes if kind == "text")
+def weaker(parts, **options):
+    """A renderer of steps that look at one cell each with these parts of their attention."""
+    record = hot_record([7, 3, 7][: len(parts)])
+    cells = record.weights[:, 0, record.image_positions] * np.reshape(parts, (-1, 1)) * 2
+    record = with_cells(record, cells)
+    record.weights[:, :, 0] += np.maximum(1 - record.weights.sum(axis=2), 0)
+    return renderer_of(record, **options)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01])
 @pytest.mark.parametrize("colour", ["white", "green", "black", "red"])
-def test_the_hot_cell_is_the_greenest_on_any_picture_in_strong_and_weak_frames(colour, share):
-    record = hot_record([7, 3], share)
-    weights = record.weights.copy()
-    weights[0, :, record.images[0].positions[7]] = 0.5
-    renderer = renderer_of(replace(record, weights=weights), [picture(colour=colour)])
+def test_the_hot_cell_stands_out_on_any_picture_in_strong_and_weak_frames(colour, share):
+    renderer = weaker((0.5, share), images=[picture(colour=colour)])
     for step, hot in ((0, 7), (1, 3)):
         colours = cell_colours(renderer, renderer.draw(step))
         away = np.abs(colours - np.median(colours, axis=0)).sum(axis=1)
@@ -40,64 +226,17 @@ def test_the_hot_cell_is_the_greenest_on_any_picture_in_strong_and_weak_frames(c
 
 
 def test_a_weak_frame_looks_weaker_than_a_strong_one():
-    strong, weak = hot_record([7]), hot_record([7], 0.01)
-    record = replace(make_record(["Based", " on"], [" a", " b"]))
-    weights = np.zeros_like(record.weights)
-    for t, source in enumerate((strong, weak)):
-        weights[t, :, : source.weights.shape[2]] = source.weights[0]
-    renderer = renderer_of(replace(record, weights=weights))
-    first, second = (cell_colours(renderer, renderer.draw(t))[7].sum() for t in (0, 1))
-    assert second > first + 40
-
-
-def test_the_scale_of_the_video_is_one_and_its_power_lifts_weak_frames():
-    record = hot_record([7, 3], 0.5)
-    weights = record.weights.copy()
-    weights[1] *= 0.05
-    record = replace(record, weights=weights)
-    plain, lifted = (renderer_of(record, scale="video", power=power) for power in (1.0, 0.3))
-    assert plain.cell_ends[0] == plain.cell_ends[1]
-    away = [np.ptp(cell_colours(renderer, renderer.draw(1)), axis=0).sum() for renderer in (plain, lifted)]
-    assert away[1] > 2 * away[0]
-
-
-def test_the_current_token_is_blue_and_later_ones_are_not_shown():
-    renderer = renderer_of(make_record(["Based", " on"], [" one", " two", " three"]))
-    for step in range(3):
-        frame = renderer.draw(step)
-        left, top = renderer.text_at
-        panel = frame[top : top + renderer.text_size[1], left : left + renderer.text_size[0]][: len(renderer.text.ink)]
-        ground = np.where(renderer.text.ink == 0, renderer.text.piece_index, 0)[: len(panel)]
-        assert (panel[ground == 3 + step] == CURRENT_TOKEN).all()
-        assert (panel[ground > 3 + step] == 255).all()
-
-
-def test_how_much_is_told_in_numbers():
-    record = hot_record([7, 3], 0.5)
-    text = said(renderer_of(record, frame_size=(1920, 1080)), 1)
-    share = record.weights[1, 1, record.images[0].positions].sum() / record.weights[1, 1].sum()
-    assert f"{share:.1%} on the picture" in text and "50.00% or more of the attention (this frame)" in text
-    assert "token 2 of 2" in text and "attention in layer 1 (the last is 7), mean of the heads" in text
-
-
-def test_attention_on_text_that_has_scrolled_away_is_told():
-    record = make_record(["Start", "Based"], ["\n"] * 80 + ["x"], grids=[(1, 1)])
-    renderer = renderer_of(record)
-    first, _ = renderer.text.visible(len(renderer.text.pieces) - 1, renderer.text_size[1])
-    above = np.flatnonzero(renderer.text.last_line < first)
-    expected = renderer.text_weights[80][above].sum() + record.rows(1)[80][2]
-    assert first > 0 and f"{expected:.1%}" in said(renderer, 80) and "above" in said(renderer, 80)
-    assert "above" not in said(renderer_of(make_record(["Based"], ["x"])), 0)
+    renderer = weaker((0.5, 0.01, 0.01))
+    assert cell_colours(renderer, renderer.draw(2))[7].sum() > cell_colours(renderer, renderer.draw(0))[7].sum() + 40
 
 
 @pytest.mark.parametrize("size", [(640, 360), (640, 640), (640, 800), (1080, 1920), (1920, 1080)])
 @pytest.mark.parametrize("sizes", [[(400, 300)], [(300, 900)], [(2000, 100)], [(900, 100), (300, 400)]])
 def test_nothing_is_drawn_over_something_else_or_outside(size, sizes):
     record = make_record(["Based"], [" w"] * 5, grids=[(3, 4)] * len(sizes), sizes=sizes)
-    renderer = renderer_of(record, [picture(each, "grey") for each in sizes], frame_size=size)
+    renderer = renderer_of(record, [picture(each, "grey") for each in sizes], size=size)
     assert renderer.draw(4).shape == (size[1], size[0], 3)
     pen = renderer.draw_shapes(4)
-    assert isinstance(pen, VectorPen)
     boxes = []
     for kind, values in pen.shapes:
         if kind == "text":
@@ -110,25 +249,15 @@ def test_nothing_is_drawn_over_something_else_or_outside(size, sizes):
             assert apart, (text, other[4])
 
 
-def test_steps_are_numbered_from_1_as_the_frames_name_them():
-    renderer = renderer_of(make_record(["a"], ["b", " Based", " on"]))
-    assert renderer.first_step == 1 and renderer.check_step(2) == 1 and renderer.check_step(-1) == 2
-    for number, message in (
-        (0, "token 0 is not there"),
-        (1, "begins at token 2"),
-        (4, "expected 1 to 3"),
-        (-4, "1 to 3"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            renderer.check_step(number)
-
-
-def test_frames_of_a_long_answer_that_loops_on_points_are_drawn_in_the_time_of_others():
-    record = make_record(["Based"], [" (", "300", ",", "400", ")", "\n"] * 30, grids=[(2, 2)])
-    frames = list(render_frames(record, [picture()], 1, "Based", frame_size=SMALL))
-    assert len(frames) == 180 and all(frame.dtype == np.uint8 for frame in frames)
-
-
-def test_a_wrong_number_of_pictures_is_refused():
-    with pytest.raises(ValueError, match="2 pictures were given; the record has 1"):
-        renderer_of(make_record(["a"], ["b"]), [picture(), picture()])
+def test_attention_on_text_that_has_scrolled_away_is_told():
+    record = make_record(["Start", "Based"], ["\n"] * 80 + ["x"], grids=[(1, 1)])
+    renderer = renderer_of(record)
+    first, _ = renderer.text.visible(len(renderer.text.pieces) - 1, renderer.text_size[1])
+    above = np.flatnonzero(renderer.text.last_line < first)
+    expected = renderer.text_weights[80][above].sum() + record.rows(1)[80][2]
+    assert (
+        first > 0
+        and f"{expected:.1%}" in " ".join(words_of(renderer, 80))
+        and "above" in " ".join(words_of(renderer, 80))
+    )
+    assert "above" not in " ".join(words_of(renderer_of(make_record(["Based"], ["x"])), 0))

@@ -8,7 +8,7 @@ from PIL import Image
 from records import SMALL, make_record, picture
 
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.outputs import write_videos
+from attention_heatmap.drawing.outputs import write_records
 from attention_heatmap.drawing.summary import draw_summary
 from attention_heatmap.record import picture_file
 
@@ -23,8 +23,8 @@ def record():
 
 
 def written(record, folder, **options):
-    paths = write_videos(
-        record, record.open_pictures(), [1], "Based", folder, DrawingOptions(frame_size=SMALL, **options)
+    paths = write_records(
+        [record], record.open_pictures(), [1], "Based", folder, DrawingOptions(frame_size=SMALL, **options)
     )
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in paths)
     return [path.name for path in paths]

@@ -260,6 +260,24 @@ def test_facts_tell_a_changed_file_of_a_directory(copied):
     assert before["model"] == str(copied.resolve()) and "model.safetensors" in [
         name for name, *_ in before["checkpoint"]
     ]
-    (copied / "chat_template.jinja").write_text("other")
+    template = copied / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
     assert checkpoint(copied).facts() != before
     assert checkpoint(copied, dtype="bfloat16", processor_kwargs={"a": 1}).facts()["dtype"] == "bfloat16"
+
+
+def test_weights_that_were_loaded_here_can_be_let_go_of_and_a_given_model_stays(tiny, tiny_checkpoint):
+    found = checkpoint(tiny_checkpoint("qwen2_vl"))
+    first = found.model
+    found.release()
+    assert "model" not in vars(found) and found.model is not first
+    given = Checkpoint(tiny.model, CheckpointOptions(), processor=tiny.processor)
+    given.release()
+    assert given.model is tiny.model
+
+
+def test_checkpoints_of_other_tokenizers_are_not_compared(tiny_checkpoint):
+    one = checkpoint(tiny_checkpoint("qwen2_vl"))
+    one.check_same_words(checkpoint(tiny_checkpoint("qwen3_vl")))
+    with pytest.raises(ValueError, match=r"^the tokenizers of .*qwen2_vl and .*llava differ in \d+ tokens; compare"):
+        one.check_same_words(checkpoint(tiny_checkpoint("llava")))

@@ -11,6 +11,7 @@ from attention_heatmap.recording import memory as room
 from attention_heatmap.recording import recorder
 from attention_heatmap.recording.memory import (
     check_memory,
+    check_record_memory,
     free_memory,
     gib,
     is_out_of_memory,
@@ -169,3 +170,12 @@ def test_another_error_is_left_as_it_is():
     assert not is_out_of_memory(error)
     with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), out_of_memory_told():
         raise error
+
+
+def test_a_record_that_does_not_fit_on_the_host_is_refused(monkeypatch):
+    monkeypatch.setattr(room, "free_memory", lambda device: 10**6)
+    check_record_memory(100, 10, 2)
+    with pytest.raises(
+        ValueError, match=r"^the record of 1000 tokens over 100 for 28 planes takes .*: record fewer layers"
+    ):
+        check_record_memory(100, 1000, 28)

@@ -2,6 +2,12 @@
 
 const byId = (id) => document.getElementById(id);
 
+// Let an element say something; where it says so already, nothing has to be laid out anew.
+function say(id, words) {
+  const element = byId(id);
+  if (element.textContent !== words) element.textContent = words;
+}
+
 function bytesOf(base64) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));

@@ -91,6 +91,7 @@ class PictureView {
     for (const canvas of [this.ground, this.heat, this.over]) Object.assign(canvas, { width: this.width, height: this.height });
     this.index = cellIndex(this.picture, this.width, this.height);
     this.image = new ImageData(this.width, this.height);
+    this.shown = null;
   }
 
   drawGround(look, isSink) {
@@ -126,6 +127,9 @@ class PictureView {
 
   // What lies over the heat: named places, the cell under the pointer, the cells that are pinned.
   drawOver(marks, place, cursor) {
+    const shown = JSON.stringify([marks.map(({ number, age }) => [number, age]), place, cursor, this.width]);
+    if (shown === this.shown) return;
+    this.shown = shown;
     const context = this.over.getContext("2d");
     context.clearRect(0, 0, this.width, this.height);
     if (place) this.outline(context, place, true);

@@ -14,8 +14,9 @@ function buildPictures() {
 }
 
 function layoutPictures() {
-  const area = byId("pictures");
+  const area = byId("pictures"), section = area.parentElement;
   area.style.maxHeight = "none";
+  section.style.flexBasis = ""; // where it stands above the text it takes its part first, and then what it needs
   const { width, height } = area.getBoundingClientRect();
   if (!pictureViews.length || width < 2) return;
   const label = pictureViews.length > 1 ? 22 : 0, sizes = pictureViews.map(({ picture: p }) => [p.width, p.height]);
@@ -25,6 +26,7 @@ function layoutPictures() {
   // What is said of the pictures follows right below them.
   const ends = pictureViews.map(({ figure }) => figure.getBoundingClientRect().bottom);
   area.style.maxHeight = `${Math.max(...ends) - area.getBoundingClientRect().top}px`;
+  section.style.flexBasis = "auto";
   drawGrounds();
   drawnMap = "";
   changed();
@@ -89,9 +91,8 @@ function render() {
   }
   const marks = marksUpTo(steps.at(-1));
   for (const view of pictureViews) {
-    const number = view.picture.number, on = state.cursor?.picture === number;
-    const own = marks.filter((mark) => mark.image === number);
-    view.drawOver(own, state.place?.picture === number ? state.place.cells : null, on ? state.cursor.cell : null);
+    const number = view.picture.number, pinned = state.place?.picture === number ? state.place.cells : null;
+    view.drawOver(marks.filter((mark) => mark.image === number), pinned, state.cursor?.picture === number ? state.cursor.cell : null);
   }
   const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
   if (asked !== askedPlace) looked = place ? lookedAt(place) : null;
@@ -129,29 +130,33 @@ function drawTexts(steps, cellTable, dark) {
   const table = tableOf(looked ? 1 : strengthOf("textStrengths", steps));
   text.tint(values, end, { table, two, dark, style: state.look.style, last, chosen, outlined: Boolean(looked) });
   state.texts = { values, end };
-  byId("text-title").textContent = looked ? "Who looked there" : "Weights on the text";
+  say("text-title", looked ? "Who looked there" : "Weights on the text");
   const unit = looked ? (state.look.baseline === "relative" ? facts.baselines.relative[1] : "of its attention") : "of the attention";
-  const say = looked ? asAmount : (value) => amount(value, false);
-  legend("text-legend", "a token", say, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
+  const textAmount = looked ? asAmount : (value) => amount(value, false);
+  legend("text-legend", "a token", textAmount, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
   legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, dark, "cells");
 }
 
-function legend(id, name, say, end, unit, table, dark, kind) {
+function legend(id, name, amountOf, end, unit, table, dark, kind) {
   const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
-  left.textContent = `${name}  ${say(two ? -end : 0)}`;
-  right.textContent = two ? `+${say(end)} ${unit}: ${data.records[1].name} more` : `${say(end)}${looked && kind !== "cells" ? "" : " or more"} ${unit}`;
+  const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
+  left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
+  right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
+  const named = kind === "cells" ? kind : dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind;
+  const shown = [named, two, state.look.power].join();
+  if (bar.table === table && bar.shown === shown) return;
+  [bar.table, bar.shown] = [table, shown];
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
-  const shades = kind === "cells" ? null : table[dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind];
   const word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
   words.forEach((_, n) => {
     const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
-    words[n] = shades ? word(shades[level]) : table.cells[level];
+    words[n] = kind === "cells" ? table.cells[level] : word(table[named][level]);
   });
   context.putImageData(image, 0, 0);
 }
 
 // The strip follows the pinned tokens once they rest, one plane at a time.
-const STRIP_WAIT = 80; // milliseconds
+const STRIP_WAIT = 150; // milliseconds
 let stripKey = "";
 function drawStripLater() {
   if (!strip || state.hover !== null) return;

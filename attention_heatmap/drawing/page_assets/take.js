@@ -24,6 +24,10 @@ function drawElement(context, element, ground) {
     context.roundRect(part.left, part.top, part.width, part.height, parseFloat(style.borderRadius) || 0);
     context.fill();
   }
+  if (element.matches(".ringed, .thumb, .plane[aria-selected=true]")) {
+    [context.strokeStyle, context.lineWidth] = [getComputedStyle(document.documentElement).getPropertyValue("--ring"), 2];
+    context.strokeRect(box.left + 1, box.top + 1, box.width - 2, box.height - 2);
+  }
   if (style.overflow !== "visible") {
     context.beginPath();
     context.rect(box.left, box.top, box.width, box.height);

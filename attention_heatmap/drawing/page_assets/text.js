@@ -96,10 +96,8 @@ const text = {
   },
 
   scrollTo(piece) {
-    const box = byId("scroll").getBoundingClientRect(), at = this.spans[piece].getBoundingClientRect();
-    if (at.top < box.top + 8 || at.bottom > box.bottom - 8) {
-      byId("scroll").scrollTop += at.top - box.top - box.height / 2;
-    }
+    const { scrollTop, clientHeight } = byId("scroll"), at = this.tops[piece];
+    if (at < scrollTop + 8 || at > scrollTop + clientHeight - 40) byId("scroll").scrollTop = at - clientHeight / 2;
   },
 
   // The steps whose tokens touch a stretch of the answer that reads like a word, whatever its case.

@@ -42,8 +42,8 @@ const timeline = {
     if (plane !== this.plane) this.drawShares(plane);
     if (looked !== this.looked) this.drawPlace(looked, dark);
     const images = data.pictures.length > 1 ? "s" : "";
-    byId("line-title").textContent = looked ? `in front: attention on the chosen place at each token, up to ${asAmount(this.most)}`
-      : `attention on the picture${images} at each token, up to ${amount(this.top, false)}`;
+    say("line-title", looked ? `in front: attention on the chosen place at each token, up to ${asAmount(this.most)}`
+      : `attention on the picture${images} at each token, up to ${amount(this.top, false)}`);
   },
 
   drawShares(plane) {

@@ -7,12 +7,12 @@ function drawWords(steps, place) {
   const { T, pictures } = data, several = steps.length > 1, count = pictures.length;
   const names = spans(steps), shares = views.map((view) => meanShares(view.plane, steps));
   const shownWord = several ? wordsOf(steps) : data.tokenText(steps[0]);
-  byId("which").textContent = several ? `${steps.length} tokens, ${names.slice(0, 4).join(", ")}${names.length > 4 ? ", \u2026" : ""}` : `token ${steps[0] + 1} of ${T}`;
+  say("which", several ? `${steps.length} tokens, ${names.slice(0, 4).join(", ")}${names.length > 4 ? ", \u2026" : ""}` : `token ${steps[0] + 1} of ${T}`);
   byId("chip").firstElementChild.textContent = shownWord;
   const on = shares.map((list) => list.slice(0, count).reduce((sum, share) => sum + share.value, 0));
   const onPicture = on.map((value) => `${(100 * value).toFixed(1)}%`).join(" and ");
-  byId("looked").textContent = `${several ? "mean, " : ""}${onPicture} on the picture${count > 1 ? "s" : ""}`;
-  byId("plane-title").textContent = [...new Set(state.planes.map((plane) => plane.title))].join(" | ");
+  say("looked", `${several ? "mean, " : ""}${onPicture} on the picture${count > 1 ? "s" : ""}`);
+  say("plane-title", [...new Set(state.planes.map((plane) => plane.title))].join(" | "));
   timeline.showShares(shares, shares.length > 1 ? data.records.map((record) => record.name) : [""]);
   drawReadout(steps, place);
   drawNotes();
@@ -65,21 +65,24 @@ function placeLines({ picture, cells }) {
   const what = cells.length > 1 ? `${cells.length} cells` : cellName(data.pictures[picture], cells[0]);
   const parts = [`looked most at ${what}: `, ...buttons];
   if (state.place) {
-    parts.push(Object.assign(document.createElement("button"), { type: "button", className: "link", textContent: "let go", onclick: letGo }));
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "link", textContent: "let go", onclick: letGo });
+    button.dataset.unsaved = "";
+    parts.push(button);
   }
   return [parts];
 }
 
 function drawNotes() {
-  const { baseline, sinks, smooth } = state.look, plane = state.planes[0], done = [data.facts.baselines[baseline][0]];
-  const count = views[0].isSink.reduce((sum, one) => sum + one, 0);
-  if (sinks) done.push(`sinks left out (${count ? `${count}, with ${(100 * plane.leftOut).toFixed(1)}% of the attention on the pictures` : "none found"})`);
-  if (smooth) done.push(`smoothed over ${smooth} cell${smooth === 1 ? "" : "s"}`);
-  const view = done.filter(Boolean).join(", "), notes = view ? [`Map: ${view}.`] : [];
+  const { baseline, sinks, smooth } = state.look, plane = state.planes[0];
+  const count = views[0].isSink.reduce((sum, one) => sum + one, 0), percent = (100 * plane.leftOut).toFixed(1);
+  const found = count ? `${count}, with ${percent}% of the attention on the pictures` : "none found";
+  const wide = smooth && `smoothed over ${smooth} cell${smooth === 1 ? "" : "s"}`;
+  const words = (sunk) => [data.facts.baselines[baseline][0], sinks && sunk, wide].filter(Boolean).join(", ");
+  const view = words("sinks left out"), notes = view ? [`Map: ${words(`sinks left out (${found})`)}.`] : [];
   if (isTwo()) notes.push(`Difference: ${data.records[1].name} minus ${data.records[0].name}.`);
   if (state.show === "both") notes.push(`The text shows ${data.records[0].name}.`);
-  notes.push(...plane.checks.map(({ text: said, view: of }) => `Check${of ? ` of the map ${of}` : ""}: ${said}.`));
-  byId("notes").textContent = notes.join(" ");
+  notes.push(...plane.checks.map(({ text: said, view: of }) => `Check${of === view ? "" : ` of the map ${of || "as the model computed it"}`}: ${said}.`));
+  say("notes", notes.join(" "));
 }
 
 let saying = 0;

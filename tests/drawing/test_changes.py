@@ -1,0 +1,80 @@
+"""What changed between two records, as one picture."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawn import with_cells
+from PIL import Image
+from records import make_record, picture
+
+from attention_heatmap.compare import compare
+from attention_heatmap.drawing import changes as room
+from attention_heatmap.drawing.changes import draw_changes
+from attention_heatmap.drawing.options import DrawingOptions
+
+WORDS = ["<think>", " lamp", "</think>", "<answer>", " left", " of", " it"]
+OPTIONS = DrawingOptions(frame_size=(1280, 720), picture="colour")
+
+
+def pair(hot, others=3):
+    """Two records that look at the same cell, but at step 1, where the second looks at another."""
+    record = make_record(["Where"], WORDS)
+    cells = np.zeros((len(WORDS), 12), np.float32)
+    cells[:, others] = 0.5
+    changed = cells.copy()
+    changed[1] = np.roll(cells[1], hot - others)
+    return with_cells(record, cells), with_cells(record, changed)
+
+
+def written(monkeypatch, *args):
+    """(picture, what is written in it)."""
+    said, drawn = [], room.draw_runs
+    monkeypatch.setattr(
+        room, "draw_runs", lambda draw, at, text, *more: said.append(text) or drawn(draw, at, text, *more)
+    )
+    return draw_changes(*args, OPTIONS), said
+
+
+def test_the_tokens_that_changed_most_come_first_with_their_distance(monkeypatch):
+    picture_, said = written(monkeypatch, compare(*pair(8)), [picture()], ("base", "tuned"))
+    tokens = [text for text in said if text.startswith("token ")]
+    assert tokens[0] == "token 2 “lamp”, distance 1.00" and len(tokens) == 6
+    assert said[0] == "base and tuned: layer 1, mean of the heads" and picture_.width == 1280
+    assert (np.asarray(picture_)[:, -10:] == 255).all()
+
+
+def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_the_second_did():
+    comparison = compare(*pair(8))
+    layout = room.layout_images(comparison.common_records()[0], [picture()], 400, 300, room.FontSet(16))
+    maps = room._maps(comparison, layout, 1, ("base", "tuned"), OPTIONS)
+    centres = [((t + b) // 2, (x + r) // 2) for x, t, r, b in layout.edges]
+    pixels = [[np.asarray(image, int)[at] for at in centres] for _, image in maps]
+    for map_number, cell in ((0, 3), (1, 8)):
+        green = [colour[1] - colour[0] for colour in pixels[map_number]]
+        assert int(np.argmax(green)) == cell and green[cell] > 60
+    (red, green, blue), (red2, green2, blue2) = pixels[2][3], pixels[2][8]
+    assert min(red, blue) > green + 40 and green2 > max(red2, blue2) + 40
+    assert [title.split(":")[0].split(",")[0] for title, _ in maps] == ["base", "tuned", "difference"]
+
+
+def test_two_records_that_are_the_same_have_no_change_and_are_drawn():
+    record = make_record(["Where"], WORDS)
+    image = draw_changes(compare(record, record), [picture()], ("a", "b"), OPTIONS)
+    assert isinstance(image, Image.Image) and image.height > 300
+
+
+@pytest.mark.parametrize("steps, rows", [(1, 1), (3, 2), (7, 3)])
+def test_there_is_a_row_for_every_two_tokens(steps, rows):
+    heights = []
+    for count in (1, steps):
+        record = make_record(["Where"], ["w"] * count)
+        heights.append(draw_changes(compare(record, record), [picture()], ("a", "b"), OPTIONS).height)
+    assert (heights[1] > heights[0]) == (rows > 1)
+
+
+def test_records_of_two_pictures_show_both():
+    record = make_record(["Where"], WORDS, grids=[(3, 4), (2, 2)])
+    record = replace(record, special_ids=())
+    image = draw_changes(compare(record, record), [picture(), picture(colour="khaki")], ("a", "b"), OPTIONS)
+    assert (np.asarray(image) != 255).any()

@@ -1,0 +1,127 @@
+"""Several maps in one frame: planes of a record, two checkpoints, and their difference."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawn import on_white, with_cells
+from records import make_record, picture
+
+from attention_heatmap.compare import compare
+from attention_heatmap.drawing.colour import CELL_ALPHA, opacity, purple_to_green
+from attention_heatmap.drawing.frame import FrameRenderer
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.together import comparison_maps, planes_together
+
+
+def record_of(hot, weights=(0.5, 0.5), steps=2, **change):
+    """A record whose plane n looks at cell hot[n] with its weight."""
+    layers = tuple(range(len(hot)))
+    record = make_record(["Based"], [f" w{t}" for t in range(steps)], layers=layers)
+    cells = np.zeros((steps, len(hot), 12), np.float32)
+    for plane, (cell, weight) in enumerate(zip(hot, weights)):
+        cells[:, plane, cell] = weight
+    return replace(with_cells(record, cells), **change)
+
+
+def renderer_with(record, together="own", maps=None, **options):
+    maps = maps or planes_together(record, range(len(record.layers)))
+    how = DrawingOptions(frame_size=(1280, 720), together=together, picture="colour", **options)
+    return FrameRenderer(record, [picture()], 0, "Based", how, maps)
+
+
+def colours(renderer, step):
+    """(maps, cells, 3) the colour in the middle of each cell of each map."""
+    frame, (left, top) = renderer.draw(step), renderer.image_at
+    found = [frame[top + (t + b) // 2, left + (x + r) // 2] for x, t, r, b in renderer.image.edges]
+    return np.array(found, int).reshape(-1, 12, 3)
+
+
+def words_of(renderer, step):
+    return [shape["text"] for kind, shape in renderer.draw_shapes(step).shapes if kind == "text"]
+
+
+@pytest.mark.parametrize(
+    "layers, heads, heading, names",
+    [
+        ((1, 2), ("mean", "mean"), "attention of the mean of the heads", ["layer 1", "layer 2"]),
+        ((1, 1), (0, "max"), "attention in layer 1", ["head 0", "maximum of the heads"]),
+        ((1, 2), (0, "max"), "attention in several layers and heads",
+         ["layer 1, head 0", "layer 2, maximum of the heads"]),
+    ],
+)  # fmt: skip
+def test_what_the_planes_have_in_common_is_said_once(layers, heads, heading, names):
+    record = record_of([0, 1], layers=layers, heads=heads)
+    found, maps = planes_together(record, [0, 1])
+    assert found == heading and [one.name for one in maps] == names
+
+
+@pytest.mark.parametrize("together, second", [("own", 1.0), ("shared", 0.2)])
+def test_each_map_has_its_hot_cell_on_its_own_scale_or_a_shared_one(together, second):
+    record = record_of([0, 7], (0.5, 0.1))
+    renderer = renderer_with(record, together)
+    found, strength = colours(renderer, 1), float(renderer.maps[0].strengths[1])
+    for shown, hot, value in zip(found, (0, 7), (1.0, second)):
+        for cell in range(12):
+            expected = on_white(value if cell == hot else 0.0, strength=strength)
+            np.testing.assert_allclose(shown[cell], expected, atol=2)
+
+
+def test_each_map_names_itself_its_share_and_the_end_of_its_scale():
+    record = record_of([0, 7], (0.5, 0.1))
+    own, shared = (" ".join(words_of(renderer_with(record, how), 1)) for how in ("own", "shared"))
+    for text in (own, shared):
+        assert "layer 0" in text and "layer 1" in text and "text, shares and time line: layer 0" in text
+    assert "up to 50.00%" in own and "up to 10.00%" in own and "what each map names" in own
+    assert "up to" not in shared and "50.00% or more" in shared
+
+
+def test_maps_stand_apart_and_every_mark_is_drawn_over_each():
+    record = record_of([0, 7], steps=2)
+    tokens = (*record.tokens[:-1], " (500, 500)")
+    renderer, plain = (renderer_with(replace(record, tokens=tokens), draw_points=how) for how in ("auto", "off"))
+    boxes = renderer.image.places
+    assert len(boxes) == 2 and len(np.unique(renderer.image.cell_index)) == 25
+    changed = (renderer.draw(1) != plain.draw(1)).any(axis=2)
+    for left, top, width, height in boxes:
+        x, y = renderer.image_at[0] + left + width // 2, renderer.image_at[1] + top + height // 2
+        assert changed[y - 15 : y + 16, x - 15 : x + 16].any()
+
+
+def two_records(first=3, second=8):
+    a, b = (record_of([cell], (0.5,)) for cell in (first, second))
+    return compare(a, b, 0)
+
+
+def test_a_comparison_names_the_checkpoints_and_their_difference_is_green_where_the_second_looks_more():
+    heading, maps = comparison_maps(two_records(), ("base", "tuned"), True)
+    assert heading == "attention in layer 0, mean of the heads"
+    assert [one.name for one in maps] == ["base", "tuned", "tuned less base"]
+    record = maps[0].record
+    found = colours(renderer_with(record, "off", (heading, maps)), 1)
+    np.testing.assert_allclose(found[0][3], on_white(1), atol=2)
+    np.testing.assert_allclose(found[1][8], on_white(1), atol=2)
+    for cell in range(12):
+        value = {3: 0.0, 8: 1.0}.get(cell, 0.5)
+        cover = opacity(np.array([abs(2 * value - 1)]), CELL_ALPHA)[0]
+        expected = 255 - (255 - purple_to_green(np.array([value]))[0]) * cover
+        np.testing.assert_allclose(found[2][cell], expected, atol=2)
+
+
+def test_the_difference_says_how_much_more_of_the_attention_lies_on_the_pictures():
+    a, b = record_of([3], (0.25,)), record_of([3], (0.5,))
+    heading, maps = comparison_maps(compare(a, b, 0), ("base", "tuned"), True)
+    shares = [one.shares[1] for one in maps]
+    assert shares[2] == pytest.approx(shares[1] - shares[0]) and shares[2] > 0
+    text = " ".join(words_of(renderer_with(maps[0].record, "off", (heading, maps)), 1))
+    assert f"{shares[2]:+.1%}, up to 25.00%" in text
+
+
+def test_without_a_difference_there_are_two_maps_and_shapes_have_the_colours_of_the_picture():
+    heading, maps = comparison_maps(two_records(), ("base", "tuned"), False)
+    renderer = renderer_with(maps[0].record, "off", (heading, maps))
+    found = colours(renderer, 1).reshape(-1, 3)
+    boxes = [s for kind, s in renderer.draw_shapes(1).shapes if kind == "box" and 0 < s["opacity"] < 1]
+    assert len(boxes) == 24
+    for box, colour in zip(boxes, found):
+        np.testing.assert_allclose(255 - (255 - np.array(box["fill"])) * box["opacity"], colour, atol=2)
