@@ -40,7 +40,7 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
     only cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands
     for each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
     """
-    positions = np.flatnonzero(inputs["input_ids"][0].cpu().numpy() == image_token_id(model.config))
+    positions = np.flatnonzero(image_token_id(model.config) == inputs["input_ids"][0].cpu().numpy())
     settings = repr(getattr(processor, "image_processor", processor))
     name = next((key for key in inputs if "pixel_values" in key and "video" not in key), "pixel_values")
     try:
