@@ -101,7 +101,7 @@ def chart() -> Image.Image:
 
 
 def kinds() -> list[tuple[str, Image.Image]]:
-    with Image.open(ROOT / "demo/images/route_en_0245.png") as route:
+    with Image.open(ROOT / "demo/images/route_en_0245.webp") as route:
         demo = route.convert("RGB").resize(SIZE)
     return [
         ("a map of the demo", demo), ("a photograph", landscape(False)), ("a dark photograph", landscape(True)),
