@@ -141,7 +141,7 @@ def build(geometry: Geometry) -> tuple[Any, Any]:
             if hasattr(holder, key):
                 setattr(holder, key, tokenizer.convert_tokens_to_ids(token) if token_id is None else token_id)
     torch.manual_seed(0)
-    model = tiny.model_class(config)(config).eval()
+    model = tiny.model_class(config)(config).float().eval()
     for parameter in model.parameters():  # as a trained model has them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -300,6 +300,11 @@ PUBLISHED = {
 SHORT_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 SIGLIP_384 = {"vision_config": {"image_size": 384, "patch_size": 16}}
 CONFIGURED = {
+    "gemma4": Geometry(
+        "gemma4",
+        config=tiny.FAMILIES["gemma4"].config | {"text_config": tiny.FAMILIES["gemma4"].text},
+        image={"patch_size": 8, "max_soft_tokens": 70},
+    ),
     "apertus1p5": Geometry("apertus1p5", config={"audio_config": {"codebook_dim": 32}}),
     "cosmos3_edge": Geometry("cosmos3_edge", config=ROPE),
     "deepseek_ocr2": Geometry("deepseek_ocr2", config={"text_config": {"mlp_layer_types": ["dense", "sparse"]}}),

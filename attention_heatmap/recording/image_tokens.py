@@ -18,7 +18,7 @@ from attention_heatmap.recording.pixel_sources import PixelSources, float_tensor
 from attention_heatmap.recording.pixel_tokens import token_of_each_value
 
 _MOST_KEPT = 64  # placements of one model that are kept for pictures of the same sizes
-_TRIAL = (350, 210)  # pixels of the picture on which a reported grid is tried: windows and odd ends in both directions
+_TRIAL = (280, 170)  # pixels of the picture on which a reported grid is tried: windows and odd ends in both directions
 
 _kept: WeakKeyDictionary = WeakKeyDictionary()  # of each model, what it was found to do by processor and sizes
 
@@ -40,8 +40,7 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
     only cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands
     for each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
     """
-    token_id = image_token_id(model.config)
-    positions = np.flatnonzero(inputs["input_ids"][0].cpu().numpy() == token_id)
+    positions = np.flatnonzero(inputs["input_ids"][0].cpu().numpy() == image_token_id(model.config))
     settings = repr(getattr(processor, "image_processor", processor))
     name = next((key for key in inputs if "pixel_values" in key and "video" not in key), "pixel_values")
     try:
@@ -145,7 +144,7 @@ def _steps(at: np.ndarray, on: np.ndarray, owner: np.ndarray, axis: int, length_
     rises = on[1:] & on[:-1] & (at[1:] - at[:-1] > 1e-5 * length_N[owner[:-1]])  # less is rounding
     step, token = (at[1:] - at[:-1])[rises], owner[:-1][rises]
     total, times = np.bincount(token, step, len(length_N)), np.bincount(token, minlength=len(length_N))
-    return np.where(times > 0, total / np.maximum(times, 1), np.median(step) if len(step) else 0).astype(np.float32)
+    return np.where(times > 0, total / np.maximum(times, 1), total.sum() / max(len(step), 1)).astype(np.float32)
 
 
 def token_pictures(sources: PixelSources, owner: Any, count: int) -> np.ndarray:

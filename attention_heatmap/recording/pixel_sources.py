@@ -44,8 +44,8 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
     def told(level: Any) -> Any:
         return ((through(level) - dark) / share).where(shown, 0)
 
-    count = len(sizes)
-    picture = (told(lambda number, *_: (number + 0.5) / count) * count).long().clamp(0, count - 1)
+    part = told(lambda number, *_: (number + 0.5) / len(sizes)) if len(sizes) > 1 else dark * 0
+    picture = (part * len(sizes)).long().clamp(0, len(sizes) - 1)
     widths, heights = torch.tensor(sizes).float().T
     x = told(lambda _, width, height: (torch.arange(width) + 0.5) / width) * widths[picture]
     y = told(lambda _, width, height: (torch.arange(height)[:, None] + 0.5) / height) * heights[picture]
