@@ -466,8 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0; with one line on stderr, 1 where samples of a dataset failed, 2 when something is wrong, 128 + the
     number of the signal that stopped it.
     """
-    if sys.stderr is None:  # closed; what is printed on it would come out of stdout
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    _fill_standard_streams()
     parser = build_parser()
     try:
         arguments = vars(parser.parse_args(argv))
@@ -513,6 +512,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if torch.distributed.is_initialized():  # not where every sample was finished already
             torch.distributed.destroy_process_group()
     return 0
+
+
+def _fill_standard_streams() -> None:
+    """The null device in place of a closed stdin, stdout or stderr: a file that is opened later would become it.
+
+    The encoder's, too: it reads keys from its stdin.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stderr is None:  # what is printed on it would come out of stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _begin_log(verbose: bool, number: int) -> None:

@@ -118,7 +118,7 @@ def pick(given: dict, *kinds: type) -> list[dict]:
     for name in given:
         if not any(name in names for names in known):
             every = sorted(set().union(*known))
-            near = difflib.get_close_matches(name, every, 1)
+            near = difflib.get_close_matches(name, [*every, "layer_idx"], 1)
             advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(every)}"
             raise ValueError(f"there is no option {name!r}; {advice}")
     return [{name: given[name] for name in given if name in names} for names in known]

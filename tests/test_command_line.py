@@ -314,9 +314,9 @@ def test_a_stdout_that_takes_nothing_is_one_line_and_the_files_are_there(kept, r
     assert "the files are written: out/combined_attention_visualization_layer0.mp4" in result.stderr
 
 
-def test_a_closed_stderr_disturbs_nothing(kept, tmp_path):
+def test_a_closed_stdin_or_stderr_disturbs_nothing(kept, tmp_path):
     flags = [*SCRIPT, "--from_record", kept[0], "--layer_idx", "0", "--frame_size", "640x360", "--output_dir"]
-    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} out 2>&-"], capture_output=True, text=True)
+    result = subprocess.run(["bash", "-c", f"{' '.join(flags)} out <&- 2>&-"], capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout == "out/combined_attention_visualization_layer0.mp4\n"
     result = subprocess.run(["bash", "-c", f"{' '.join(flags)} /dev/null/x 2>&-"], capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""

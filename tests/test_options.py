@@ -119,6 +119,7 @@ def test_an_option_that_does_not_fit_says_what_does(kind, options, message):
     [
         ({"max_new_token": 3}, "there is no option 'max_new_token'; did you mean max_new_tokens?"),
         ({"colour_map": 3}, "there is no option 'colour_map'; did you mean colormap?"),
+        ({"layer": 3}, "there is no option 'layer'; did you mean layer_idx?"),
         ({"xyz": 1}, r"there is no option 'xyz'; expected one of attention, baseline, "),
     ],
 )

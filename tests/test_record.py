@@ -391,9 +391,9 @@ def test_a_record_shows_the_frame_of_a_token_and_itself():
 @pytest.mark.parametrize(
     "step, options, message",
     [
-        (4, {}, "token 4 is not there; tokens are numbered 1 to 3, -1: the last"),
-        (0, {}, "token 0 is not there; tokens are numbered 1 to 3"),
-        (-4, {}, "token -4 is not there"),
+        (4, {}, "token 4 is not there; expected 1 to 3, or -1 for the last"),
+        (0, {}, "token 0 is not there; expected 1 to 3"),
+        (-4, {}, "token -4 is not there; expected 1 to 3"),
         ("yellow", {}, "token 'yellow' is not there; expected a token's number, from 1"),
         (1.5, {}, "token 1.5 is not there"),
         (True, {}, "token True is not there"),

@@ -3,8 +3,8 @@
 python tests/benchmarks/fault_signals.py [--drawings 70] [--datasets 30] [--seed 0] [--max_new_tokens 1024]
 
 Drawings draw a kept record; datasets answer three samples of the demo, each run going on in the folder that the one
-before left. A third of the signals each are SIGINT, SIGTERM and SIGKILL. At the end a run without a signal has to make
-the folder whole.
+before left. A quarter of the signals each are SIGINT, SIGTERM, SIGHUP and SIGKILL. At the end a run without one has to
+make the folder whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ["--model_path", "demo/model", "--benchmark_json", "demo/dataset.json", "--image_dir", "demo/images"]
 SMALL = ["--frame_size", "640x360", "--layer_idx", "6", "7"]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 ENDED = "ended before the signal"
 PATIENCE = 30  # seconds after a signal; a process that is still there hangs
 

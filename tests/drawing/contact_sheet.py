@@ -132,6 +132,7 @@ def on_pictures() -> list[tuple[str, Image.Image]]:
 def hard() -> list[tuple[str, Image.Image]]:
     """The layouts that leave room blank or squeeze the text, if any do."""
     long = (WORDS * 70)[:900]
+    grey = {"text_style": "glyph", "picture": "grey", "colormap": "blue_to_yellow"}
     scripts = (
         [
             "السلام",
@@ -172,7 +173,7 @@ def hard() -> list[tuple[str, Image.Image]]:
         shown("640x360, two", [(640, 448), (448, 640)], (640, 360), long, 400),
         shown("900 tokens, video scale", [(640, 448)], (1920, 1080), long, 880, scale="video"),
         shown("scripts", [(640, 448)], (1920, 1080), scripts, -1),
-        shown("glyphs, grey", [(640, 448)], (1280, 720), WORDS * 6, 60, text_style="glyph", picture="grey", colormap="blue_to_yellow"),
+        shown("glyphs, grey", [(640, 448)], (1280, 720), WORDS * 6, 60, **grey),
     ]  # fmt: skip
 
 

@@ -191,7 +191,7 @@ def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
     for box, edges, value in zip(boxes, layout.edges, values):
-        np.testing.assert_allclose(np.array(box["box"]), np.array(edges) + [10, 20, 10, 20])
+        np.testing.assert_allclose(np.array(box["box"]), np.add(edges, [10, 20, 10, 20]))
         shade = 255 - (255 - np.array(box["fill"])) * box["opacity"]
         np.testing.assert_allclose(shade, on_white(value, CELL_ALPHA), atol=1.5)
     assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == ["image 1", "image 2"]

@@ -34,7 +34,9 @@ def test_a_step_a_word_and_a_phase_are_found(what, steps, title):
     assert found[1] == steps and title in found[0]
 
 
-@pytest.mark.parametrize("what, message", [("chair", "does not hold 'chair'"), (9, "token 9 is not there"), ("", "does not hold")])
+@pytest.mark.parametrize(
+    "what, message", [("chair", "does not hold 'chair'"), (9, "token 9 is not there"), ("", "does not hold")]
+)
 def test_what_is_not_there_is_told(what, message):
     with pytest.raises(ValueError, match=message):
         steps_of(record_of(), what)
