@@ -28,7 +28,7 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
     with torch.inference_mode(False), torch.enable_grad():
         given = {key: value.clone().to(input_device(model)) for key, value in inputs.items() if torch.is_tensor(value)}
         given |= {key: value.to(model.dtype) for key, value in given.items() if value.is_floating_point()}
-        noise = torch.randn(given[name].shape, generator=torch.Generator().manual_seed(0)).to(given[name])
+        noise = torch.empty_like(given[name]).normal_(generator=torch.Generator(given[name].device).manual_seed(0))
         pixels = (noise * (given[name] != 0)).requires_grad_()  # an empty tile stays one: models leave those out
         tokens_ND = _image_embeddings(model, {**inputs, **given, name: pixels}, token_id)
         if not tokens_ND.requires_grad:
@@ -46,7 +46,7 @@ def _gradients(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
     """A function from one number a token to the gradient of the tokens' random projections times it; their numbers."""
     import torch
 
-    project_ND = torch.randn(tokens_ND.shape, generator=torch.Generator().manual_seed(1)).to(tokens_ND)
+    project_ND = torch.empty_like(tokens_ND).normal_(generator=torch.Generator(tokens_ND.device).manual_seed(1))
 
     def gradient(code_N: Any) -> Any:
         seed_ND = project_ND * code_N.to(tokens_ND)[:, None]

@@ -22,7 +22,7 @@ def test_a_type_is_placed_and_proven_or_refused_by_one_line(name):
     found = families.outcome(OF_TYPE.get(name, Geometry(name)))
     assert found.kind in ("placed", "refused", "not built") and "\n" not in found.text
     assert found.wrong == 0
-    assert found.kind != "placed" or found.looked > 300
+    assert found.kind != "placed" or found.looked > 200
 
 
 @pytest.mark.skipif(
