@@ -15,7 +15,8 @@ import numpy as np
 
 from attention_heatmap.background import BackgroundDrawing, NoSpaceLeft, fail_sample
 from attention_heatmap.dataset import Dataset, check_sample, lies_in, open_pictures_of
-from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.options import PAGE, DrawingOptions
+from attention_heatmap.drawing.page_index import write_index
 from attention_heatmap.files import check_output_dir, free_name
 from attention_heatmap.log import OurMistake, logger, one_line, said_of
 from attention_heatmap.record import AttentionRecord
@@ -27,10 +28,12 @@ from attention_heatmap.table import (
     is_finished,
     read_facts,
     sample_folder,
+    table_row,
     write_table,
 )
 
 _COLOURS_COMPARED = 255  # of a colour map that is a function, whose name says nothing
+INDEX_NAME = "index.html"  # of the pages of all samples
 _FAILURES_NAMED = 20  # samples, at most, in the last line
 
 
@@ -165,6 +168,9 @@ class Sweep:
         finally:
             if is_first:
                 write_table(self.output_dir)
+                if self.plan.drawing.format == PAGE:
+                    rows = [table_row(sample_folder(self.output_dir, number)) for number in numbers]
+                    write_index(rows, self.output_dir / INDEX_NAME)
         wait_for_everyone()  # no process ends, and has the others ended, before the table is there
 
     def _opened(self, number: int, facts: dict) -> tuple[dict, list]:

@@ -14,6 +14,7 @@ from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.image_panel import CELL_LEVELS
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.text_panel import TEXT_LEVELS
 from attention_heatmap.record import AttentionRecord
 
 FONTS = FontSet(20)
@@ -62,7 +63,7 @@ def on_white(
     colormap: Colormap = red_to_green,
 ) -> np.ndarray:  # fmt: skip
     """The colour of a weight on the scale 0..1 over white."""
-    levels = CELL_LEVELS - 1 if alpha_range is CELL_ALPHA else 126
+    levels = (CELL_LEVELS if alpha_range is CELL_ALPHA else TEXT_LEVELS) - 1
     return tinted(np.round([weight * levels]) / levels, colormap, alpha_range, strength)[0]
 
 

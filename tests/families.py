@@ -99,18 +99,19 @@ def table() -> str:
 
 HEAD = f"""# Families
 
-No family is known to the tool by name: it asks the processor which pixel of which picture each pixel value shows (with
-ramps in the pictures' place) and the model which image token each pixel value feeds (by gradients, with the attention of
-the vision tower off). A token's rectangle is the extent of its pixel values in the picture. Tokens on no pixel
-(newlines, separators, class tokens, padding) have no place. One rule is left: llava_onevision blends patches where a
-picture is large, and then the rectangles come from its own formula. Where a pixel feeds several tokens (query-formers,
-perceivers, overlapping pools), the tool stops with one line.
+The tool asks the processor which pixel of which picture each pixel value shows (with ramps in the pictures' place) and
+the model which image token each pixel value feeds (by gradients, with the attention of the vision tower off). A token's
+rectangle is the extent of its pixel values in the picture. Tokens on no pixel (newlines, separators, class tokens,
+padding) have no place. Where a processor reports a grid, it is believed once a trial picture has confirmed it for the
+model. One rule for a family is left: llava_onevision blends patches where a picture is large, and then the rectangles
+come from its own formula. Where a pixel feeds several tokens (query-formers, perceivers, overlapping pools), the tool
+stops with one line.
 
-This page is printed by `python tests/families.py` for transformers {transformers.__version__}, and a test holds it to what is printed. Each row is a random model
-of tiny width; tiles, patches, merges and processor are as published. *Placed*: how many of the image tokens of a
-picture of {PICTURE[0]} × {PICTURE[1]} pixels have a place in it. It is proven by changing a half of the picture: exactly the
-tokens whose rectangle reaches into it have to change. For published checkpoints the rectangles are held to the family's
-own formula besides, within 0.2 pixels of the processor's canvas.
+This page is printed by `python tests/families.py`, here for transformers {transformers.__version__}, and a test holds
+it to what is printed. Each row is a random model of tiny width; tiles, patches, merges and processor are as published.
+*Placed*: how many image tokens of a picture of {PICTURE[0]} × {PICTURE[1]} pixels have a place in it. It is proven by
+changing a half of the picture: exactly the tokens whose rectangle reaches into it have to change. For published
+checkpoints the rectangles are held to the family's own formula besides, within 0.2 pixels of the processor's canvas.
 
 ## Published checkpoints
 
@@ -121,9 +122,9 @@ MIDDLE = """
 
 ## Every other image-text-to-text type of transformers
 
-Built from the type's own defaults and what they lack. *Refused*: the line that the tool stops with. *Not built*: no tiny
-model, processor or prompt could be made here from the type's defaults, or so narrow a model fails without this tool; the
-line says where it ended, and nothing is known of the family.
+Built from the type's own defaults and what they lack. *Refused*: the line that the tool stops with. *Not built*: no
+tiny model, processor or prompt could be made here from the type's defaults, or so narrow a model fails without this
+tool; the line says where it ended, and nothing is known of the family.
 
 | model type | outcome |
 |---|---|

@@ -141,14 +141,12 @@ def build(geometry: Geometry) -> tuple[Any, Any]:
             if hasattr(holder, key):
                 setattr(holder, key, tokenizer.convert_tokens_to_ids(token) if token_id is None else token_id)
     torch.manual_seed(0)
-    model = tiny.model_class(config)(config).eval()
+    model = tiny.model_class(config)(config).float().eval()
     for parameter in model.parameters():  # as a trained model has them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
     for module in model.modules():
-        if (
-            isinstance(module, torch.nn.Conv2d) and module.kernel_size > module.stride
-        ):  # it blends neighbours, so that it shows
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size > module.stride:
             torch.nn.init.normal_(module.weight, std=0.5)
     return model, processor
 
@@ -166,19 +164,8 @@ SO400M = {"vision_config": tiny.SIGLIP | SIGLIP}
 CLIP = {"vision_config": tiny.CLIP | {"image_size": 336}}
 LLAVA_NEXT = _pinpoints(336, (1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 ONEVISION = _pinpoints(384, *((r, c) for r in range(1, 7) for c in range(1, 7)))
-GRANITE = _pinpoints(
-    384,
-    *((1, c) for c in range(1, 11)),
-    *((r, 1) for r in range(2, 11)),
-    (2, 2),
-    (2, 3),
-    (2, 4),
-    (2, 5),
-    (3, 2),
-    (3, 3),
-    (4, 2),
-    (5, 2),
-)
+WIDE_OR_TALL = (*((1, c) for c in range(1, 11)), *((r, 1) for r in range(2, 11)))
+GRANITE = _pinpoints(384, *WIDE_OR_TALL, (2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (4, 2), (5, 2))
 ROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}}
 QWEN = "<image>"
 CROP_336 = {"size": {"shortest_edge": 336}, "crop_size": _square(336)}
@@ -207,20 +194,31 @@ def _pixtral(kind: str, patch: int, merge: int, longest: int, stands_for: str, *
 PUBLISHED = {
     "LLaVA 1.5": Geometry("llava", "llava-1.5-7b, -13b; bakLlava", CLIP, CROP_336, ONE_CLASS_TOKEN),
     "LLaVA-Interleave": Geometry(
-        "llava", "llava-interleave-qwen-0.5b, -7b", SO400M | {"vision_feature_select_strategy": "full"},
-        {"size": _square(384)}, NO_CLASS_TOKEN, image_class=t.SiglipImageProcessor,
+        "llava",
+        "llava-interleave-qwen-0.5b, -7b",
+        SO400M | {"vision_feature_select_strategy": "full"},
+        {"size": _square(384)},
+        NO_CLASS_TOKEN,
+        image_class=t.SiglipImageProcessor,
     ),
     "LLaVA 1.6": Geometry(
-        "llava_next", "llava-v1.6-mistral-7b, -vicuna-7b, -vicuna-13b, -34b", CLIP | {"image_grid_pinpoints": LLAVA_NEXT},
-        CROP_336 | {"image_grid_pinpoints": LLAVA_NEXT}, ONE_CLASS_TOKEN,
+        "llava_next",
+        "llava-v1.6-mistral-7b, -vicuna-7b, -vicuna-13b, -34b",
+        CLIP | {"image_grid_pinpoints": LLAVA_NEXT},
+        CROP_336 | {"image_grid_pinpoints": LLAVA_NEXT},
+        ONE_CLASS_TOKEN,
     ),
     "Granite Vision": Geometry(
-        "llava_next", "granite-vision-3.1-2b, -3.2-2b, -3.3-2b",
-        SO400M | {"image_grid_pinpoints": GRANITE, "vision_feature_layer": [-2, -1], "vision_feature_select_strategy": "full"},
-        {"size": {"shortest_edge": 384}, "crop_size": _square(384), "image_grid_pinpoints": GRANITE}, NO_CLASS_TOKEN,
+        "llava_next",
+        "granite-vision-3.1-2b, -3.2-2b, -3.3-2b",
+        SO400M
+        | {"image_grid_pinpoints": GRANITE, "vision_feature_layer": [-2, -1], "vision_feature_select_strategy": "full"},
+        {"size": {"shortest_edge": 384}, "crop_size": _square(384), "image_grid_pinpoints": GRANITE},
+        NO_CLASS_TOKEN,
     ),
     "LLaVA-OneVision": Geometry(
-        "llava_onevision", "llava-onevision-qwen2-0.5b, -7b, -72b",
+        "llava_onevision",
+        "llava-onevision-qwen2-0.5b, -7b, -72b",
         SO400M | {"image_grid_pinpoints": ONEVISION, "vision_aspect_ratio": "anyres_max_9"},
         {"size": _square(384), "image_grid_pinpoints": ONEVISION},
         {"num_image_tokens": 729, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9"},
@@ -230,28 +228,41 @@ PUBLISHED = {
     "SmolVLM 2.2B (idefics3)": _smolvlm("idefics3", 384, 14, 3, "SmolVLM-2.2B (an idefics3)"),
     "Idefics3": _smolvlm("idefics3", 364, 14, 2, "Idefics3-8B-Llama3"),
     "InternVL": Geometry(
-        "internvl", "InternVL2.5-1B to -78B, InternVL3-1B to -78B (-hf)",
+        "internvl",
+        "InternVL2.5-1B to -78B, InternVL3-1B to -78B (-hf)",
         {"vision_config": {"image_size": [448, 448], "patch_size": [14, 14]}, "image_seq_length": 256},
-        {"size": _square(448), "min_patches": 1, "max_patches": 12, "crop_to_patches": True}, {"image_seq_length": 256},
+        {"size": _square(448), "min_patches": 1, "max_patches": 12, "crop_to_patches": True},
+        {"image_seq_length": 256},
     ),
     "Qwen2-VL": Geometry("qwen2_vl", "Qwen2-VL-2B, -7B, -72B; Reason-RFT", ROPE, placeholder=QWEN),
     "Qwen2.5-VL": Geometry("qwen2_5_vl", "Qwen2.5-VL-3B, -7B, -32B, -72B", ROPE, placeholder=QWEN),
     "Qwen3-VL": Geometry(
-        "qwen3_vl", "Qwen3-VL-2B to -32B", ROPE | {"vision_config": {"deepstack_visual_indexes": [0]}}, {"patch_size": 16},
+        "qwen3_vl",
+        "Qwen3-VL-2B to -32B",
+        ROPE | {"vision_config": {"deepstack_visual_indexes": [0]}},
+        {"patch_size": 16},
         placeholder=QWEN,
     ),
     "Gemma 3": Geometry(
-        "gemma3", "gemma-3-4b, -12b, -27b; medgemma", {"vision_config": tiny.SIGLIP | {"image_size": 896}, "mm_tokens_per_image": 256},
-        {"size": _square(896)}, {"image_seq_length": 256}, "<boi>",
+        "gemma3",
+        "gemma-3-4b, -12b, -27b; medgemma",
+        {"vision_config": tiny.SIGLIP | {"image_size": 896}, "mm_tokens_per_image": 256},
+        {"size": _square(896)},
+        {"image_seq_length": 256},
+        "<boi>",
         image_token="<image>",
     ),
     "PaliGemma 224": Geometry(
-        "paligemma", "paligemma-3b-*-224, paligemma2-*-224", {"vision_config": tiny.SIGLIP | {"image_size": 224}},
+        "paligemma",
+        "paligemma-3b-*-224, paligemma2-*-224",
+        {"vision_config": tiny.SIGLIP | {"image_size": 224}},
         {"size": _square(224), "image_seq_length": 256},
         placeholder="",
     ),
     "PaliGemma 448": Geometry(
-        "paligemma", "paligemma-3b-*-448, paligemma2-*-448", {"vision_config": tiny.SIGLIP | {"image_size": 448}},
+        "paligemma",
+        "paligemma-3b-*-448, paligemma2-*-448",
+        {"vision_config": tiny.SIGLIP | {"image_size": 448}},
         {"size": _square(448), "image_seq_length": 1024},
         placeholder="",
     ),
@@ -260,26 +271,40 @@ PUBLISHED = {
     ),
     "Mistral 3.1": _pixtral("mistral3", 14, 2, 1540, "Mistral-Small-3.1-24B, -3.2-24B", spatial_merge_size=2),
     "Phi-4": Geometry(
-        "phi4_multimodal", "Phi-4-multimodal-instruct", {"vision_config": {"image_size": 448, "patch_size": 14, "crop_size": 448}},
-        {"dynamic_hd": 36}, placeholder="<image>",
+        "phi4_multimodal",
+        "Phi-4-multimodal-instruct",
+        {"vision_config": {"image_size": 448, "patch_size": 14, "crop_size": 448}},
+        {"dynamic_hd": 36},
+        placeholder="<image>",
     ),
     "Llama 3.2 Vision": Geometry(
-        "mllama", "Llama-3.2-11B-Vision, -90B-Vision",
+        "mllama",
+        "Llama-3.2-11B-Vision, -90B-Vision",
         {
             "vision_config": {
-                "image_size": 560, "patch_size": 14, "intermediate_layers_indices": [0], "num_global_layers": 1,
-                "vision_output_dim": 64, "max_num_tiles": 4,
+                "image_size": 560,
+                "patch_size": 14,
+                "intermediate_layers_indices": [0],
+                "num_global_layers": 1,
+                "vision_output_dim": 64,
+                "max_num_tiles": 4,
             },
             "text_config": {"num_hidden_layers": 2, "cross_attention_layers": [1]},
         },
-        {"size": _square(560), "max_image_tiles": 4}, placeholder="<image>",
+        {"size": _square(560), "max_image_tiles": 4},
+        placeholder="<image>",
     ),
-}  # fmt: skip
+}
 
 # Types that need more than their own defaults; those without an entry here or above are built from these alone.
 SHORT_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 SIGLIP_384 = {"vision_config": {"image_size": 384, "patch_size": 16}}
 CONFIGURED = {
+    "gemma4": Geometry(
+        "gemma4",
+        config=tiny.FAMILIES["gemma4"].config | {"text_config": tiny.FAMILIES["gemma4"].text},
+        image={"patch_size": 8, "max_soft_tokens": 70},
+    ),
     "apertus1p5": Geometry("apertus1p5", config={"audio_config": {"codebook_dim": 32}}),
     "cosmos3_edge": Geometry("cosmos3_edge", config=ROPE),
     "deepseek_ocr2": Geometry("deepseek_ocr2", config={"text_config": {"mlp_layer_types": ["dense", "sparse"]}}),
@@ -290,28 +315,42 @@ CONFIGURED = {
     "hunyuan_vl": Geometry("hunyuan_vl", config={"text_config": {"head_dim": 8}}),
     "glm5_next": Geometry("glm5_next", config={"text_config": {"num_key_value_heads": 4}}),
     "glm4v_moe": Geometry(
-        "glm4v_moe", config={"text_config": ROPE["text_config"] | {"head_dim": 16}}, image_class=t.Glm4vImageProcessor, video_class=t.Glm4vVideoProcessor
+        "glm4v_moe",
+        config={"text_config": ROPE["text_config"] | {"head_dim": 16}},
+        image_class=t.Glm4vImageProcessor,
+        video_class=t.Glm4vVideoProcessor,
     ),
     "glm_ocr": Geometry(
-        "glm_ocr", config=ROPE, processor_class=t.Glm46VProcessor, image_class=t.Glm46VImageProcessor,
+        "glm_ocr",
+        config=ROPE,
+        processor_class=t.Glm46VProcessor,
+        image_class=t.Glm46VImageProcessor,
         video_class=t.Glm46VVideoProcessor,
     ),
-    "molmo2": Geometry("molmo2", config={"adapter_config": {"vision_feature_layer": [1, 0]}}, placeholder="<|image|>", image_token="<im_patch>"),
+    "molmo2": Geometry(
+        "molmo2",
+        config={"adapter_config": {"vision_feature_layer": [1, 0]}},
+        placeholder="<|image|>",
+        image_token="<im_patch>",
+    ),
     "qwen3_vl_moe": Geometry(
-        "qwen3_vl_moe", config=ROPE | {"vision_config": {"deepstack_visual_indexes": [0]}}, image={"patch_size": 16},
-        image_class=Qwen2VLImageProcessor, video_class=Qwen3VLVideoProcessor,
+        "qwen3_vl_moe",
+        config=ROPE | {"vision_config": {"deepstack_visual_indexes": [0]}},
+        image={"patch_size": 16},
+        image_class=Qwen2VLImageProcessor,
+        video_class=Qwen3VLVideoProcessor,
     ),
     "granite4_vision": Geometry("granite4_vision", config={"deepstack_layer_map": [[0, 0]]}),
     "aria": Geometry("aria", config={"vision_config": {"image_size": 980, "patch_size": 14}}),
     "aya_vision": Geometry(
-        "aya_vision", config={"vision_config": tiny.SIGLIP | {"image_size": 364}, "downsample_factor": 2},
+        "aya_vision",
+        config={"vision_config": tiny.SIGLIP | {"image_size": 364}, "downsample_factor": 2},
         image={"size": _square(364), "crop_to_patches": True, "max_patches": 12},
         processor={"patch_size": 14, "img_size": 364, "downsample_factor": 2},
     ),
     "blip-2": Geometry("blip-2", processor={"num_query_tokens": 32}, image={"size": _square(224)}),
     "chameleon": Geometry("chameleon", config={"vocabulary_map": {"<image>": 259, "IMGIMGAZ": 300}}),
     "glm4v": Geometry("glm4v", config=ROPE),
-    "granite_docling": Geometry("granite_docling", image={"size": {"longest_edge": 1024}}),
     "qwen3_5": Geometry("qwen3_5", config=ROPE, image={"patch_size": 16}),
     "deepseek_vl": Geometry("deepseek_vl", config=SIGLIP_384),
     "deepseek_vl_hybrid": Geometry("deepseek_vl_hybrid", config=SIGLIP_384),
@@ -320,9 +359,16 @@ CONFIGURED = {
     "glm46v": Geometry("glm46v", config=ROPE),
     "paddleocr_vl": Geometry("paddleocr_vl", config=ROPE),
     "instructblip": Geometry("instructblip", processor={"num_query_tokens": 32}, image={"size": _square(224)}),
-    "kimi_k25": Geometry("kimi_k25", config={"projection_hidden_size": 32, "vision_config": {"projection_hidden_size": 32}}),
+    "kimi_k25": Geometry(
+        "kimi_k25", config={"projection_hidden_size": 32, "vision_config": {"projection_hidden_size": 32}}
+    ),
     "lfm3_vl": Geometry("lfm3_vl", image={"patch_size": 16}),
-    "llama4": Geometry("llama4", config={"vision_config": {"image_size": 336, "patch_size": 14}}, placeholder="<|image|>", image_token="<|patch|>"),
+    "llama4": Geometry(
+        "llama4",
+        config={"vision_config": {"image_size": 336, "patch_size": 14}},
+        placeholder="<|image|>",
+        image_token="<|patch|>",
+    ),
     "llava_next_video": Geometry("llava_next_video", config=CLIP, image=CROP_336, processor=ONE_CLASS_TOKEN),
     **{
         name: Geometry(name, config={"insert_layer_id": 0}, image={"patch_size": 16})
@@ -330,28 +376,45 @@ CONFIGURED = {
     },
     "mistral_large4": _pixtral("mistral_large4", 14, 2, 1540, "", spatial_merge_size=2),
     "ovis2": Geometry(
-        "ovis2", config={"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}}, image={"size": _square(448)},
-        processor={"image_seq_length": 256}, image_token="<IMG_ATOM>",
+        "ovis2",
+        config={"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}},
+        image={"size": _square(448)},
+        processor={"image_seq_length": 256},
+        image_token="<IMG_ATOM>",
     ),
     "qianfan_ocr": Geometry(
-        "qianfan_ocr", config={"vision_config": {"image_size": [448, 448], "patch_size": [14, 14]}, "image_seq_length": 256},
-        image={"size": _square(448)}, processor={"image_seq_length": 256},
+        "qianfan_ocr",
+        config={"vision_config": {"image_size": [448, 448], "patch_size": [14, 14]}, "image_seq_length": 256},
+        image={"size": _square(448)},
+        processor={"image_seq_length": 256},
     ),
     "qwen3_5_moe": Geometry("qwen3_5_moe", config=ROPE, image={"patch_size": 16}),
     "qwen4_exp": Geometry("qwen4_exp", config=ROPE, image={"patch_size": 16}),
     "shieldgemma2": Geometry(
-        "shieldgemma2", config={"vision_config": tiny.SIGLIP | {"image_size": 896}, "mm_tokens_per_image": 256},
-        image={"size": _square(896)}, processor={"image_seq_length": 256}, image_token="<image>",
+        "shieldgemma2",
+        config={"vision_config": tiny.SIGLIP | {"image_size": 896}, "mm_tokens_per_image": 256},
+        image={"size": _square(896)},
+        processor={"image_seq_length": 256},
+        image_token="<image>",
     ),
     "step3p7": Geometry("step3p7", config={"text_config": {"sliding_window": 24}}),
     "t5gemma2": Geometry(
-        "t5gemma2", config={
+        "t5gemma2",
+        config={
             "encoder": {"vision_config": tiny.SIGLIP | {"image_size": 896}, "mm_tokens_per_image": 256},
         },
-        image={"size": _square(896)}, processor={"image_seq_length": 256}, image_token="<image>",
+        image={"size": _square(896)},
+        processor={"image_seq_length": 256},
+        image_token="<image>",
     ),
     "video_llama_3": Geometry("video_llama_3", image={"patch_size": 16}),
     "video_llava": Geometry("video_llava", processor={"patch_size": 14, "num_additional_image_tokens": 1}),
-    "vipllava": Geometry("vipllava", config=CLIP | {"vision_feature_layers": [-2, -1]}, image=CROP_336, processor=ONE_CLASS_TOKEN, image_class=t.CLIPImageProcessor),
-}  # fmt: skip
+    "vipllava": Geometry(
+        "vipllava",
+        config=CLIP | {"vision_feature_layers": [-2, -1]},
+        image=CROP_336,
+        processor=ONE_CLASS_TOKEN,
+        image_class=t.CLIPImageProcessor,
+    ),
+}
 OF_TYPE = {geometry.model_type: geometry for geometry in reversed(PUBLISHED.values())} | CONFIGURED

@@ -124,7 +124,7 @@ def cropped(size: tuple[int, int], tile: int, patch: int) -> np.ndarray:
 
 
 def anyres(size: tuple[int, int], pinpoints: list, tile: int, patch: int) -> np.ndarray:
-    """llava_next, llava_onevision without pooling: the whole, then the unpadded rows of a canvas, newlines after each."""
+    """llava_next and unpooled llava_onevision: the whole, then the unpadded rows of a canvas, each with a newline."""
     from transformers.image_processing_utils import select_best_resolution
 
     (width, height), side = size, tile // patch

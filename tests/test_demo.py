@@ -165,6 +165,17 @@ def test_the_model_folder_is_at_most_15_megabytes():
     assert sum(file.stat().st_size for file in (DEMO / "model").iterdir()) <= 15e6
 
 
+def test_the_early_model_differs_from_the_trained_one_in_its_weights_alone(shipped):
+    for file in (DEMO / "model").iterdir():
+        same = (DEMO / "early_model" / file.name).read_bytes() == file.read_bytes()
+        assert same == (file.suffix != ".safetensors"), file.name
+    early, _ = demo.load(DEMO / "early_model")
+    assert early.dtype == torch.bfloat16
+    assert {k: v.shape for k, v in early.state_dict().items()} == {
+        k: v.shape for k, v in shipped[0].state_dict().items()
+    }
+
+
 def test_the_checkpoint_is_a_qwen2_vl_that_decodes_greedily(shipped):
     model, processor = shipped
     assert type(model).__name__ == "Qwen2VLForConditionalGeneration" and type(processor).__name__ == "Qwen2VLProcessor"

@@ -15,6 +15,7 @@ from attention_heatmap.maps import ShownRows
 
 # The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
+ROOM_FOR_TOKEN = 480  # pixels at the left of a heading
 LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
@@ -65,7 +66,7 @@ class AnswerSide:
         ]
         text, fonts = ", ".join(shown), self.label_fonts
         x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if x < self.text_at[0] + self.text_size[0] * 0.5:
+        if x < self.text_at[0] + self.px(ROOM_FOR_TOKEN):  # room for the token comes first
             text = f"{above:.1%} above"
             x = self.text_at[0] + self.text_size[0] - fonts.width(text)
         if shown:

@@ -96,6 +96,7 @@ class FontSet:
         self._fallbacks: list[ImageFont.FreeTypeFont] = []
         self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
         self._widths: dict[str, float] = {}  # of words, which come again and again
+        self._found: dict[str, list] = {}  # the runs of such
 
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
@@ -167,6 +168,11 @@ class FontSet:
 
     def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         """The text in runs of one font each; a character that no font has becomes its code point, small."""
+        if text not in self._found:
+            self._found[text] = self._split(text)
+        return self._found[text]
+
+    def _split(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for char in text:
             if char in TURNING_MARKS:  # text would stand in another order than the tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -60,6 +60,21 @@ def summary_facts(
     return [f"{share}, highest cell {amount_text(top, relative)}{unit}" for share, top in zip(looked, tops)]
 
 
+def _draw_caption(
+    pen: AnyPen, record: AttentionRecord, plane: int, options: DrawingOptions, fonts_of: tuple[FontSet, FontSet],
+    px: Callable[[float], int],
+) -> None:  # fmt: skip
+    """Whose attention the summary shows, and the scale of its text."""
+    margin, (title_fonts, fonts), highest = px(MARGIN), fonts_of, image_shares(record, plane).max()
+    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
+    caption = f"each token coloured by its attention on the picture{'s' * (len(record.images) > 1)}: 0% "
+    x = round(pen.text((margin, margin + px(74)), caption, fonts))
+    shades = text_colours(np.linspace(0, 1, px(220)), colour_map(options.colormap), options.text_style)
+    shades = shades[options.text_style == "glyph"]
+    pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
+    pen.text((x + px(230), margin + px(74)), f"{highest:.1%}", fonts)
+
+
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None,
     as_shapes: bool = False,
@@ -93,12 +108,7 @@ def draw_summary(
     height = y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height
     canvas = Image.new("RGB", (width, height), PAPER)
     pen: AnyPen = VectorPen(width, height) if as_shapes else Pen(canvas)
-    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
-    caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
-    x = round(pen.text((margin, margin + px(74)), caption, fonts))
-    shades = text_colours(np.linspace(0, 1, px(220)), colormap, text_style)[text_style == "glyph"]
-    pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
-    pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
+    _draw_caption(pen, record, plane, options, (title_fonts, fonts), px)
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
     put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
     for number, (name, start, end) in enumerate(spans):

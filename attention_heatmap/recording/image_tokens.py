@@ -18,7 +18,7 @@ from attention_heatmap.recording.pixel_sources import PixelSources, float_tensor
 from attention_heatmap.recording.pixel_tokens import token_of_each_value
 
 _MOST_KEPT = 64  # placements of one model that are kept for pictures of the same sizes
-_TRIAL = (350, 210)  # pixels of the picture on which a reported grid is tried: windows and odd ends in both directions
+_TRIAL = (280, 170)  # pixels of the picture on which a reported grid is tried: windows and odd ends in both directions
 
 _kept: WeakKeyDictionary = WeakKeyDictionary()  # of each model, what it was found to do by processor and sizes
 
@@ -35,24 +35,20 @@ def image_token_id(config: Any) -> int:
 def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequence[Image.Image]) -> list[ImageTokens]:
     """Where every image token stands in its picture: one box a token, or an error.
 
-    `inputs` is what the processor returned for `images` (batch 1). Ramps that go through the processor tell where
-    each pixel value comes from, gradients of the model which token it feeds; a token's box is the extent of its
-    pixel values. Tokens on no pixel of a picture (newlines, a class token, padding) get NaN boxes. Where only
-    cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands for
-    each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
+    `inputs` is what the processor returned for `images` (batch 1). A token's box is the extent, in the picture, of the
+    pixel values that feed it. Tokens on no pixel of a picture (newlines, a class token, padding) get NaN boxes. Where
+    only cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands
+    for each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
     """
-    token_id = image_token_id(model.config)
-    positions = np.flatnonzero(inputs["input_ids"][0].cpu().numpy() == token_id)
+    positions = np.flatnonzero(inputs["input_ids"][0].cpu().numpy() == image_token_id(model.config))
+    settings = repr(getattr(processor, "image_processor", processor))
     name = next((key for key in inputs if "pixel_values" in key and "video" not in key), "pixel_values")
     try:
         if not len(positions):
             raise ValueError("the prompt holds none; check the chat template")
         sizes = tuple(image.size for image in images)
-        boxes, picture = _once(
-            model,
-            (repr(getattr(processor, "image_processor", processor)), sizes, len(positions)),
-            lambda: _place(model, processor, inputs, sizes, name, positions),
-        )
+        asked = model, processor, inputs, sizes, name, len(positions)
+        boxes, picture = _once(model, (settings, sizes, len(positions)), lambda: _place(*asked))
     except ValueError as error:
         raise ValueError(
             f"the image tokens cannot be placed in the picture: {one_line(error)} (model type "
@@ -74,29 +70,23 @@ def _once(model: Any, key: tuple, make: Any) -> Any:
     return kept[key]
 
 
-def _place(
-    model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, positions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _place(model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, expected: int) -> tuple:
     """(N, 4) float32 boxes of the image tokens, and (N,) the picture of each."""
     config = model.config
     float_tensor(inputs, name)
-    if (
-        config.model_type == "llava_onevision"
-        and len(sizes) == 1
-        and (boxes := pooled_boxes(config, *sizes[0])) is not None
-    ):
+    for part in config.sub_configs:
+        if "qformer" in part or "perceiver" in part:
+            raise ValueError(f"tokens of a {part.removesuffix('_config')} each stand for the whole picture")
+    pools = config.model_type == "llava_onevision" and len(sizes) == 1
+    if pools and (boxes := pooled_boxes(config, *sizes[0])) is not None:
         count, picture = len(boxes), np.zeros(len(boxes), int)
     else:
-        for part in config.sub_configs:
-            if "qformer" in part or "perceiver" in part:
-                raise ValueError(f"tokens of a {part.removesuffix('_config')} each stand for the whole picture")
-        owner, count = _owners(model, processor, inputs, name, len(positions))
+        owner, count = _owners(model, processor, inputs, name, expected)
         sources = pixel_sources(processor, sizes, name)
         if sources.shown.shape != owner.shape:
-            raise ValueError(f"a ramp of the pictures' size gave {name} of shape {tuple(sources.shown.shape)}")
-        boxes = token_boxes(sources, owner, count, sizes)
-        picture = token_pictures(sources, owner, count)
-    if count != len(positions) and not cross_layers(config):
+            raise ValueError(f"a ramp of the pictures' size gave {name} of shape {sources.shown.shape}, as tiles")
+        boxes, picture = token_boxes(sources, owner, count, sizes), token_pictures(sources, owner, count)
+    if count != expected and not cross_layers(config):
         raise ValueError(f"the model makes {count} of the pictures")
     for number in range(len(sizes)):
         if not np.isfinite(boxes[picture == number]).any():
@@ -106,16 +96,14 @@ def _place(
 
 def _owners(model: Any, processor: Any, inputs: Any, name: str, count: int) -> tuple[Any, int]:
     """The token of each pixel value, and the number of tokens: as reported, where a trial confirms it, else found."""
+    import torch
+
     token_id = image_token_id(model.config)
 
     def confirmed() -> bool:
-        import torch
-
-        noise = 255 * torch.rand(3, *_TRIAL, generator=torch.Generator().manual_seed(0))
-        trial = processed(processor, [noise])
+        trial = processed(processor, [255 * torch.rand(3, *_TRIAL, generator=torch.Generator().manual_seed(0))])
         owner, count = token_of_each_value(model, trial, name, token_id)
-        expected = reported_owners(trial, name, count)
-        return expected is not None and bool((owner == expected)[owner >= 0].all())
+        return bool((owner == reported_owners(trial, name, count))[owner >= 0].all())
 
     reported = reported_owners(inputs, name, count)
     settings = repr(getattr(processor, "image_processor", processor))
@@ -152,25 +140,19 @@ def token_boxes(sources: PixelSources, owner: np.ndarray, count: int, sizes: Seq
 
 def _steps(at: np.ndarray, on: np.ndarray, owner: np.ndarray, axis: int, length_N: np.ndarray) -> np.ndarray:
     """(N,) how far apart, in the picture, the columns (or rows) of pixel values are that a token hangs on."""
-    step, before, after = np.diff(at, axis=axis), np.arange(at.shape[axis] - 1), np.arange(1, at.shape[axis])
-    both, token = on.take(before, axis) & on.take(after, axis), owner.take(before, axis)
-    step, token = step[both], token[both]
-    rises = step > 1e-5 * length_N[token]  # less is rounding
-    step, token = step[rises], token[rises]
+    at, on, owner = (np.moveaxis(values, axis, 0) for values in (at, on, owner))
+    rises = on[1:] & on[:-1] & (at[1:] - at[:-1] > 1e-5 * length_N[owner[:-1]])  # less is rounding
+    step, token = (at[1:] - at[:-1])[rises], owner[:-1][rises]
     total, times = np.bincount(token, step, len(length_N)), np.bincount(token, minlength=len(length_N))
-    return np.where(times > 0, total / np.maximum(times, 1), np.median(step) if len(step) else 0).astype(np.float32)
+    return np.where(times > 0, total / np.maximum(times, 1), total.sum() / max(len(step), 1)).astype(np.float32)
 
 
 def token_pictures(sources: PixelSources, owner: Any, count: int) -> np.ndarray:
-    """(count,) the picture that each token belongs to; tokens on no pixel go with those before them.
-
-    Where the first picture begins with such tokens, as with a class token, so does every other one.
-    """
+    """(count,) the picture that each token belongs to. A token on no pixel goes with those before it, but for as many
+    as the first picture begins with: a class token."""
     of_tile = np.where(sources.shown, sources.picture, -1).reshape(len(owner), -1).max(axis=1)
-    of_tile = _filled(of_tile)  # a tile of padding goes with the one before
-    tile = np.nonzero(owner >= 0)[0]
-    found = np.full(count, -1)
-    found[owner[owner >= 0]] = of_tile[tile]
+    found = np.full(count, -1)  # a tile of padding goes with the one before
+    found[owner[owner >= 0]] = _filled(of_tile)[np.nonzero(owner >= 0)[0]]
     placed = np.flatnonzero(found >= 0)
     for before, after in pairwise(placed):
         if found[before] != found[after]:
@@ -185,41 +167,34 @@ def _filled(numbers: np.ndarray) -> np.ndarray:
 
 
 def pooled_boxes(config: Any, width: int, height: int) -> np.ndarray | None:
-    """Boxes of llava_onevision where it pools, else None: there a cell blends patches, and a pixel feeds several tokens.
+    """Boxes of llava_onevision where it pools, so that a pixel feeds several tokens; else None."""
+    import torch
+    from transformers.models.llava_onevision.modeling_llava_onevision import get_anyres_image_grid_shape, unpad_image
 
-    The whole picture, then the cells of a canvas without its padding, a newline after each row.
-    """
-    from transformers.image_processing_utils import select_best_resolution
-
-    tile, patch = config.vision_config.image_size, config.vision_config.patch_size
-    side, size = tile // patch, np.array([width, height])
-    canvas = np.array(select_best_resolution((height, width), config.image_grid_pinpoints)[::-1])
-    patches, scale = canvas // tile * side, (canvas / size).min()
-    resized = np.minimum(np.ceil(size * scale), canvas)
-    unpadded, tight = patches.copy(), int(width / height <= patches[0] / patches[1])  # the axis with padding: x is 0
-    across = 1 - tight
-    unpadded[across] -= 2 * ((patches[across] - int(round(size[across] * (patches[tight] / size[tight]), 7))) // 2)
+    tile, patch, size = config.vision_config.image_size, config.vision_config.patch_size, (height, width)
+    side, tiles = tile // patch, get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tile)
+    patches_2RC = torch.stack(torch.meshgrid(*(torch.arange(side * count) for count in tiles), indexing="ij"))
+    kept_2RC = unpad_image(patches_2RC, size)
     most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-    ratio = math.sqrt(unpadded.prod() / (most * side**2))
+    ratio = math.sqrt(kept_2RC[0].numel() / (most * side**2))
     if ratio <= 1.1:
         return None
+    scale, whole, cells = min(count * tile / length for count, length in zip(tiles, size)), [], []
+    for kept, length, count, along in zip(kept_2RC, size, tiles, kept_2RC.shape[1:]):
+        edges = int(kept.min()) + np.linspace(0, along, int(along // ratio) + 1)
+        ends = np.stack([edges[:-1], edges[1:]])
+        of_tile = np.stack([edges[:-1] // side, np.ceil(edges[1:] / side) - 1])
+        used = min(math.ceil(length * scale), count * tile)
+        padding = (count * tile - used) // 2
+        cells.append((ends * patch + of_tile * (tile - side * patch) - padding) * length / used)
+        whole.append(np.arange(side) * patch * length / tile + np.array([[0], [patch * length / tile]]))
+    boxes = np.concatenate([_grid(*whole), _grid(*cells, newline=1)]).clip(0, [width, height] * 2)
+    boxes[~(boxes[:, :2] < boxes[:, 2:]).all(axis=1)] = np.nan
+    return boxes.astype(np.float32)
 
-    def ends(patches: int, first: int, cells: int) -> np.ndarray:
-        """(cells, 2) where cells begin and end on the canvas; what is left of a tile belongs to none."""
-        edges = first + np.linspace(0, patches, cells + 1)
-        tiles = np.stack([edges[:-1] // side, np.ceil(edges[1:] / side) - 1], axis=1)
-        return tiles * (tile - side * patch) + np.stack([edges[:-1], edges[1:]], axis=1) * patch
 
-    def boxes(x: np.ndarray, y: np.ndarray, newline: int) -> np.ndarray:
-        made = np.full((len(y), len(x) + newline, 4), np.nan)
-        made[:, : len(x), ::2], made[:, : len(x), 1::2] = x, y[:, None]
-        return made.reshape(-1, 4)
-
-    views = [ends(side, 0, side) * length / tile for length in size]
-    parts = [
-        (ends(kept, (all_ - kept) // 2, int(kept // ratio)) - (long - used) // 2) * length / used
-        for kept, all_, long, used, length in zip(unpadded, patches, canvas, resized, size)
-    ]
-    found = np.concatenate([boxes(*views, 0), boxes(*parts, 1)]).clip(0, np.tile(size, 2))
-    found[~(found[:, :2] < found[:, 2:]).all(axis=1)] = np.nan
-    return found.astype(np.float32)
+def _grid(rows: np.ndarray, columns: np.ndarray, newline: int = 0) -> np.ndarray:
+    """Boxes, row by row, from (2, N) where rows and columns begin and end; NaN for a newline after each row."""
+    boxes = np.full((rows.shape[1], columns.shape[1] + newline, 4), np.nan)
+    boxes[:, : columns.shape[1], ::2], boxes[:, : columns.shape[1], 1::2] = columns.T, rows.T[:, None]
+    return boxes.reshape(-1, 4)

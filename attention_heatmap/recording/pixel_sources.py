@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from attention_heatmap.log import one_line
 from attention_heatmap.recording.prompt import prompt_text
@@ -13,27 +12,24 @@ _DARK, _LIGHT = 16.0, 240.0  # levels of 0..255 that a ramp runs between
 _SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is an overshoot of the resizing
 
 
-@dataclass(frozen=True, eq=False)
-class PixelSources:
-    """Arrays of the shape of `as_tiles`. x and y are in pixels of the picture, at the middle of what is shown."""
+class PixelSources(NamedTuple):
+    """Arrays of the shape of `as_tiles`, about each pixel value."""
 
-    shown: Any
-    """bool: whether part of a picture is there; without it the rest means nothing."""
-    picture: Any
-    """int64: which picture it is."""
-    x: Any
+    shown: Any  # bool: whether part of a picture is there; without it the rest means nothing
+    picture: Any  # int64: which picture it is
+    x: Any  # in pixels of the picture, at the middle of what is shown
     y: Any
 
 
 def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -> PixelSources:
     """Where the pixel values `name` of pictures of such sizes come from. Raises ValueError where they can't be read.
 
-    Processors cut, scale and pad, all linear in the colours. So two plain pictures tell how much of a value is
-    picture, and a ramp divided by that tells which part of the picture it is.
+    Processors cut, scale and pad, all linear in the colours: two plain pictures tell how much of a value is picture,
+    and a ramp divided by that which part of it.
     """
     import torch
 
-    def through(level: Callable[[int, int, int], Any]) -> Any:
+    def through(level: Any) -> Any:
         """Pixel values of grey pictures; level: from (number, width, height) to 0..1, as broadcasts to the picture."""
         pictures = []
         for number, (width, height) in enumerate(sizes):
@@ -41,23 +37,18 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
             pictures.append(grey.float().expand(3, height, width).contiguous())
         return as_tiles(float_tensor(processed(processor, pictures), name)).float()
 
-    def middles(length: int) -> Any:
-        return (torch.arange(length) + 0.5) / length
-
     dark = through(lambda *_: 0.0)
     share = through(lambda *_: 1.0) - dark
     shown = share > _SMALLEST_SHARE * share.max()
-    if not shown.any():
-        raise ValueError("the processor shows nothing of the picture")
 
-    def told(level: Callable[[int, int, int], Any]) -> Any:
+    def told(level: Any) -> Any:
         return ((through(level) - dark) / share).where(shown, 0)
 
-    count = len(sizes)
-    picture = (told(lambda number, *_: (number + 0.5) / count) * count).long().clamp(0, count - 1)
+    part = told(lambda number, *_: (number + 0.5) / len(sizes)) if len(sizes) > 1 else dark * 0
+    picture = (part * len(sizes)).long().clamp(0, len(sizes) - 1)
     widths, heights = torch.tensor(sizes).float().T
-    x = told(lambda _, width, height: middles(width)) * widths[picture]
-    y = told(lambda _, width, height: middles(height)[:, None]) * heights[picture]
+    x = told(lambda _, width, height: (torch.arange(width) + 0.5) / width) * widths[picture]
+    y = told(lambda _, width, height: (torch.arange(height)[:, None] + 0.5) / height) * heights[picture]
     return PixelSources(*(values.numpy() for values in (shown, picture, x, y)))
 
 
@@ -68,9 +59,8 @@ def processed(processor: Any, pictures: Sequence[Any]) -> Any:
     try:
         return processor(text=[text], images=[list(pictures)], return_tensors="pt", **as_it_is)
     except Exception as error:  # each processor has its own complaints
-        raise ValueError(
-            f"{type(processor).__name__} takes no ramps in the pictures' place: {one_line(error)}"
-        ) from error
+        name = type(processor).__name__
+        raise ValueError(f"{name} takes no ramps in the pictures' place: {one_line(error)}") from error
 
 
 def float_tensor(inputs: Any, name: str) -> Any:
@@ -82,7 +72,7 @@ def float_tensor(inputs: Any, name: str) -> Any:
 
 
 def as_tiles(values: Any) -> Any:
-    """(tiles, height, width) of canvases, their first colour alone, since all are alike; of others (patches, values)."""
+    """(tiles, height, width) of canvases, one colour alone, since all are alike; of others (patches, values)."""
     if values.ndim > 3 and values.shape[-3] == 3:
         return values[..., 0, :, :].reshape(-1, *values.shape[-2:])
     return values.reshape(-1, values.shape[-1])

@@ -101,7 +101,7 @@ def chart() -> Image.Image:
 
 
 def kinds() -> list[tuple[str, Image.Image]]:
-    with Image.open(ROOT / "demo/images/route_en_0245.png") as route:
+    with Image.open(ROOT / "demo/images/route_en_0245.webp") as route:
         demo = route.convert("RGB").resize(SIZE)
     return [
         ("a map of the demo", demo), ("a photograph", landscape(False)), ("a dark photograph", landscape(True)),
@@ -132,6 +132,7 @@ def on_pictures() -> list[tuple[str, Image.Image]]:
 def hard() -> list[tuple[str, Image.Image]]:
     """The layouts that leave room blank or squeeze the text, if any do."""
     long = (WORDS * 70)[:900]
+    grey = {"text_style": "glyph", "picture": "grey", "colormap": "blue_to_yellow"}
     scripts = (
         [
             "السلام",
@@ -172,7 +173,7 @@ def hard() -> list[tuple[str, Image.Image]]:
         shown("640x360, two", [(640, 448), (448, 640)], (640, 360), long, 400),
         shown("900 tokens, video scale", [(640, 448)], (1920, 1080), long, 880, scale="video"),
         shown("scripts", [(640, 448)], (1920, 1080), scripts, -1),
-        shown("glyphs, grey", [(640, 448)], (1280, 720), WORDS * 6, 60, text_style="glyph", picture="grey", colormap="blue_to_yellow"),
+        shown("glyphs, grey", [(640, 448)], (1280, 720), WORDS * 6, 60, **grey),
     ]  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import SMALL, make_record, picture
 
-from attention_heatmap.drawing.colour import CELL_ALPHA
 from attention_heatmap.drawing.answer_side import cut_to
+from attention_heatmap.drawing.colour import CELL_ALPHA
 from attention_heatmap.drawing.frame import render_frames
 
 # Any character at all is tried in test_text_layout.py; here each new one costs a search through the fonts.

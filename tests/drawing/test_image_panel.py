@@ -170,7 +170,7 @@ def test_under_the_heat_the_picture_is_in_its_colours_or_paler_or_grey(how, colo
 def test_what_can_be_told_apart_in_a_dark_flat_picture_still_can_and_a_plain_one_stays_plain(how):
     x = np.tile(np.arange(100) // 50 * 40, (100, 1)).astype(np.uint8)
     shown = np.asarray(under_heat(Image.fromarray(np.stack([x] * 3, -1)), how), int)
-    assert shown[0, 99, 0] - shown[0, 0, 0] > 60
+    assert shown[0, 99, 0] - shown[0, 0, 0] > 40
     for level in (0, 120, 255):
         assert np.ptp(np.asarray(under_heat(picture(colour=(level,) * 3), how))) == 0
 
@@ -191,7 +191,7 @@ def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
     for box, edges, value in zip(boxes, layout.edges, values):
-        np.testing.assert_allclose(np.array(box["box"]), [*np.array(edges), 10, 20, 10, 20])
+        np.testing.assert_allclose(np.array(box["box"]), np.add(edges, [10, 20, 10, 20]))
         shade = 255 - (255 - np.array(box["fill"])) * box["opacity"]
         np.testing.assert_allclose(shade, on_white(value, CELL_ALPHA), atol=1.5)
     assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == ["image 1", "image 2"]

@@ -24,8 +24,8 @@ def record_of(layers=(1, 1, 2, 2), heads=(0, "mean", 0, "mean")):
 @pytest.mark.parametrize(
     "what, steps, title",
     [
-        (1, [1], "step 1"), ("-1", [7], "step 7"), ("lamp", [2, 4, 7], "mean of 3 mentions"),
-        ("red", [1], "step 1"), ("answer", [6, 7], "answer: mean of 2 steps"), ("response", [*range(8)], "mean of 8"),
+        (2, [1], "token 2"), ("-1", [7], "token 8"), ("lamp", [2, 4, 7], "mean of 3 mentions"),
+        ("red", [1], "token 2"), ("answer", [6, 7], "answer: mean of 2 steps"), ("response", [*range(8)], "mean of 8"),
         ("red lamp", [1], "“red lamp”"),
     ],
 )  # fmt: skip
@@ -34,7 +34,9 @@ def test_a_step_a_word_and_a_phase_are_found(what, steps, title):
     assert found[1] == steps and title in found[0]
 
 
-@pytest.mark.parametrize("what, message", [("chair", "does not hold 'chair'"), (8, "step 8 is out of range"), ("", "")])
+@pytest.mark.parametrize(
+    "what, message", [("chair", "does not hold 'chair'"), (9, "token 9 is not there"), ("", "does not hold")]
+)
 def test_what_is_not_there_is_told(what, message):
     with pytest.raises(ValueError, match=message):
         steps_of(record_of(), what)
@@ -60,5 +62,5 @@ def test_the_hot_cell_of_each_plane_is_green_in_its_own_map():
 
 def test_a_model_of_many_heads_has_small_maps_and_all_of_them():
     record = record_of(layers=(0,) * 28, heads=tuple(range(28)))
-    picture = draw_overview(record, record.open_pictures(), 0)
+    picture = draw_overview(record, record.open_pictures(), 1)
     assert picture.width > 28 * 72 and record.overview("lamp").size[0] == picture.width

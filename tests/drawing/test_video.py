@@ -110,7 +110,7 @@ def test_an_encoder_that_ends_too_soon_or_badly_is_one_clear_line_and_leaves_no_
     encoder.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
     (tmp_path / "out").mkdir()
-    with pytest.raises(OSError, match="could not be written(: the encoder ended;| whole)"):
+    with pytest.raises(OSError, match=r"could not be written(: the encoder ended;| whole)"):
         write_video(frames(200), tmp_path / "out" / "out.mp4", 2)
     assert list((tmp_path / "out").iterdir()) == []
 

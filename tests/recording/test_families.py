@@ -1,4 +1,4 @@
-"""Every image-text-to-text type that transformers knows: placed and proven, or refused by one line, never a traceback."""
+"""Every image-text-to-text type of transformers: placed and proven, or refused by one line, never a traceback."""
 
 from __future__ import annotations
 
