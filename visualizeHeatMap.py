@@ -25,7 +25,7 @@ from PIL import Image
 
 from attention_heatmap.background import RECORD_NAME
 from attention_heatmap.compare import compare
-from attention_heatmap.dataset import load_sample, open_pictures, select_from_dataset
+from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
 from attention_heatmap.drawing.frame import render_frames
 from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
 from attention_heatmap.drawing.outputs import STEM, video_names, write_records
@@ -127,8 +127,9 @@ class AttentionVisualizer:
         how, wanted = RecordingOptions(**pick(options, RecordingOptions)[0]), resolve_layers(self.config, layers)
         resolve_heads(self.config, how.head)
         how.given_response(sample)
-        session = Session(self.model, self.processor, self.max_image_num)
-        return session.record(sample, open_pictures(images), wanted, how)
+        problem_of(sample, "the sample")
+        opened = open_pictures(images)  # before the weights
+        return Session(self.model, self.processor, self.max_image_num).record(sample, opened, wanted, how)
 
     @shows_options(RecordingOptions)
     def replay(self, record: AttentionRecord, sample: dict, images: Sequence[Any], **options: Any) -> AttentionRecord:

@@ -214,9 +214,9 @@ def check_sample(sample: object, where: str) -> list[str]:
 
 def problem_of(sample: dict, where: str) -> str:
     """The problem of a sample. Raises ValueError where there is none."""
-    problem = sample.get("problem")
+    problem = sample.get("problem") if isinstance(sample, dict) else None
     if not isinstance(problem, str) or not problem.strip():
-        raise ValueError(f"the problem of {where} is {problem!r}; expected a text that is not empty")
+        raise ValueError(f"the problem of {where} is {one_line(repr(problem))}; expected a text that is not empty")
     return problem
 
 

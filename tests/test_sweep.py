@@ -419,6 +419,24 @@ def test_a_table_that_cannot_be_written_is_told_at_once(tiny, dataset, tmp_path,
     assert not loaded(other)
 
 
+@pytest.mark.parametrize(
+    "sample, images, message",
+    [
+        ({"problem": " "}, ["a.png"], "the problem of the sample is ' '; expected a text"),
+        ({}, ["a.png"], "the problem of the sample is None"),
+        (["go"], ["a.png"], "the problem of the sample is None"),
+        ({"problem": "go"}, ["none.png"], "names a picture that does not exist: none.png"),
+        ({"problem": "go"}, [3], "a picture is a int; expected a path or a PIL image"),
+    ],
+)
+def test_a_sample_that_cannot_be_answered_is_told_before_the_weights(tiny, sample, images, message):
+    other = fresh(tiny)
+    picture((60, 60)).save("a.png")
+    with pytest.raises((ValueError, OSError), match=message):
+        other.record(sample, images, 1)
+    assert not loaded(other)
+
+
 def test_settings_are_json_as_it_is_read_again():
     settings = settings_of_run(
         {"head": (0, (1, 2)), "model": Path("x")}, DrawingOptions(colormap=lambda v: np.outer(v, (1, 2, 3)))
