@@ -28,7 +28,6 @@ from attention_heatmap.table import (
     is_finished,
     read_facts,
     sample_folder,
-    table_row,
     write_table,
 )
 
@@ -167,9 +166,8 @@ class Sweep:
             wait_for_everyone()
         finally:
             if is_first:
-                write_table(self.output_dir)
+                rows = write_table(self.output_dir)
                 if self.plan.drawing.format == PAGE:
-                    rows = [table_row(sample_folder(self.output_dir, number)) for number in numbers]
                     write_index(rows, self.output_dir / INDEX_NAME)
         wait_for_everyone()  # no process ends, and has the others ended, before the table is there
 

@@ -170,11 +170,14 @@ def _cell(value: object) -> object:
     return _FORMULA.sub(r"\1'", text)
 
 
-def write_table(output_dir: str | Path) -> None:
-    """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run. Raises OSError."""
+def write_table(output_dir: str | Path) -> list[dict]:
+    """Write `samples.csv`: a row for each sample that has a folder in output_dir, by whichever run.
+
+    Returns the rows of the samples, by their numbers. Raises OSError.
+    """
     folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
-    rows = sorted(map(table_row, folders), key=lambda row: row["sample"])
-    rows += table_ends(rows)
+    samples = sorted(map(table_row, folders), key=lambda row: row["sample"])
+    rows = samples + table_ends(samples)
     shares = {name for row in rows for name in row if name.startswith(_NUMBERS)}
     with (
         moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,
@@ -183,6 +186,7 @@ def write_table(output_dir: str | Path) -> None:
         writer = csv.DictWriter(file, [*_SHARED_COLUMNS, *sorted(shares), *_LAST_COLUMNS], restval="")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return samples
 
 
 def check_table(output_dir: str | Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_each_sample_has_its_folder_and_its_row_and_one_that_fails_stops_no_othe
     assert three["files"] == f"sample_0003/{VIDEO}"
     assert "names a picture that does not exist" in two["error"] and two["files"] == "" and two["correct"] == ""
     assert "sample 2: sample 2 of" in caplog.text
+
+
+def test_pages_of_many_samples_have_an_index_of_all_that_the_table_has(tiny, dataset, tmp_path):
+    for number in ("1", "0,2"):
+        tiny.visualize_dataset(*dataset, number, 1, output_dir=tmp_path / "out", format="html", **GIVEN)
+    index = (tmp_path / "out" / "index.html").read_text("utf-8")
+    links = re.findall(r'<a href="(sample_000[0-9]/[^"]+[.]html)"', index)
+    assert [link.partition("/")[0] for link in links] == ["sample_0000", "sample_0001"]
+    assert all((tmp_path / "out" / link).is_file() for link in links)
+    assert "names a picture that does not exist" in index  # sample 2
 
 
 def test_a_samples_video_is_the_one_that_the_class_makes_alone(tiny, dataset, tmp_path, drawn_beside):
