@@ -371,8 +371,17 @@ def test_whatever_comes_is_one_line_and_the_traceback_is_for_who_asks(monkeypatc
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.fixture
+def heard():
+    """No signal is ignored, though the tests themselves may run in the background."""
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in door._SIGNALS}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_heard_once_is_one_line_and_the_handlers_are_put_back(monkeypatch, capsys, number):
+def test_a_signal_is_heard_once_is_one_line_and_the_handlers_are_put_back(monkeypatch, capsys, heard, number):
     before = [signal.getsignal(one) for one in door._SIGNALS]
 
     def stopped(arguments):
