@@ -54,6 +54,8 @@ def defaults_of(kind: type) -> dict[str, Any]:
 
 def are_whole(values: object) -> bool:
     """Whether values are there, all of them whole numbers, of Python's or NumPy's; True and False are none."""
+    if isinstance(values, range):  # all are, however many
+        return True
     return isinstance(values, Iterable) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in values)
 
 
