@@ -448,6 +448,15 @@ def _stop(number: int, frame: Any = None) -> None:
     raise KeyboardInterrupt(number)
 
 
+def _hear_signals() -> dict[int, Any]:
+    """From now on each signal that is not ignored stops the program; what was done with each before."""
+    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    for one, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(one, _stop)
+    return before
+
+
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -475,11 +484,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("a flag is nested too deeply")
     check_flags(parser, arguments)
     verbose, number = arguments.pop("verbose"), 0
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    before = _hear_signals()
     try:
-        for one in _SIGNALS:
-            if before[one] is not signal.SIG_IGN:
-                signal.signal(one, _stop)
         number = process_number(arguments["tp_plan"])
         # Of processes that share out a dataset, too, the first one tells the end.
         first = not (number if isinstance(arguments["sample_idx"], int) else process_number())

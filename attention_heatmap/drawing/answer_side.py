@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, scale_ends, strengths
-from attention_heatmap.drawing.fonts import NEWLINE_MARK, FontSet
+from attention_heatmap.drawing.fonts import NEWLINE_MARK, cut_to
 from attention_heatmap.drawing.pen import AnyPen
 from attention_heatmap.drawing.text import TextPiece
 from attention_heatmap.drawing.text_panel import put_text
@@ -52,26 +52,22 @@ class AnswerSide:
         return top - self.header + round(self.header * 0.62)
 
     def _draw_above(self, pen: AnyPen, number: int, current: int) -> float:
-        """How much attention lies on text above the panel's first line, or below its last; the x where it begins."""
-        first, end = self.text.visible(current, self.text_size[1])
+        """How much attention lies on text above the panel's first line; the x where that is said.
+
+        No text is out of view below: the current token is in the last line, and looks at none after it.
+        """
+        first, _ = self.text.visible(current, self.text_size[1])
         weights = np.nan_to_num(self.text_weights[number]) * self.words
         above = float(weights[self.text.last_line < first].sum()) + float(self.before[number])
-        below = float(
-            weights[current + 1 :].sum() + weights[: current + 1][self.text.last_line[: current + 1] >= end].sum()
-        )
-        shown = [
-            f"{part:.1%} of it on text {where}"
-            for part, where in ((above, "above"), (below, "below"))
-            if part >= LEAST_TOLD
-        ]
-        text, fonts = ", ".join(shown), self.label_fonts
-        x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if x < self.text_at[0] + self.px(ROOM_FOR_TOKEN):  # room for the token comes first
-            text = f"{above:.1%} above"
-            x = self.text_at[0] + self.text_size[0] - fonts.width(text)
-        if shown:
-            pen.text((x, self.heading(self.text_at[1])), text, fonts, MUTED)
-        return x - self.px(20) if shown else self.text_at[0] + self.text_size[0]
+        (left, top), right, fonts = self.text_at, self.text_at[0] + self.text_size[0], self.label_fonts
+        if above < LEAST_TOLD:
+            return right
+        for text in (f"{above:.1%} of it on text above", f"{above:.1%} above"):
+            x = right - fonts.width(text)
+            if x >= left + self.px(ROOM_FOR_TOKEN):  # room for the token comes first
+                break
+        pen.text((x, self.heading(top)), text, fonts, MUTED)
+        return x - self.px(20)
 
     def _draw_token(self, pen: AnyPen, step: int, token: str, end: float) -> None:
         """Which token this is, up to an x."""
@@ -86,10 +82,3 @@ class AnswerSide:
         chip = (x - px(8), base - px(29), x + fonts.width(shown) + px(9), base + px(11))
         pen.box(chip, CURRENT_TOKEN, radius=px(6))
         pen.text((x, base), shown, fonts, PAPER)
-
-
-def cut_to(text: str, fonts: FontSet, width: float) -> str:
-    """The text, or its beginning and an ellipsis, in a width."""
-    while fonts.width(text) > width and len(text) > 1:
-        text = text[: 3 * (len(text) - 1) // 4] + "…"
-    return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -216,8 +217,20 @@ def draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fon
     return x
 
 
+def cut_to(text: str, fonts: FontSet, width: float) -> str:
+    """The text, or its beginning and its end with an ellipsis between, in a width in pixels."""
+
+    def cut(kept: int) -> str:
+        return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+    if fonts.width(text) <= width:
+        return text
+    too_wide = bisect_left(range(len(text)), True, key=lambda kept: fonts.width(cut(kept)) > width)
+    return cut(too_wide - 1) if too_wide > 1 else text[:1]
+
+
 def wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
-    """Notes on lines of a width in pixels, broken between words."""
+    """Notes on lines of a width in pixels, broken between words; a longer word is cut."""
     lines: list[str] = []
     for note in notes:
         lines.append("")
@@ -225,6 +238,8 @@ def wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
             longer = f"{lines[-1]} {word}".strip()
             if fonts.width(longer) <= width:
                 lines[-1] = longer
+            elif lines[-1]:
+                lines.append(cut_to(word, fonts, width))
             else:
-                lines.append(word)
+                lines[-1] = cut_to(word, fonts, width)
     return lines

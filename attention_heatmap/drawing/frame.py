@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.answer_side import AnswerSide, cut_to
+from attention_heatmap.drawing.answer_side import AnswerSide
 from attention_heatmap.drawing.colour import MUTED, PAPER, colour_map
 from attention_heatmap.drawing.fonts import (
     FONT_LABEL,
@@ -27,7 +27,7 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import TextPiece, find_panel_start, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
-from attention_heatmap.drawing.together import MapsTogether, ShownMap
+from attention_heatmap.drawing.together import MapsTogether, ShownMap, notes_below
 from attention_heatmap.maps import ShownRows, shown_rows
 from attention_heatmap.record import AttentionRecord, Head
 from attention_heatmap.showing import DEFAULT_START_PHRASE
@@ -56,7 +56,7 @@ class FrameRenderer(AnswerSide):
         self.header = self.px(SMALL_HEADER if self.small else HEADER)
         notes = map_notes(record, plane, options, shown)
         if together:
-            notes.append(f"text, shares and time line: {together[1][0].name}")
+            notes += notes_below(together[1])
         self.notes = wrapped(notes, self.label_fonts, self.right - margin)
         footer = self.height - footer_height(self.px, self.small) - len(self.notes) * self.px(NOTES)
         start, self.first_step = find_panel_start(record, start_phrase)
@@ -147,9 +147,7 @@ class FrameRenderer(AnswerSide):
                 continue
             lines, pitch = wrapped([panel.title], self.label_fonts, room)[:2], self.px(24)
             top = base - pitch * (len(lines) - 1)
-            draw_lines(
-                pen, [cut_to(line, self.label_fonts, room) for line in lines], (x, top), pitch, self.label_fonts, MUTED
-            )
+            draw_lines(pen, lines, (x, top), pitch, self.label_fonts, MUTED)
         self.legend.draw_fixed(pen)
 
     def _draw_step(self, pen: AnyPen, step: int) -> None:

@@ -25,7 +25,7 @@ from attention_heatmap.drawing.colour import (
     scale_ends,
     strengths,
 )
-from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, draw_runs
+from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to, draw_runs
 from attention_heatmap.drawing.layout import picture_slots, used_size
 from attention_heatmap.drawing.legend import plane_title
 from attention_heatmap.drawing.marks import Mark
@@ -34,6 +34,7 @@ from attention_heatmap.drawing.pen import AnyPen, VectorPen
 from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
 from attention_heatmap.record import AttentionRecord
 
+WIDEST_SHARE = "+100.0%, up to 100.00%"  # beside the name of one of several maps
 CELL_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 # The highest weights are clipped here, so that one outlier among very many cells does not turn all the rest red.
 IMAGE_SCALE_QUANTILE = 0.999
@@ -109,10 +110,13 @@ def layout_images(
     draw, index, edges = ImageDraw.Draw(panel), np.zeros((panel.height, width), np.int32), []
     found = tuple(map(map_cells, record.images)) * max(len(names), 1)
     shown = tuple(under_heat(upright_rgb(image), picture) for image in images)
+    share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside the name, where both have room
     places = tuple((x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots))
     for number, (image, cells, (x, y, *size)) in enumerate(zip(shown, found, places), start=1):
         panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
+            room = size[0] - share if share <= size[0] / 2 else size[0]
+            labels[number - 1] = cut_to(labels[number - 1], fonts, room)
             draw_runs(draw, (x, y - label * 0.3), labels[number - 1], fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.

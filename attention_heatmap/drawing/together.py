@@ -74,8 +74,16 @@ def planes_together(record: AttentionRecord, planes: Sequence[int]) -> tuple[str
 def comparison_maps(comparison: Comparison, names: Sequence[str], difference: bool) -> tuple[str, list[ShownMap]]:
     """The heading and the maps of two records of the same tokens, and of their difference."""
     a, b = (ShownMap(name, record, 0) for name, record in zip(names, comparison.common_records()))
-    more = [ShownMap(f"{b.name} less {a.name}", b.record, 0, a)] * difference
+    more = [ShownMap("difference", b.record, 0, a)] * difference
     return f"attention in {a.record.plane_name(0)}", [a, b, *more]
+
+
+def notes_below(maps: Sequence[ShownMap]) -> list[str]:
+    """What has to be said of several maps, below them."""
+    notes = [f"text, shares and time line: {maps[0].name}"]
+    if maps[-1].minus:
+        notes.append(f"difference: green where {maps[1].name} looks more, purple where {maps[0].name} does")
+    return notes
 
 
 class MapsTogether:

@@ -1,6 +1,7 @@
 """What changed between two records, as one picture."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from attention_heatmap.compare import compare
 from attention_heatmap.drawing import changes as room
 from attention_heatmap.drawing.changes import draw_changes
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.pen import Pen
 
 WORDS = ["<think>", " lamp", "</think>", "<answer>", " left", " of", " it"]
+LONG = "Qwen2-VL-7B-Instruct" + "-trajectory" * 5
 OPTIONS = DrawingOptions(frame_size=(1280, 720), picture="colour")
 
 
@@ -27,21 +30,40 @@ def pair(hot, others=3):
     return with_cells(record, cells), with_cells(record, changed)
 
 
-def written(monkeypatch, *args):
-    """(picture, what is written in it)."""
-    said, drawn = [], room.draw_runs
-    monkeypatch.setattr(
-        room, "draw_runs", lambda draw, at, text, *more: said.append(text) or drawn(draw, at, text, *more)
-    )
-    return draw_changes(*args, OPTIONS), said
+@pytest.fixture
+def written(monkeypatch):
+    """[(left, base line, text, right)] of all that is written, as it is drawn."""
+    said, text = [], Pen.text
+
+    def noted(pen, at, words, *more):
+        said.append((at[0], at[1], words, text(pen, at, words, *more)))
+        return said[-1][3]
+
+    monkeypatch.setattr(Pen, "text", noted)
+    return said
 
 
-def test_the_tokens_that_changed_most_come_first_with_their_distance(monkeypatch):
-    picture_, said = written(monkeypatch, compare(*pair(8)), [picture()], ("base", "tuned"))
-    tokens = [text for text in said if text.startswith("token ")]
+def test_the_tokens_that_changed_most_come_first_with_their_distance(written):
+    image = draw_changes(compare(*pair(8)), [picture()], ("base", "tuned"), OPTIONS)
+    words = [text for _, _, text, _ in written]
+    tokens = [text for text in words if text.startswith("token ")]
     assert tokens[0] == "token 2 “lamp”, distance 1.00" and len(tokens) == 6
-    assert said[0] == "base and tuned: layer 1, mean of the heads" and picture_.width == 1280
-    assert (np.asarray(picture_)[:, -10:] == 255).all()
+    assert words[0] == "base and tuned: layer 1, mean of the heads" and image.width == 1280
+    assert words[1].endswith("from 0 to 1.00")
+    assert words[2] == "difference: green where tuned looks more, purple where base does"
+    assert (np.asarray(image)[:, -10:] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (640, 360)])
+@pytest.mark.parametrize("names", [("base", "early_model"), (f"{LONG}-base", f"{LONG}-tuned")])
+def test_no_words_run_into_others_or_off_the_picture(written, names, size):
+    draw_changes(compare(*pair(8)), [picture()], names, DrawingOptions(frame_size=size))
+    assert all(right <= size[0] for _, _, _, right in written)
+    for base in {base for _, base, _, _ in written}:
+        line = sorted((left, right) for left, at, _, right in written if at == base)
+        assert all(right <= left for (_, right), (left, _) in pairwise(line))
+    heads = [text for _, _, text, _ in written if text.endswith((names[0][-1], names[1][-1]))]
+    assert len(set(heads)) >= 2  # the two are told apart
 
 
 def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_the_second_did():
@@ -49,13 +71,13 @@ def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_th
     layout = room.layout_images(comparison.common_records()[0], [picture()], 400, 300, room.FontSet(16))
     maps = room._maps(comparison, layout, 1, ("base", "tuned"), OPTIONS)
     centres = [((t + b) // 2, (x + r) // 2) for x, t, r, b in layout.edges]
-    pixels = [[np.asarray(image, int)[at] for at in centres] for _, image in maps]
+    pixels = [[np.asarray(image, int)[at] for at in centres] for *_, image in maps]
     for map_number, cell in ((0, 3), (1, 8)):
         green = [colour[1] - colour[0] for colour in pixels[map_number]]
         assert int(np.argmax(green)) == cell and green[cell] > 60
     (red, green, blue), (red2, green2, blue2) = pixels[2][3], pixels[2][8]
     assert min(red, blue) > green + 40 and green2 > max(red2, blue2) + 40
-    assert [title.split(":")[0].split(",")[0] for title, _ in maps] == ["base", "tuned", "difference"]
+    assert [name for name, *_ in maps] == ["base", "tuned", "difference"]
 
 
 def test_two_records_that_are_the_same_have_no_change_and_are_drawn():

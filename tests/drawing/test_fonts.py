@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from attention_heatmap.drawing import fonts as room
-from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS, BitmapFont, FontSet, draw_runs, wrapped
+from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS, BitmapFont, FontSet, cut_to, draw_runs, wrapped
 
 
 @pytest.fixture
@@ -94,6 +94,20 @@ def test_any_text_has_a_width_and_is_drawn_up_to_it(text):
 def test_words_of_a_note_are_all_there_and_fit():
     lines = wrapped(["one two three four", "five"], FONTS, FONTS.width("one two"))
     assert lines == ["one two", "three", "four", "five"]
+    begin, cut, end = wrapped(["a " + "w" * 90 + " b"], FONTS, 200)
+    assert (begin, end) == ("a", "b") and "…" in cut and FONTS.width(cut) <= 200
+    assert "…" in wrapped(["w" * 90], FONTS, 200)[0]  # no empty line before it
+
+
+@pytest.mark.parametrize("width", [60, 100, 250])
+def test_a_text_is_cut_in_its_middle_so_that_either_end_tells_it_from_others(width):
+    cut = cut_to("Qwen2-VL-7B-Instruct-checkpoint-1200", FONTS, width)
+    begin, end = cut.split("…")
+    assert FONTS.width(cut) <= width < FONTS.width(cut) + 3 * FONTS.width("W")
+    assert "Qwen2-VL-7B-Instruct-checkpoint-1200".startswith(begin) and cut.endswith("0") and len(end) in (
+        len(begin), len(begin) - 1
+    )  # fmt: skip
+    assert cut_to("word", FONTS, 500) == "word" and cut_to("w", FONTS, 0) == "w" and cut_to("", FONTS, 0) == ""
 
 
 @pytest.mark.skipif("NotoColorEmoji" not in " ".join(room._font_files()), reason="needs Noto Color Emoji")

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import SMALL, make_record, picture
 
-from attention_heatmap.drawing.answer_side import cut_to
 from attention_heatmap.drawing.colour import CELL_ALPHA
 from attention_heatmap.drawing.frame import render_frames
 
@@ -194,9 +193,6 @@ def test_the_records_plane_and_pictures_are_checked_before_the_first_frame():
 
 def test_a_heading_that_is_too_long_is_cut():
     renderer = renderer_of(make_record(["Based"], ["w" * 500]))
-    fonts = renderer.title_fonts
-    assert cut_to("w" * 500, fonts, 100).endswith("…") and fonts.width(cut_to("w" * 500, fonts, 100)) <= 100
-    assert cut_to("word", fonts, 500) == "word" and cut_to("w", fonts, 0) == "w"
     beside = slice(renderer.text_at[0] + renderer.text_size[0] + 9, renderer.image_at[0])
     assert (renderer.draw(0)[: renderer.text_at[1], beside] == 255).all()
 

@@ -9,7 +9,9 @@ from records import make_record, picture
 
 from attention_heatmap.compare import compare
 from attention_heatmap.drawing.colour import CELL_ALPHA, opacity, purple_to_green
+from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.frame import FrameRenderer
+from attention_heatmap.drawing.image_panel import layout_images
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.together import comparison_maps, planes_together
 
@@ -96,7 +98,7 @@ def two_records(first=3, second=8):
 def test_a_comparison_names_the_checkpoints_and_their_difference_is_green_where_the_second_looks_more():
     heading, maps = comparison_maps(two_records(), ("base", "tuned"), True)
     assert heading == "attention in layer 0, mean of the heads"
-    assert [one.name for one in maps] == ["base", "tuned", "tuned less base"]
+    assert [one.name for one in maps] == ["base", "tuned", "difference"]
     record = maps[0].record
     found = colours(renderer_with(record, "off", (heading, maps)), 1)
     np.testing.assert_allclose(found[0][3], on_white(1), atol=2)
@@ -125,3 +127,13 @@ def test_without_a_difference_there_are_two_maps_and_shapes_have_the_colours_of_
     assert len(boxes) == 24
     for box, colour in zip(boxes, found):
         np.testing.assert_allclose(255 - (255 - np.array(box["fill"])) * box["opacity"], colour, atol=2)
+
+
+@pytest.mark.parametrize("width, told", [(1400, True), (500, False)])
+def test_the_names_of_maps_are_cut_and_leave_room_for_the_share_where_there_is_any(width, told):
+    names = [f"Qwen2-VL-7B-Instruct{'-trajectory' * 9}-{end}" for end in ("base", "tuned")]
+    fonts = FontSet(18)
+    layout = layout_images(make_record(["Based"], ["w"]), [picture()], width, 700, fonts, names=names)
+    for name, label, (_, _, wide, _) in zip(names, layout.labels, layout.places):
+        assert label.endswith(name[-3:]) and fonts.width(label) <= wide
+        assert (wide - fonts.width(label) > fonts.width("99.3%, up to 52.95%")) == told
