@@ -20,7 +20,7 @@ from attention_heatmap.drawing.fonts import (
     wrapped,
 )
 from attention_heatmap.drawing.image_panel import MapPanel, draw_marks, label_height, layout_images
-from attention_heatmap.drawing.layout import place_panels
+from attention_heatmap.drawing.layout import LARGER_TEXT, place_panels
 from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, Place, footer_height, map_notes
 from attention_heatmap.drawing.marks import MOST_INSIDE, response_marks, share_inside
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions, drawing_options
@@ -101,8 +101,11 @@ class FrameRenderer(AnswerSide):
         lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
         panels = place_panels(drawn, room, self.header, self.left, label, self.px(FONT_TEXT), lines)
         self.stacked, self.text_at, self.text_size = panels.stacked, panels.text[:2], panels.text[2:]
-        text_fonts = FontSet(self.px(FONT_TEXT * panels.text_scale), self.options.font_path)
-        self.text = layout_text(pieces, text_fonts, self.text_size[0])
+        for scale in (*(scale for scale in LARGER_TEXT if scale <= panels.text_scale), 1):  # until all of it is in view
+            text_fonts = FontSet(self.px(FONT_TEXT * scale), self.options.font_path)
+            self.text = layout_text(pieces, text_fonts, self.text_size[0])
+            if len(self.text.ink) <= self.text_size[1]:
+                break
         look = self.label_fonts, shown.sinks, self.options.picture, names
         layout, at = layout_images(self.record, images, *panels.pictures[2:], *look), panels.pictures[:2]
         if together:

@@ -49,6 +49,8 @@ HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, se
 GREYED, LIGHTENED, DARKEST_MIDDLE = 0.55, (0.45, 0.7), 75
 DARK, MOST_EVENED = 110, 0.7
 FINEST = 3  # pixels of a picture to one of the frame, at most, in a file of shapes
+# In radii of a mark, of a square as large as the picture: on a smaller one marks are smaller and have no numbers.
+MARKED_SIDE = 12
 MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24  # the newest mark first
 
 
@@ -116,7 +118,8 @@ def layout_images(
         panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
             room = size[0] - share if share <= size[0] / 2 else size[0]
-            labels[number - 1] = cut_to(labels[number - 1], fonts, room)
+            if fonts.width(labels[number - 1]) > room:
+                labels[number - 1] = cut_to(labels[number - 1].removeprefix("image "), fonts, room)
             draw_runs(draw, (x, y - label * 0.3), labels[number - 1], fonts, INK)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
@@ -268,6 +271,10 @@ def draw_marks(
     before: how many came before these, for their numbers.
     """
     unit = fonts.size / FONT_LABEL
+    # Where several maps share a frame, all pictures that have marks are of one size, or nearly.
+    side = min((layout.places[mark.image][2] * layout.places[mark.image][3]) ** 0.5 for mark in marks)
+    is_small = side < MARKED_SIDE * MARK_RADIUS * unit
+    unit = side / (MARKED_SIDE * MARK_RADIUS) if is_small else unit
     drawn = list(enumerate(marks, start=1))[-MOST_MARKS:]
     corners = {number: _on_panel(layout, mark) + np.resize(at, 2) for number, mark in drawn}
     points = [(number, mark.image) for number, mark in drawn if len(mark.corners) == 2]
@@ -287,9 +294,9 @@ def draw_marks(
         else:
             (x0, y0), (x1, y1) = box.tolist()
             pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], colour, 3 * unit, clear)
-        _number(
-            pen, box[0] - MARK_RADIUS * unit * (len(box) == 1), str(before + number), colour, clear, fonts, at, layout
-        )
+        if not is_small:
+            corner = box[0] - MARK_RADIUS * unit * (len(box) == 1)
+            _number(pen, corner, str(before + number), colour, clear, fonts, at, layout)
 
 
 def _on_panel(layout: ImageLayout, mark: Mark) -> np.ndarray:

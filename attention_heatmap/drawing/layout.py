@@ -80,7 +80,7 @@ class Panels:
     stacked: bool
     """Whether the pictures stand above the text, not beside it."""
     text_scale: float = 1
-    """How much larger the font of the text may be."""
+    """How much larger the font of the text may be, by the count of its letters; wide ones allow less."""
 
 
 def place_panels(

@@ -65,7 +65,7 @@ def planes_together(record: AttentionRecord, planes: Sequence[int]) -> tuple[str
     same = next((k for k in (0, 2) if len({part[k] for part in parts}) == 1), None)
     if same is not None and len(planes) > 1:  # what all have in common is said once
         shown, heading = [part[2 - same] for part in parts], f"attention in {parts[0][same]}" * (same == 0)
-        heading = heading or f"attention of the {parts[0][2]}"
+        heading = heading or f"attention, {parts[0][2]}"
     else:
         shown, heading = names, "attention in several layers and heads"
     return heading, [ShownMap(name, record, plane) for name, plane in zip(shown, planes)]
@@ -109,7 +109,7 @@ class MapsTogether:
 
     def scale_end(self, number: int) -> float | str:
         """The weight at the end of the scale of a frame, or words for it."""
-        return "what each map names" if self.own_scale else float(self.ends[number])
+        return "each map's own scale" if self.own_scale else float(self.ends[number])
 
     def draw(self, pen: AnyPen, number: int, fonts: FontSet) -> None:
         """The heat of a frame, and above each map its share and the end of its scale."""

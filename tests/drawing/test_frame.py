@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from records import SMALL, make_record, picture
 
 from attention_heatmap.drawing.colour import CELL_ALPHA
-from attention_heatmap.drawing.frame import render_frames
+from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet
+from attention_heatmap.drawing.frame import FrameRenderer, render_frames
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.text import text_pieces
+from attention_heatmap.drawing.text_layout import layout_text
 
 # Any character at all is tried in test_text_layout.py; here each new one costs a search through the fonts.
 TOKEN = st.one_of(
@@ -257,3 +261,15 @@ def test_attention_on_text_that_has_scrolled_away_is_told():
         and "above" in " ".join(words_of(renderer, 80))
     )
     assert "above" not in " ".join(words_of(renderer_of(make_record(["Based"], ["x"])), 0))
+
+
+@pytest.mark.parametrize("word", ["route ", "路线经过"])
+def test_a_font_grows_only_while_all_of_the_text_stays_in_view(word):
+    grown = []
+    for words in (4, 12, 20, 30, 40, 50, 60, 80, 100, 130, 400):
+        record = make_record(["Based ", *[word] * words], [word] * 8)
+        renderer = FrameRenderer(record, [picture((300, 900))], 0, "Based", DrawingOptions(frame_size=(1280, 720)))
+        plain = layout_text(text_pieces(record, 0), FontSet(renderer.px(FONT_TEXT)), renderer.text_size[0])
+        grown.append(renderer.text.line_height > plain.line_height)
+        assert not grown[-1] or len(renderer.text.ink) <= renderer.text_size[1]
+    assert grown[0] and not grown[-1]

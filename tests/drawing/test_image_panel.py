@@ -111,7 +111,7 @@ def test_grid_lines_run_where_cells_meet_and_tiny_cells_have_none():
 
 def test_many_pictures_are_all_drawn():
     layout = layout_of([(2, 2)] * 14)
-    assert len(np.unique(layout.cell_index)) == 1 + 14 * 4 and layout.labels[-1] == "image 14"
+    assert len(np.unique(layout.cell_index)) == 1 + 14 * 4 and layout.labels[-1] == "14"
 
 
 def test_what_is_left_out_has_no_tint():
@@ -281,3 +281,15 @@ def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
     changed = (drawn != layout.picture).any(axis=2)
     assert 0.001 < changed.mean() < 0.03
     assert ((drawn[..., 2].astype(int) - drawn[..., 0]) > 150).any()  # the newest, blue
+
+
+@pytest.mark.parametrize("size", [(800, 600), (160, 120), (60, 45)])
+def test_marks_leave_most_of_a_small_picture_seen_and_only_a_large_one_has_numbers(size):
+    layout = layout_images(make_record(["a"], ["b"]), [picture()], *size, FONTS)
+    pen = VectorPen(*size)
+    draw_marks(pen, (0, 0), layout, [Mark(n, "", 0, (0.3 + 0.4 * n, 0.5)) for n in range(2)], FONTS)
+    assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == (["1", "2"] if size[0] == 800 else [])
+    canvas = Image.fromarray(layout.picture)
+    draw_marks(Pen(canvas), (0, 0), layout, [Mark(0, "", 0, (0.5, 0.5))], FONTS)
+    rows, columns = np.nonzero((np.asarray(canvas) != layout.picture).any(axis=2))
+    assert 3 < np.ptp(rows) < layout.picture.shape[0] / 2 and 3 < np.ptp(columns) < layout.picture.shape[1] / 2

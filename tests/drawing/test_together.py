@@ -46,7 +46,7 @@ def words_of(renderer, step):
 @pytest.mark.parametrize(
     "layers, heads, heading, names",
     [
-        ((1, 2), ("mean", "mean"), "attention of the mean of the heads", ["layer 1", "layer 2"]),
+        ((1, 2), ("mean", "mean"), "attention, mean of the heads", ["layer 1", "layer 2"]),
         ((1, 1), (0, "max"), "attention in layer 1", ["head 0", "maximum of the heads"]),
         ((1, 2), (0, "max"), "attention in several layers and heads",
          ["layer 1, head 0", "layer 2, maximum of the heads"]),
@@ -74,7 +74,7 @@ def test_each_map_names_itself_its_share_and_the_end_of_its_scale():
     own, shared = (" ".join(words_of(renderer_with(record, how), 1)) for how in ("own", "shared"))
     for text in (own, shared):
         assert "layer 0" in text and "layer 1" in text and "text, shares and time line: layer 0" in text
-    assert "up to 50.00%" in own and "up to 10.00%" in own and "what each map names" in own
+    assert "up to 50.00%" in own and "up to 10.00%" in own and "each map's own scale" in own
     assert "up to" not in shared and "50.00% or more" in shared
 
 
