@@ -10,6 +10,8 @@ from attention_heatmap.recording.prompt import prompt_text
 
 _DARK, _LIGHT = 16.0, 240.0  # levels of 0..255 that a ramp runs between
 _SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is an overshoot of the resizing
+_END = 0.501  # pixels of the picture from its ends, up to where enlarging repeats the first and the last one
+_BENT = 0.5  # pixel values from a line, on average; more is no line, such as two pictures in a tile
 
 
 class PixelSources(NamedTuple):
@@ -49,7 +51,30 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
     widths, heights = torch.tensor(sizes).float().T
     x = told(lambda _, width, height: (torch.arange(width) + 0.5) / width) * widths[picture]
     y = told(lambda _, width, height: (torch.arange(height)[:, None] + 0.5) / height) * heights[picture]
+    if x.ndim > 2:
+        x, y = _straightened(x, shown, widths[picture], -1), _straightened(y, shown, heights[picture], -2)
     return PixelSources(*(values.numpy() for values in (shown, picture, x, y)))
+
+
+def _straightened(at: Any, shown: Any, length: Any, axis: int) -> Any:
+    """Places in the picture along an axis of each tile, put on a line where they are nearly on one.
+
+    Lanczos resizing lets a ramp ripple, and any kernel bends it towards the picture's ends.
+    """
+    import torch
+
+    at, shown, length = (values.movedim(axis, -1) for values in (at, shown, length))
+    inside = shown & (at > _END) & (at < length - _END)
+
+    def mean(values: Any) -> Any:
+        return (values * inside).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
+
+    place, mean_at = torch.arange(at.shape[-1]).expand_as(at), mean(at)
+    place = place - mean(place)
+    slope = mean(place * (at - mean_at)) / mean(place**2)
+    line = mean_at + slope * place
+    bent = mean((line - at).abs()) / slope.abs()
+    return line.where(shown & (bent < _BENT), at).movedim(-1, axis)  # NaN where nothing is inside: stays
 
 
 def processed(processor: Any, pictures: Sequence[Any]) -> Any:

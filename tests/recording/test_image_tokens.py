@@ -80,7 +80,20 @@ def test_boxes_are_those_of_the_familys_formula_at_published_geometry(label):
     for size in SIZES[: 1 if many_tiles else 2]:
         (tokens,) = located(*built(label), [noise_picture(*size)])
         expected, pixels = expected_boxes(label, size)
-        assert error(tokens.boxes, expected, size, pixels) < 0.2, size
+        assert error(tokens.boxes, expected, size, pixels) < 0.02, size
+
+
+def test_two_pictures_side_by_side_in_a_tile_stay_on_their_own_lines():
+    at = torch.cat([torch.arange(20.0) + 0.5, torch.arange(20.0) + 0.5])[None]
+    shown, length = torch.ones(1, 40, dtype=torch.bool), torch.full((1, 40), 20.0)
+    assert torch.equal(pixel_sources._straightened(at, shown, length, -1), at)
+    rippled = at[:, :20] + 0.1 * torch.arange(20).cos()
+    straight = pixel_sources._straightened(rippled, shown[:, :20], length[:, :20], -1)
+    assert (straight - at[:, :20]).abs().max() < 0.03
+    for one in (torch.full((1, 9), 0.5), torch.tensor([[0.5, 1.5]])):  # pictures of one and of two pixels
+        whole = torch.ones_like(one, dtype=torch.bool)
+        same = pixel_sources._straightened(one, whole, torch.full_like(one, float(one.max()) + 0.5), -1)
+        assert torch.equal(same, one)
 
 
 # ------------------------------------------------------------------------------------- what was wrong
