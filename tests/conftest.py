@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would ask the hub fails at once
 os.environ.setdefault("TQDM_DISABLE", "1")  # one line on stderr is then one line
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from threads, and tests share the cores
 
 import pytest
 from PIL import Image
@@ -41,9 +42,7 @@ def demo_record(demo_visualizer) -> tuple[AttentionRecord, list[Image.Image]]:
 def tiny_checkpoint(tmp_path_factory) -> Callable[[str], Path]:
     """A function from a family's name to the folder of its tiny random checkpoint."""
     import tiny_models
-    import torch
 
-    torch.set_num_threads(1)  # models this small gain nothing from threads, and lose much where tests share the cores
     root = tmp_path_factory.mktemp("families")
     return cache(lambda family: tiny_models.family_checkpoint(family, root / family))
 

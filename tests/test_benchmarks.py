@@ -37,11 +37,8 @@ SMALL = {
 
 def run_script(script: str, folder: Path) -> None:
     """What a process does: the script as `python script.py` runs it; what it says goes to files of the folder."""
-    import torch
-
-    torch.set_num_threads(1)
     os.chdir(folder)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY), number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115

@@ -21,15 +21,6 @@ SIZES = [(task, size) for task in make_data.TASKS for size in make_data.SIZES[ta
 TINY = dict(demo.SETTINGS["tiny"], batch=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small gain nothing from threads, and lose much where tests share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def shipped():
     return demo.load(DEMO / "model", dtype=torch.float32)

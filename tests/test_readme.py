@@ -144,7 +144,7 @@ def test_the_set_up_commands_install_what_is_there_and_run_what_is_there():
     for line in lines:
         install, last = line.split(" && ")[1:]
         assert all((ROOT / name).is_file() for name in re.findall(r"-r (\S+)", install))
-        assert last.endswith("-m pytest") or (ROOT / last.split()[-1]).is_file()
+        assert last.endswith("-m pytest -n auto") or (ROOT / last.split()[-1]).is_file()
 
 
 def test_the_example_script_prints_the_video_and_the_response(checkout, capsys, monkeypatch):

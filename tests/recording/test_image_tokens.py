@@ -20,7 +20,6 @@ from attention_heatmap.recording.attention import implementations
 from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
 from attention_heatmap.recording.prompt import build_inputs
 
-torch.set_num_threads(1)
 built = cache(lambda label: build(PUBLISHED[label]))
 SIZES = [(611, 330), (401, 743)]
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
 from records import picture
 from transformers import AutoConfig
@@ -102,7 +101,6 @@ for checkpoint in sys.argv[2:]:
 
 def shared_runs(visualizer):
     """Weights and ids of each run in turn."""
-    torch.set_num_threads(1)
     sample, images = {"problem": "Go."}, [picture((90, 60))]
     records = [visualizer.record(sample, images, [0, 2], **{"max_new_tokens": 6, **options}) for options in SHARED_RUNS]
     return [part for record in records for part in (record.weights, record.token_ids)]
