@@ -33,13 +33,15 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
         tokens_ND = _image_embeddings(model, {**inputs, **given, name: pixels}, token_id)
         if not tokens_ND.requires_grad:
             raise ValueError("no gradient leads from the image tokens to the pixels")
+        # Ratios take the fewest passes; kernels may be coarser than the float32 that they are given (TF32).
         exact = tokens_ND.dtype == pixels.dtype == torch.float32
-        owner, fed = (_by_ratios if exact else _by_bits)(tokens_ND, pixels)
-        if not fed.any():
-            raise ValueError("no image token hangs on pixels of its own, as in a query-former or perceiver")
-        if (fed & (owner < 0)).sum() > _WRONG_PART * fed.sum():
-            raise ValueError("pixels feed several image tokens each, as in a query-former or an overlapping pool")
-        return owner.cpu().numpy(), len(tokens_ND)
+        for way in (_by_ratios, _by_bits) if exact else (_by_bits,):
+            owner, fed = way(tokens_ND, pixels)
+            if not fed.any():
+                raise ValueError("no image token hangs on pixels of its own, as in a query-former or perceiver")
+            if (fed & (owner < 0)).sum() <= _WRONG_PART * fed.sum():
+                return owner.cpu().numpy(), len(tokens_ND)
+        raise ValueError("pixels feed several image tokens each, as in a query-former or an overlapping pool")
 
 
 def _gradients(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:

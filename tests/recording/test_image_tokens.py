@@ -95,6 +95,19 @@ def test_two_pictures_side_by_side_in_a_tile_stay_on_their_own_lines():
         assert torch.equal(same, one)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("label", PUBLISHED)
+def test_a_gpu_whose_kernels_are_coarser_places_tokens_alike(label, dtype):
+    images, (model, processor) = [noise_picture(*SIZES[0])], build(PUBLISHED[label])
+    (expected,) = located(*built(label), images)
+    (found,) = located(model.to("cuda", dtype), processor, images)  # another model: what was found is kept
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(np.isnan(found.boxes), np.isnan(expected.boxes))
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.02 * max(SIZES[0]) / 100)
+
+
 # ------------------------------------------------------------------------------------- what was wrong
 
 
