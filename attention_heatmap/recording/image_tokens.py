@@ -14,8 +14,9 @@ from PIL import Image
 from attention_heatmap.log import one_line
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.layers import cross_layers
-from attention_heatmap.recording.pixel_sources import PixelSources, float_tensor, pixel_sources, processed
+from attention_heatmap.recording.pixel_sources import PixelSources, float_tensor, pixel_sources
 from attention_heatmap.recording.pixel_tokens import token_of_each_value
+from attention_heatmap.recording.prompt import build_inputs
 
 _MOST_KEPT = 64  # placements of one model that are kept for pictures of the same sizes
 _TRIAL = (280, 170)  # pixels of the picture on which a reported grid is tried: windows and odd ends in both directions
@@ -96,12 +97,11 @@ def _place(model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, exp
 
 def _owners(model: Any, processor: Any, inputs: Any, name: str, count: int) -> tuple[Any, int]:
     """The token of each pixel value, and the number of tokens: as reported, where a trial confirms it, else found."""
-    import torch
-
     token_id = image_token_id(model.config)
 
     def confirmed() -> bool:
-        trial = processed(processor, [255 * torch.rand(3, *_TRIAL, generator=torch.Generator().manual_seed(0))])
+        noise = np.random.default_rng(0).integers(1, 256, (*_TRIAL, 3), np.uint8)
+        trial = build_inputs(processor, "", [Image.fromarray(noise)], "{Question}")
         owner, count = token_of_each_value(model, trial, name, token_id)
         return bool((owner == reported_owners(trial, name, count))[owner >= 0].all())
 

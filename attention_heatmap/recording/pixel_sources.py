@@ -9,9 +9,11 @@ from attention_heatmap.log import one_line
 from attention_heatmap.recording.prompt import prompt_text
 
 _DARK, _LIGHT = 16.0, 240.0  # levels of 0..255 that a ramp runs between
+_HALF_LEVEL = 0.5 / (_LIGHT - _DARK)
+_PARTS_OF_TILES, _PARTS = 8, 32  # ramps in place of one, where levels are whole; in tiles a line is laid through them
 _SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is an overshoot of the resizing
 _END = 0.501  # pixels of the picture from its ends, up to where enlarging repeats the first and the last one
-_BENT = 0.5  # pixel values from a line, on average; more is no line, such as two pictures in a tile
+_BENT = 2  # pixel values from a line, on average; more is no line, such as two pictures in a tile
 
 
 class PixelSources(NamedTuple):
@@ -27,26 +29,38 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
     """Where the pixel values `name` of pictures of such sizes come from. Raises ValueError where they can't be read.
 
     Processors cut, scale and pad, all linear in the colours: two plain pictures tell how much of a value is picture,
-    and a ramp divided by that which part of it.
+    and a ramp divided by that which part of it. Some take whole levels only, as those that resize with Pillow: for them
+    a ramp is the sum of steeper ones, each over a part of the picture.
     """
     import torch
+
+    parts = 1
 
     def through(level: Any) -> Any:
         """Pixel values of grey pictures; level: from (number, width, height) to 0..1, as broadcasts to the picture."""
         pictures = []
         for number, (width, height) in enumerate(sizes):
             grey = torch.as_tensor(_DARK + (_LIGHT - _DARK) * level(number, width, height))
-            pictures.append(grey.float().expand(3, height, width).contiguous())
-        return as_tiles(float_tensor(processed(processor, pictures), name)).float()
+            grey = grey.float() if parts == 1 else grey.round().byte()
+            pictures.append(grey.expand(3, height, width).contiguous())
+        return as_tiles(processed(processor, pictures)[name]).float()
 
+    try:
+        fine = ((through(lambda *_: _HALF_LEVEL) - _DARK - 0.5).abs() < 0.01).any()
+    except ValueError:
+        fine = False
+    parts = 1 if fine else _PARTS
     dark = through(lambda *_: 0.0)
+    if not fine and dark.ndim > 2:
+        parts = _PARTS_OF_TILES
     share = through(lambda *_: 1.0) - dark
     shown = share > _SMALLEST_SHARE * share.max()
 
     def told(level: Any) -> Any:
-        return ((through(level) - dark) / share).where(shown, 0)
+        ramps = (lambda *at, first=first: (level(*at) * parts - first).clamp(0, 1) for first in range(parts))
+        return (sum(through(ramp) - dark for ramp in ramps) / parts / share).where(shown, 0)
 
-    part = told(lambda number, *_: (number + 0.5) / len(sizes)) if len(sizes) > 1 else dark * 0
+    part = told(lambda number, *_: torch.tensor((number + 0.5) / len(sizes))) if len(sizes) > 1 else dark * 0
     picture = (part * len(sizes)).long().clamp(0, len(sizes) - 1)
     widths, heights = torch.tensor(sizes).float().T
     x = told(lambda _, width, height: (torch.arange(width) + 0.5) / width) * widths[picture]

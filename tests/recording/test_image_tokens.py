@@ -95,6 +95,17 @@ def test_two_pictures_side_by_side_in_a_tile_stay_on_their_own_lines():
         assert torch.equal(same, one)
 
 
+@pytest.mark.parametrize("label", ["LLaVA 1.6", "Idefics3", "Qwen2-VL", "Qwen3-VL", "Gemma 3", "Llama 3.2 Vision"])
+def test_processors_that_resize_with_pillow_and_take_whole_levels_only_are_read_as_well(label):
+    model, processor = build(PUBLISHED[label])
+    own = processor.image_processor
+    settings = {key: value for key, value in own.to_dict().items() if key != "image_processor_type"}
+    processor.image_processor = getattr(transformers, f"{type(own).__name__}Pil")(**settings)
+    (tokens,) = located(model, processor, [noise_picture(*SIZES[0])])
+    expected, pixels = expected_boxes(label, SIZES[0])
+    assert error(tokens.boxes, expected, SIZES[0], pixels) < 0.1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
