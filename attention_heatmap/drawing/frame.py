@@ -56,7 +56,7 @@ class FrameRenderer:
             text = layout_text(pieces, FontSet(self.px(FONT_TEXT * scale), options.font_path), panels.text[2])
             if len(text.ink) <= panels.text[3]:
                 break
-        self.answer = Answer(record, plane, self.first_step, shown.sinks, text, panels.text, self.sheet, options)
+        self.answer = Answer(record, plane, self.first_step, shown.sinks, text, panels.text, self.sheet)
         look = self.label_fonts, shown.sinks, options.picture, [one.name for one in maps]
         layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
         if together:
@@ -71,7 +71,7 @@ class FrameRenderer:
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         second = (left + right) // 2 if panels.stacked else at[0]
         second = max(min(second, right - self.px(LEAST_SCALE)), right // 4)
-        self.legend = Legend(record, plane, self.first_step, self.sheet, footer, second, options)
+        self.legend = Legend(record, plane, self.first_step, self.sheet, footer, second)
         self.base = Image.new("RGB", options.frame_size, PAPER)  # what no step changes
         self.base.paste(Image.fromarray(layout.picture), at)
         self._draw_fixed(Pen(self.base))

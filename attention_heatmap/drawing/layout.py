@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
+from attention_heatmap.drawing.colour import colour_map
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TITLE, FontSet
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 
@@ -25,9 +26,10 @@ LARGER_TEXT = (1.8, 1.6, 1.4, 1.25, 1.1)  # what the font may grow by where all 
 
 
 class Sheet:
-    """What all parts of a frame share: its lengths and its fonts."""
+    """What all parts of a frame share: its options, lengths and fonts."""
 
     def __init__(self, options: DrawingOptions) -> None:
+        self.options, self.colormap = options, colour_map(options.colormap)
         self.width, self.height = options.frame_size
         whole = TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
         unit = min(self.width / whole[0], self.height / whole[1])

@@ -8,29 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import (
-    CELL_ALPHA,
-    CURRENT_TOKEN,
-    MUTED,
-    blend,
-    colour_bar,
-    colour_map,
-    text_colours,
-    tinted,
-)
+from attention_heatmap.drawing.colour import CELL_ALPHA, CURRENT_TOKEN, MUTED, blend, colour_bar, text_colours, tinted
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.layout import Sheet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen
-from attention_heatmap.maps import (
-    BASELINES,
-    FEWEST_SINK_STEPS,
-    SINKS_LEFT_OUT,
-    TINY,
-    ShownRows,
-    attention_shares,
-    view_names,
-)
+from attention_heatmap.maps import BASELINES, FEWEST_SINK_STEPS, SINKS_LEFT_OUT, ShownRows, attention_shares, view_names
 from attention_heatmap.phases import response_phases
 from attention_heatmap.record import AttentionRecord
 
@@ -140,13 +123,12 @@ class Legend:
     """The footer of all frames of a video: what no step changes is drawn once, the rest for each step."""
 
     def __init__(
-        self, record: AttentionRecord, plane: int, first_step: int, sheet: Sheet, top: int, second_bar: int,
-        options: DrawingOptions,
-    ) -> None:  # fmt: skip
+        self, record: AttentionRecord, plane: int, first_step: int, sheet: Sheet, top: int, second_bar: int
+    ) -> None:
         """top: pixels from the frame's top; second_bar: where, from its left, the colour bar of the pictures begins."""
-        self.record, self.first_step, self.sheet, self.options = record, first_step, sheet, options
+        self.record, self.first_step, self.sheet, self.shares = record, first_step, sheet, key_entries(record, plane)
         self.px, self.fonts, self.left, self.right = sheet.px, sheet.label_fonts, sheet.left, sheet.right
-        self.top, self.second_bar, self.shares = top, second_bar, key_entries(record, plane)
+        self.top, self.second_bar = top, second_bar
         bars, shares, self.curve = map(self.px, (SMALL_PARTS if sheet.small else PARTS)[:3])
         self.share_top, self.share_high = top + bars, self.px(12 if sheet.small else 20)
         self.share_base, self.timeline_y = self.share_top + self.share_high + self.px(28), self.share_top + shares
@@ -155,7 +137,7 @@ class Legend:
         self.columns = [n * (self.right - self.left) // steps for n in range(steps + 1)]
         # (pictures, steps) the shares of the pictures, one on the other.
         self.totals = np.cumsum([share.weights[first_step:] for share in self.shares[: len(record.images)]], axis=0)
-        self.highest = max(self.totals.max(initial=0), TINY)
+        self.highest = self.totals.max(initial=0)
         self.timeline, self.names = self._timeline(), self._share_names()
 
     def draw_fixed(self, pen: AnyPen) -> None:
@@ -201,8 +183,8 @@ class Legend:
         text_end, cell_end: the weights at the ends of the scales, or words for it; None where nothing has any.
         strong: how strong the tints of the frame are.
         """
-        px, y, options = self.px, self.top + self.px(20), self.options
-        values, colormap = np.linspace(0, 1, px(BAR_WIDTH)) ** options.power, colour_map(options.colormap)
+        px, y, options, colormap = self.px, self.top + self.px(20), self.sheet.options, self.sheet.colormap
+        values = np.linspace(0, 1, px(BAR_WIDTH)) ** options.power
         own = "" if options.scale == "video" else " (this frame)"
         unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
         shades = text_colours(values, colormap, options.text_style, strong[0])[options.text_style == "glyph"]
@@ -239,7 +221,7 @@ class Legend:
         band = np.full((high + (0 if small else px(PARTS[3])), starts[-1], 3), 255, np.uint8)
         height_Y = np.arange(high, 0, -1)[:, None]
         for share, total in reversed(list(zip(self.shares, self.totals))):
-            band[:high][height_Y <= np.round(total / self.highest * high)[step_X]] = share.colour
+            band[:high][height_Y <= np.round(total / (self.highest or 1) * high)[step_X]] = share.colour
         if starts[-1] >= 4 * (len(starts) - 1):
             band[:high, starts[:-1]] = 255
         timeline = Image.fromarray(band)

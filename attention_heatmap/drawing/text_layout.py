@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -41,26 +42,13 @@ class Fragment:
     alone: bool  # a chip or a special token: a line may break before and after it
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What is drawn at one place of a line: a fragment, or several whose letters join."""
 
-    fragments: tuple[Fragment, ...]  # in the order of the tokens
+    text: str
     line: int
     x: float
-    ends: tuple[float, ...]  # where each fragment's part ends, in pixels from where the text begins
-    turned: bool  # whether the text runs from right to left
-
-    @property
-    def text(self) -> str:
-        return "".join(fragment.text for fragment in self.fragments)
-
-    def parts(self) -> list[tuple[Fragment, float, float]]:
-        """(fragment, left, right) of each, in pixels from the line's left."""
-        edges = [(start, end) for start, end in zip((0.0, *self.ends), self.ends)]
-        if self.turned:
-            edges = [(self.ends[-1] - end, self.ends[-1] - start) for start, end in edges]
-        return [(f, self.x + left, self.x + right) for f, (left, right) in zip(self.fragments, edges)]
+    parts: list[tuple[Fragment, float, float]]  # in the order of the tokens, left and right from the line's left
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +107,10 @@ def _grouped(fragments: Iterable[Fragment], belong: Callable[[Fragment, Fragment
 
 def _wide(fragments: Iterable[Fragment]) -> float:
     return sum(fragment.width for fragment in fragments)
+
+
+def _text(fragments: Iterable[Fragment]) -> str:
+    return "".join(fragment.text for fragment in fragments)
 
 
 def _unbroken(one: Fragment, other: Fragment) -> bool:
@@ -192,7 +184,7 @@ def _written(placed: list[tuple[Fragment, int]], fonts: FontSet) -> Iterator[Wri
     """What is drawn, with every stretch of right-to-left script turned round in its line, but not the numbers in it."""
     for line, entries in groupby(placed, key=lambda entry: entry[1]):
         groups, x = _grouped((fragment for fragment, _ in entries), _joined), 0.0
-        kinds = "".join(_direction("".join(fragment.text for fragment in group)) for group in groups)
+        kinds = "".join(_direction(_text(group)) for group in groups)
         order = list(range(len(groups)))
         for stretch in re.finditer("R(?:[R1 ]*[R1])?", kinds):
             first, last = stretch.span()
@@ -200,9 +192,13 @@ def _written(placed: list[tuple[Fragment, int]], fonts: FontSet) -> Iterator[Wri
             for number in re.finditer("1+", stretch[0][::-1]):
                 place = slice(first + number.start(), first + number.end())
                 order[place] = order[place][::-1]
-        for number in order:
-            ends = _ends(groups[number], fonts)
-            yield Written(tuple(groups[number]), line, x, ends, kinds[number] == "R")
+        for group, kind in ((groups[number], kinds[number]) for number in order):
+            ends = _ends(group, fonts)
+            edges = zip((0.0, *ends), ends)
+            if kind == "R":
+                edges = ((ends[-1] - end, ends[-1] - start) for start, end in edges)
+            parts = [(fragment, x + left, x + right) for fragment, (left, right) in zip(group, edges)]
+            yield Written(_text(group), line, x, parts)
             x += ends[-1]
 
 
@@ -210,8 +206,8 @@ def _ends(group: Sequence[Fragment], fonts: FontSet) -> tuple[float, ...]:
     """Where each fragment of a group ends, from where its text begins."""
     if len(group) == 1:
         return (group[0].width,)
-    text = "".join(fragment.text for fragment in group)
-    whole, lengths = fonts.width(text), np.cumsum([len(fragment.text) for fragment in group])
+    text, lengths = _text(group), np.cumsum([len(fragment.text) for fragment in group])
+    whole = fonts.width(text)
     before = np.minimum(np.maximum.accumulate([fonts.width(text[:length]) for length in lengths]), whole)
     even = whole * np.arange(1, len(group) + 1) / len(group)
     ends = (1 - LEAST_PART) * before + LEAST_PART * even  # of a ligature the first token's part would be all
@@ -236,7 +232,7 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
     index, white = (np.zeros((lines * line_height, width), kind) for kind in (np.int32, bool))
     for unit in written:
         top, x = unit.line * line_height, unit.x
-        for fragment, left, right in unit.parts():
+        for fragment, left, right in unit.parts:
             left, right = min(round(left), width - 1), min(round(right), width)
             right = max(right, left + 1)
             index[top : top + line_height, left:right] = 1 + fragment.piece

@@ -15,7 +15,6 @@ from attention_heatmap.drawing.colour import (
     SPECIAL_ALPHA,
     Colormap,
     blend,
-    colour_map,
     coloured,
     pixel_words,
     red_to_green,
@@ -25,7 +24,6 @@ from attention_heatmap.drawing.colour import (
 )
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, cut_to
 from attention_heatmap.drawing.layout import Sheet
-from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, VectorPen
 from attention_heatmap.drawing.text_layout import INK_LEVELS, TextLayout
 from attention_heatmap.record import AttentionRecord
@@ -109,7 +107,7 @@ def draw_text(
     first, end = layout.visible(current, height)
     for unit in (unit for unit in layout.written if first <= unit.line < end):
         top = at[1] + (unit.line - first) * layout.line_height
-        parts = [part for part in unit.parts() if current is None or part[0].piece <= current]
+        parts = [part for part in unit.parts if current is None or part[0].piece <= current]
         for fragment, left, right in parts:
             box = (at[0] + left, top + layout.gap, at[0] + right - 1, top + layout.line_height - layout.gap)
             chip = layout.pieces[fragment.piece].kind == "image"
@@ -129,11 +127,10 @@ class Answer:
 
     def __init__(
         self, record: AttentionRecord, plane: int, first_step: int, sinks: np.ndarray, layout: TextLayout,
-        panel: tuple[int, int, int, int], sheet: Sheet, options: DrawingOptions,
+        panel: tuple[int, int, int, int], sheet: Sheet,
     ) -> None:  # fmt: skip
         """sinks: (S,) bool, positions that are left out; panel: left, top, width, height."""
-        self.record, self.first_step, self.layout, self.sheet, self.options = record, first_step, layout, sheet, options
-        self.colormap = colour_map(options.colormap)
+        self.record, self.first_step, self.layout, self.sheet = record, first_step, layout, sheet
         self.at, self.size, self.heading = panel[:2], panel[2:], sheet.heading(panel[1])
         self.starts = np.array([piece.start for piece in layout.pieces])
         start, rows_TS = self.starts[0], record.rows(plane)[first_step:]
@@ -144,17 +141,17 @@ class Answer:
         self.weights[:, np.logical_or.reduceat(left_out[start:], self.starts - start)] = np.nan
         kinds = np.array([piece.kind for piece in layout.pieces])
         self.words = kinds != "image"
-        self.ends = scale_ends(self.weights[:, kinds == "text"], TEXT_SCALE_QUANTILE, options.scale)
+        self.ends = scale_ends(self.weights[:, kinds == "text"], TEXT_SCALE_QUANTILE, sheet.options.scale)
         self.strengths = strengths(np.nan_to_num(self.weights[:, self.words]).sum(axis=1))
         # The first token has a share of its own.
         self.before = rows_TS[:, np.setdiff1d(np.arange(1, start), record.image_positions)].sum(axis=1)
 
     def draw(self, pen: AnyPen, step: int) -> None:
         """The text of a step, its heading, and how much attention is out of view."""
-        number = step - self.first_step
+        number, sheet, options = step - self.first_step, self.sheet, self.sheet.options
         current = int(np.searchsorted(self.starts, self.record.prompt_length + step, side="right")) - 1
-        values = np.clip(self.weights[number] / self.ends[number], 0, 1) ** self.options.power
-        look = self.size[1], self.colormap, self.options.text_style, float(self.strengths[number])
+        values = np.clip(self.weights[number] / self.ends[number], 0, 1) ** options.power
+        look = self.size[1], sheet.colormap, options.text_style, float(self.strengths[number])
         put_text(pen, self.at, self.layout, values, current, *look)
         self._draw_token(pen, step, self.layout.pieces[current].text, self._draw_above(pen, number, current))
 
