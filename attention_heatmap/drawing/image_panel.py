@@ -8,29 +8,17 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from attention_heatmap.dataset import upright_rgb
-from attention_heatmap.drawing.colour import (
-    CELL_ALPHA,
-    CURRENT_TOKEN,
-    INK,
-    PAPER,
-    Colormap,
-    colour_map,
-    coloured,
-    opacity,
-    pixel_words,
-    red_to_green,
-    scale_ends,
-    strengths,
-)
-from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to, draw_runs
+from attention_heatmap.drawing import colour
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, INK, PAPER, Colormap
+from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to
 from attention_heatmap.drawing.layout import picture_slots, used_size
 from attention_heatmap.drawing.legend import plane_title
 from attention_heatmap.drawing.marks import Mark
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.pen import AnyPen, VectorPen
+from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
 from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
 from attention_heatmap.record import AttentionRecord
 
@@ -77,11 +65,6 @@ class ImageLayout:
         """(Y, X) intp, `cell_index` of those rows: what a frame looks its colours up by."""
         return self.cell_index[self.cell_rows].astype(np.intp)
 
-    @property
-    def positions(self) -> np.ndarray:
-        """(cells,) int64, the position in the prompt of each cell's image token."""
-        return np.concatenate([np.zeros(0, np.int64), *(cells.positions for cells in self.cells)])
-
     def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
         return np.concatenate([rows_TS[:, :0], *(cells.weights(rows_TS, sinks) for cells in self.cells)], axis=1)
@@ -111,7 +94,7 @@ def layout_images(
             room = size[0] - share if share <= size[0] / 2 else size[0]
             if fonts.width(labels[number]) > room:
                 labels[number] = cut_to(labels[number].removeprefix("image "), fonts, room)
-            draw_runs(ImageDraw.Draw(panel), (x, y - label * 0.3), labels[number], fonts, INK)
+            Pen(panel).text((x, y - label * 0.3), labels[number], fonts)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
         edges += map(tuple, np.add(np.round(cells.boxes * stretch).astype(int), [x, y, x, y]).tolist())
@@ -133,9 +116,9 @@ def layout_images(
     return ImageLayout(np.asarray(panel), index, found, places, shown, tuple(edges), labels)
 
 
-def _lay(panel: Image.Image, colour: tuple[int, int, int], opacity: float, where: np.ndarray) -> None:
+def _lay(panel: Image.Image, shade: tuple[int, int, int], opacity: float, where: np.ndarray) -> None:
     """Lay a colour over a (Y, X) bool part of the panel."""
-    panel.paste(colour, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
+    panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
 
 
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
@@ -172,14 +155,15 @@ def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tup
     """
     levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
-    return colormap(scale)[levels], np.where(np.isnan(values), 0, opacity(scale, CELL_ALPHA, strength)[levels])
+    alphas = colour.opacity(scale, colour.CELL_ALPHA, strength)[levels]
+    return colormap(scale)[levels], np.where(np.isnan(values), 0, alphas)
 
 
 def painted(layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray) -> Image.Image:
     """Cells of (cells, 3) RGB and (cells,) opacity 0..1, as an RGBA image of the rows of the panel that have cells."""
     # Entry 0 is for pixels without a cell.
     tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
-    return coloured(layout.entries, pixel_words(tints, alphas))
+    return colour.coloured(layout.entries, colour.pixel_words(tints, alphas))
 
 
 def painted_by_pen(
@@ -196,7 +180,7 @@ def painted_by_pen(
         pen.box(np.add(edges, [*at, *at]), tint, opacity=float(alpha))
 
 
-def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green) -> Image.Image:
+def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = colour.red_to_green) -> Image.Image:
     """The panel of the pictures under the tint of their cells, an RGB image; values as for `cell_colours`."""
     panel, heat = Image.fromarray(layout.picture), painted(layout, *cell_colours(values, colormap, 1))
     panel.paste(heat, (0, layout.cell_rows.start), heat)
@@ -219,12 +203,12 @@ class MapPanel:
         first_step: int, options: DrawingOptions,
     ) -> None:  # fmt: skip
         self.layout, self.at, self.title = layout, at, plane_title(record, plane)
-        self.colormap, self.power = colour_map(options.colormap), options.power
+        self.colormap, self.power = colour.colour_map(options.colormap), options.power
         self.weights = layout.cell_weights(shown.rows[first_step:], shown.sinks)
         self.any_heat = bool((np.nan_to_num(self.weights) > 0).any())
-        self.ends = scale_ends(self.weights, IMAGE_SCALE_QUANTILE, options.scale)
+        self.ends = colour.scale_ends(self.weights, IMAGE_SCALE_QUANTILE, options.scale)
         self.shares = image_shares(record, plane)[first_step:]
-        self.strengths = strengths(self.shares)
+        self.strengths = colour.strengths(self.shares)
 
     def scale_end(self, number: int) -> float:
         """The weight at the end of the scale of a frame."""
@@ -265,19 +249,19 @@ def draw_marks(
         if age >= len(MARK_OPACITY):  # an old one: a dot
             pen.ring(box.mean(axis=0).tolist(), 1.5 * unit, INK, 2 * unit, OLD_MARK, INK)
             continue
-        colour, clear = CURRENT_TOKEN if not age else INK, MARK_OPACITY[age]
+        ink, clear = INK if age else CURRENT_TOKEN, MARK_OPACITY[age]
         if len(box) == 1:
-            pen.ring(box[0].tolist(), MARK_RADIUS * unit, colour, 3 * unit, clear)
+            pen.ring(box[0].tolist(), MARK_RADIUS * unit, ink, 3 * unit, clear)
         else:
             (x0, y0), (x1, y1) = box.tolist()
-            pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], colour, 3 * unit, clear)
+            pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], ink, 3 * unit, clear)
         if not is_small:  # the lower right corner of the number's tag, within the panel
             x, y = box[0] - MARK_RADIUS * unit * (len(box) == 1)
             text, high = str(before + len(marks) - age), fonts.size * 1.15
             width = fonts.width(text) + fonts.size * 0.5
             left = max(float(x) - width, at[0])
             top = min(max(float(y) - high, at[1]), at[1] + layout.picture.shape[0] - high)
-            shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in colour)
+            shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in ink)
             pen.box((left, top, left + width, top + high), shade, radius=round(high / 4))
             pen.text((left + fonts.size * 0.25, top + fonts.size * 0.93), text, fonts, PAPER)
 

@@ -8,23 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import (
-    CURRENT_TOKEN,
-    MUTED,
-    PAPER,
-    SPECIAL_ALPHA,
-    Colormap,
-    blend,
-    coloured,
-    pixel_words,
-    red_to_green,
-    scale_ends,
-    strengths,
-    text_colours,
-)
+from attention_heatmap.drawing import colour
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, SPECIAL_ALPHA, Colormap, blend
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, cut_to
 from attention_heatmap.drawing.layout import Sheet
-from attention_heatmap.drawing.pen import AnyPen, VectorPen
+from attention_heatmap.drawing.pen import AnyPen, Pen
 from attention_heatmap.drawing.text_layout import INK_LEVELS, TextLayout
 from attention_heatmap.record import AttentionRecord
 
@@ -43,7 +31,7 @@ def visualize_attention_step(
     values: np.ndarray,
     current: int | None,
     height: int,
-    colormap: Colormap = red_to_green,
+    colormap: Colormap = colour.red_to_green,
     text_style: str = "tint",
     strength: float = 1,
 ) -> Image.Image:
@@ -62,9 +50,9 @@ def visualize_attention_step(
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
     levels = np.concatenate([[_AHEAD], levels, levels + len(glyphs)])
-    words = pixel_words(colours.reshape(-1, 3)).reshape(-1, INK_LEVELS)[levels]
+    words = colour.pixel_words(colours.reshape(-1, 3)).reshape(-1, INK_LEVELS)[levels]
     panel = Image.new("RGB", (layout.ink.shape[1], height), PAPER)
-    panel.paste(coloured(layout.entries(*layout.visible(current, height)), words))
+    panel.paste(colour.coloured(layout.entries(*layout.visible(current, height)), words))
     return panel
 
 
@@ -72,7 +60,7 @@ def piece_colours(
     layout: TextLayout, values: np.ndarray, current: int | None, colormap: Colormap, text_style: str, strength: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """((levels, 3), (levels, 3), (pieces,)) RGB of grounds and glyphs of each level, and the level of each piece."""
-    shades, inks = text_colours(np.linspace(0, 1, TEXT_LEVELS), colormap, text_style, strength)
+    shades, inks = colour.text_colours(np.linspace(0, 1, TEXT_LEVELS), colormap, text_style, strength)
     ground, glyph, faded = CURRENT_TOKEN, PAPER, np.full_like(inks, MUTED)
     if text_style == "glyph":
         ground, glyph = blend(np.array(PAPER), np.array(CURRENT_TOKEN), CURRENT_ALPHA), CURRENT_TOKEN
@@ -89,20 +77,16 @@ def piece_colours(
 
 
 def put_text(
-    pen: AnyPen, at: tuple[int, int], layout: TextLayout, values: np.ndarray, current: int | None, *look: Any
-) -> None:
-    """The panel of a step at a point, by any pen. look: height, colormap, text_style, strength."""
-    if isinstance(pen, VectorPen):
-        draw_text(pen, at, layout, values, current, *look)
-    else:
-        pen.picture(visualize_attention_step(layout, values, current, *look), at)
-
-
-def draw_text(
-    pen: VectorPen, at: tuple[int, int], layout: TextLayout, values: np.ndarray, current: int | None, height: int,
+    pen: AnyPen, at: tuple[int, int], layout: TextLayout, values: np.ndarray, current: int | None, height: int,
     *look: Any,
 ) -> None:  # fmt: skip
-    """The same panel as shapes: a box for each ground, and text. look: colormap, text_style, strength."""
+    """The panel of a step at a point, or as shapes: a box for each ground, and text.
+
+    The rest as for `visualize_attention_step`; look: colormap, text_style, strength.
+    """
+    if isinstance(pen, Pen):
+        pen.picture(visualize_attention_step(layout, values, current, height, *look), at)
+        return
     grounds, glyphs, levels = piece_colours(layout, values, current, *look)
     first, end = layout.visible(current, height)
     for unit in (unit for unit in layout.written if first <= unit.line < end):
@@ -141,8 +125,8 @@ class Answer:
         self.weights[:, np.logical_or.reduceat(left_out[start:], self.starts - start)] = np.nan
         kinds = np.array([piece.kind for piece in layout.pieces])
         self.words = kinds != "image"
-        self.ends = scale_ends(self.weights[:, kinds == "text"], TEXT_SCALE_QUANTILE, sheet.options.scale)
-        self.strengths = strengths(np.nan_to_num(self.weights[:, self.words]).sum(axis=1))
+        self.ends = colour.scale_ends(self.weights[:, kinds == "text"], TEXT_SCALE_QUANTILE, sheet.options.scale)
+        self.strengths = colour.strengths(np.nan_to_num(self.weights[:, self.words]).sum(axis=1))
         # The first token has a share of its own.
         self.before = rows_TS[:, np.setdiff1d(np.arange(1, start), record.image_positions)].sum(axis=1)
 

@@ -78,7 +78,7 @@ def test_two_pictures_do_not_overlap_have_their_numbers_and_share_one_scale():
     record = make_record(["Based"], [" w"], grids=[(3, 4), (2, 5)])
     record.images[1].boxes[:] = grid_boxes(2, 5, 100, 300)
     renderer = renderer_of(record, [picture((400, 300)), picture((100, 300))])
-    assert renderer.maps[0].layout.labels == ("image 1", "image 2") and len(renderer.maps[0].layout.positions) == 22
+    assert renderer.maps[0].layout.labels == ("image 1", "image 2") and len(renderer.maps[0].layout.edges) == 22
     assert set(np.unique(renderer.maps[0].layout.cell_index)) == set(range(23))
     assert renderer.maps[0].ends[0] == pytest.approx(renderer.maps[0].weights.max())
 
@@ -99,7 +99,8 @@ def test_a_token_without_a_place_is_drawn_nowhere():
     boxes[5] = np.nan
     images = (ImageTokens(record.images[0].positions, boxes),)
     layout = layout_images(replace(record, images=images), [picture()], 300, 240, FONTS)
-    assert record.images[0].positions[5] not in layout.positions and len(layout.positions) == 11
+    (cells,) = layout.cells
+    assert record.images[0].positions[5] not in cells.positions and len(layout.edges) == 11
     assert np.unique(layout.cell_index).tolist() == list(range(12))
 
 

@@ -12,7 +12,7 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE
 from attention_heatmap.drawing.pen import VectorPen
 from attention_heatmap.drawing.text import TextPiece
 from attention_heatmap.drawing.text_layout import INK_LEVELS, layout_text
-from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
+from attention_heatmap.drawing.text_panel import put_text, visualize_attention_step
 
 TOKENS = st.text(st.sampled_from("abc 路线\n\t😀مرحبا<>"), min_size=1, max_size=9)
 
@@ -101,7 +101,7 @@ def test_shapes_have_the_same_tokens_in_the_same_colours_as_the_picture(texts, d
     layout, current = layout_of(texts, 300), data.draw(st.integers(0, len(texts) - 1))
     values, height = np.linspace(0, 1, len(texts)), len(layout.ink)
     pen = VectorPen(300, height)
-    draw_text(pen, (0, 0), layout, values, current, height, red_to_green, "tint", 1)
+    put_text(pen, (0, 0), layout, values, current, height, red_to_green, "tint", 1)
     panel = np.asarray(visualize_attention_step(layout, values, current, height), int)
     first, _ = layout.visible(current, height)
     assert first == 0
