@@ -39,24 +39,25 @@ class FrameRenderer:
         """together: a heading and several maps to draw in place of the one of the plane."""
         if len(images) != len(record.images):
             raise ValueError(f"{len(images)} pictures were given; the record has {len(record.images)}")
-        self.record, self.plane, self.options, self.sheet = record, plane, options, Sheet(options)
-        self.px, self.label_fonts, self.sizes = self.sheet.px, self.sheet.label_fonts, [image.size for image in images]
+        self.sheet = sheet = Sheet(options)
+        self.record, self.plane, self.options, self.sizes = record, plane, options, [image.size for image in images]
+        self.px, self.label_fonts, left, right = sheet.px, sheet.label_fonts, sheet.left, sheet.right
         start, self.first_step = find_panel_start(record, start_phrase)
-        shown, left, right = shown_rows(record, plane, *options.map), self.sheet.left, self.sheet.right
+        shown = shown_rows(record, plane, *options.map)
         heading, maps = together or ("", [])
         notes = map_notes(record, plane, options, shown) + (notes_below(maps) if together else [])
         self.notes = wrapped(notes, self.label_fonts, right - left)
-        footer = self.sheet.height - footer_height(self.sheet) - len(self.notes) * self.px(NOTES)
+        footer = sheet.height - footer_height(sheet) - len(self.notes) * self.px(NOTES)
 
         pieces, drawn = text_pieces(record, start), self.sizes * max(len(maps), 1)
         lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
         room, label = (left, 0, right, footer - self.px(8)), label_height(self.label_fonts, len(drawn))
-        self.panels = panels = place_panels(drawn, room, self.sheet.header, left, label, self.px(FONT_TEXT), lines)
+        self.panels = panels = place_panels(drawn, room, sheet.header, left, label, self.px(FONT_TEXT), lines)
         for scale in panels.text_scales:  # until all of the text is in view
             text = layout_text(pieces, FontSet(self.px(FONT_TEXT * scale), options.font_path), panels.text[2])
             if len(text.ink) <= panels.text[3]:
                 break
-        self.answer = Answer(record, plane, self.first_step, shown.sinks, text, panels.text, self.sheet)
+        self.answer = Answer(record, plane, self.first_step, shown.sinks, text, panels.text, sheet)
         look = self.label_fonts, shown.sinks, options.picture, [one.name for one in maps]
         layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
         if together:
@@ -66,12 +67,12 @@ class FrameRenderer:
         self.pictures = f"picture{'s' * (len(images) > 1)}"
         # The first fonts in which the map's heading and the share of the pictures find room on one line.
         widest = f"{self.maps[0].title}   {1:.1%} on the {self.pictures}"
-        fonts = (self.sheet.title_fonts, self.label_fonts)
-        self.share_fonts = next((one for one in fonts if at[0] + one.width(widest) <= right), None)
+        fonts = (fonts for fonts in (sheet.title_fonts, sheet.label_fonts) if at[0] + fonts.width(widest) <= right)
+        self.share_fonts = next(fonts, None)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         second = (left + right) // 2 if panels.stacked else at[0]
         second = max(min(second, right - self.px(LEAST_SCALE)), right // 4)
-        self.legend = Legend(record, plane, self.first_step, self.sheet, footer, second)
+        self.legend = Legend(record, plane, self.first_step, sheet, footer, second)
         self.base = Image.new("RGB", options.frame_size, PAPER)  # what no step changes
         self.base.paste(Image.fromarray(layout.picture), at)
         self._draw_fixed(Pen(self.base))
@@ -143,14 +144,9 @@ class FrameRenderer:
 
 
 def render_frames(
-    record: AttentionRecord,
-    images: Sequence[Image.Image],
-    layer: int,
-    start_phrase: str = DEFAULT_START_PHRASE,
-    *,
-    head: Head | None = None,
-    **options: Any,
-) -> Iterator[np.ndarray]:
+    record: AttentionRecord, images: Sequence[Image.Image], layer: int, start_phrase: str = DEFAULT_START_PHRASE,
+    *, head: Head | None = None, **options: Any,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """The frames of one layer's video, one a response token, drawn as they are asked for.
 
     layer: a recorded layer; head: which of its planes, where it has several. start_phrase: where the text panel

@@ -11,8 +11,7 @@ from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TITLE, FontSet
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 
 Size = tuple[int, int]
-Slot = tuple[int, int, float]
-"""x, y and scale of a picture, from the top left of its panel."""
+Slot = tuple[int, int, float]  # x, y and scale of a picture, from the top left of its panel
 TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56

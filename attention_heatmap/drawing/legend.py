@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import CELL_ALPHA, CURRENT_TOKEN, MUTED, blend, colour_bar, text_colours, tinted
+from attention_heatmap.drawing import colour
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, blend
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.layout import Sheet
 from attention_heatmap.drawing.options import DrawingOptions
@@ -86,10 +88,10 @@ def key_entries(record: AttentionRecord, plane: int) -> list[KeyEntry]:
         if share.kind == "image":
             turn, place = divmod(number, len(SHARE_COLOURS))
             name = f"image {number + 1}" if several else "image"
-            colour = tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
+            shade = tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
         else:
-            name, colour = OTHER_SHARES[share.kind]
-        entries.append(KeyEntry(name, colour, share.weights))
+            name, shade = OTHER_SHARES[share.kind]
+        entries.append(KeyEntry(name, shade, share.weights))
     return entries
 
 
@@ -115,7 +117,9 @@ def draw_scale(
     width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
     x = round(pen.text(at, f"{name}  {low}", fonts)) + px(10)
     high = px(20)
-    pen.picture(colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], high), (x, at[1] - px(18)))
+    pen.picture(
+        colour.colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], high), (x, at[1] - px(18))
+    )
     pen.text((x + width + px(10), at[1]), last, fonts)
 
 
@@ -187,10 +191,10 @@ class Legend:
         values = np.linspace(0, 1, px(BAR_WIDTH)) ** options.power
         own = "" if options.scale == "video" else " (this frame)"
         unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
-        shades = text_colours(values, colormap, options.text_style, strong[0])[options.text_style == "glyph"]
+        shades = colour.text_colours(values, colormap, options.text_style, strong[0])[options.text_style == "glyph"]
         amounts = "0%", f"{amount_text(text_end, False)} or more", f"of the attention{own}"
         draw_scale(pen, (self.left, y), self.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
-        low, shades = "0" if relative else "0%", tinted(values, colormap, CELL_ALPHA, strong[1])
+        low, shades = "0" if relative else "0%", colour.tinted(values, colormap, colour.CELL_ALPHA, strong[1])
         if isinstance(cell_end, str):
             amounts = low, cell_end, ""
         else:
@@ -216,19 +220,15 @@ class Legend:
 
     def _timeline(self) -> Image.Image:
         """The share of the pictures at each step, as bars over the phases."""
-        px, high, starts, small = self.px, self.curve, np.array(self.columns), self.sheet.small
-        step_X = np.searchsorted(starts, np.arange(starts[-1]), side="right") - 1
-        band = np.full((high + (0 if small else px(PARTS[3])), starts[-1], 3), 255, np.uint8)
-        height_Y = np.arange(high, 0, -1)[:, None]
+        px, high, small, width = self.px, self.curve, self.sheet.small, self.columns[-1]
+        timeline = Image.new("RGB", (width, high + (0 if small else px(PARTS[3]))), PAPER)
+        pen, gap = Pen(timeline), width >= 4 * (len(self.columns) - 1)
         for share, total in reversed(list(zip(self.shares, self.totals))):
-            band[:high][height_Y <= np.round(total / (self.highest or 1) * high)[step_X]] = share.colour
-        if starts[-1] >= 4 * (len(starts) - 1):
-            band[:high, starts[:-1]] = 255
-        timeline = Image.fromarray(band)
-        pen = Pen(timeline)
+            for (left, right), top in zip(pairwise(self.columns), np.round(total / (self.highest or 1) * high)):
+                pen.box((left + gap, high - top, right, high), share.colour)
         for phase in (phase for phase in response_phases(self.record) if phase.last > self.first_step):
             left, right = (self.columns[max(step - self.first_step, 0)] for step in (phase.first, phase.last))
-            pen.box((left, high, right, band.shape[0]), PHASE_COLOURS[phase.name])
+            pen.box((left, high, right, timeline.height), PHASE_COLOURS[phase.name])
             if not small and self.fonts.width(phase.name) + px(12) < right - left:
                 pen.text((left + px(8), high + px(19)), phase.name, self.fonts)
         return timeline

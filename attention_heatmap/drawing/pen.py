@@ -89,8 +89,7 @@ class VectorPen:
 
     width: int
     height: int
-    shapes: list[tuple[str, dict]] = field(default_factory=list)
-    """("text" | "box" | "picture" | "ring" | "line", its values), in the order of drawing."""
+    shapes: list[tuple[str, dict]] = field(default_factory=list)  # the method, its values, in the order of drawing
 
     def _add(self, kind: str, **values: Any) -> None:
         self.shapes.append((kind, values))

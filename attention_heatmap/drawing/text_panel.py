@@ -27,14 +27,9 @@ LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a w
 
 
 def visualize_attention_step(
-    layout: TextLayout,
-    values: np.ndarray,
-    current: int | None,
-    height: int,
-    colormap: Colormap = colour.red_to_green,
-    text_style: str = "tint",
-    strength: float = 1,
-) -> Image.Image:
+    layout: TextLayout, values: np.ndarray, current: int | None, height: int,
+    colormap: Colormap = colour.red_to_green, text_style: str = "tint", strength: float = 1,
+) -> Image.Image:  # fmt: skip
     """Draw the text panel of one step: the function to edit, or to pass a `colormap` to, for another style.
 
     layout: the text, from `layout_text`.
