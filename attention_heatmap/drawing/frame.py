@@ -12,9 +12,9 @@ from PIL import Image
 
 from attention_heatmap.drawing.colour import MUTED, PAPER
 from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet, wrapped
-from attention_heatmap.drawing.image_panel import MapPanel, draw_marks, label_height, layout_images
+from attention_heatmap.drawing.image_panel import draw_marks, label_height, layout_images
 from attention_heatmap.drawing.layout import Sheet, place_panels
-from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, footer_height, map_notes
+from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, footer_height, map_notes, plane_title
 from attention_heatmap.drawing.marks import MOST_INSIDE, response_marks, share_inside
 from attention_heatmap.drawing.options import DrawingOptions, drawing_options
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
@@ -44,12 +44,12 @@ class FrameRenderer:
         self.px, self.label_fonts, left, right = sheet.px, sheet.label_fonts, sheet.left, sheet.right
         start, self.first_step = find_panel_start(record, start_phrase)
         shown = shown_rows(record, plane, *options.map)
-        heading, maps = together or ("", [])
+        title, maps = together or (plane_title(record, plane), [ShownMap("", record, plane)])
         notes = map_notes(record, plane, options, shown) + (notes_below(maps) if together else [])
         self.notes = wrapped(notes, self.label_fonts, right - left)
         footer = sheet.height - footer_height(sheet) - len(self.notes) * self.px(NOTES)
 
-        pieces, drawn = text_pieces(record, start), self.sizes * max(len(maps), 1)
+        pieces, drawn = text_pieces(record, start), self.sizes * len(maps)
         lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
         room, label = (left, 0, right, footer - self.px(8)), label_height(self.label_fonts, len(drawn))
         self.panels = panels = place_panels(drawn, room, sheet.header, left, label, self.px(FONT_TEXT), lines)
@@ -58,15 +58,12 @@ class FrameRenderer:
             if len(text.ink) <= panels.text[3]:
                 break
         self.answer = Answer(record, plane, self.first_step, shown.sinks, text, panels.text, sheet)
-        look = self.label_fonts, shown.sinks, options.picture, [one.name for one in maps]
+        look = self.label_fonts, shown.sinks, options.picture, [one.name for one in maps if together]
         layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
-        if together:
-            self.maps = [MapsTogether(maps, heading, layout, at, self.first_step, options)]
-        else:
-            self.maps = [MapPanel(record, plane, layout, at, shown, self.first_step, options)]
+        self.maps = [MapsTogether(maps, title, layout, at, self.first_step, options)]
         self.pictures = f"picture{'s' * (len(images) > 1)}"
         # The first fonts in which the map's heading and the share of the pictures find room on one line.
-        widest = f"{self.maps[0].title}   {1:.1%} on the {self.pictures}"
+        widest = f"{title}   {1:.1%} on the {self.pictures}"
         fonts = (fonts for fonts in (sheet.title_fonts, sheet.label_fonts) if at[0] + fonts.width(widest) <= right)
         self.share_fonts = next(fonts, None)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
@@ -116,7 +113,7 @@ class FrameRenderer:
         self.answer.draw(pen, step)
         panel.draw(pen, number, self.label_fonts)
         self.draw_marks(pen, panel, step)
-        if self.share_fonts and isinstance(panel, MapPanel):
+        if self.share_fonts and len(panel.maps) == 1:
             text = f"{panel.shares[number]:.1%} on the {self.pictures}"
             at = self.sheet.right - self.share_fonts.width(text), self.sheet.heading(panel.at[1])
             pen.text(at, text, self.share_fonts, self.legend.shares[0].colour)
@@ -124,7 +121,7 @@ class FrameRenderer:
         self.legend.draw_bars(pen, *ends, (float(self.answer.strengths[number]), float(panel.strengths[number])))
         self.legend.draw_step(pen, step)
 
-    def draw_marks(self, pen: AnyPen, panel: MapPanel, step: int) -> None:
+    def draw_marks(self, pen: AnyPen, panel: MapsTogether, step: int) -> None:
         """The places named so far in the phase of the last one: an answer is not drawn over the thoughts it repeats."""
         first = end = bisect_right(self.marks, step, key=lambda mark: mark.step)
         while first and self.marks[first - 1].phase == self.marks[end - 1].phase and end - first < MOST_INSIDE:

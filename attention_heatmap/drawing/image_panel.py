@@ -15,11 +15,9 @@ from attention_heatmap.drawing import colour
 from attention_heatmap.drawing.colour import CURRENT_TOKEN, INK, PAPER, Colormap
 from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to
 from attention_heatmap.drawing.layout import picture_slots, used_size
-from attention_heatmap.drawing.legend import plane_title
 from attention_heatmap.drawing.marks import Mark
-from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
-from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
+from attention_heatmap.maps import Cells, map_cells
 from attention_heatmap.record import AttentionRecord
 
 WIDEST_SHARE = "+100.0%, up to 100.00%"  # beside the name of one of several maps
@@ -193,38 +191,6 @@ def draw_heat_by_pen(
 ) -> None:  # fmt: skip
     """The same panel as shapes."""
     painted_by_pen(pen, at, layout, *cell_colours(values, colormap, strength), fonts)
-
-
-class MapPanel:
-    """The map of one plane over the pictures, at every step that has a frame."""
-
-    def __init__(
-        self, record: AttentionRecord, plane: int, layout: ImageLayout, at: tuple[int, int], shown: ShownRows,
-        first_step: int, options: DrawingOptions,
-    ) -> None:  # fmt: skip
-        self.layout, self.at, self.title = layout, at, plane_title(record, plane)
-        self.colormap, self.power = colour.colour_map(options.colormap), options.power
-        self.weights = layout.cell_weights(shown.rows[first_step:], shown.sinks)
-        self.any_heat = bool((np.nan_to_num(self.weights) > 0).any())
-        self.ends = colour.scale_ends(self.weights, IMAGE_SCALE_QUANTILE, options.scale)
-        self.shares = image_shares(record, plane)[first_step:]
-        self.strengths = colour.strengths(self.shares)
-
-    def scale_end(self, number: int) -> float:
-        """The weight at the end of the scale of a frame."""
-        return float(self.ends[number])
-
-    def values(self, number: int) -> np.ndarray:
-        """(cells,) the weights of a frame on its scale 0..1, NaN where left out."""
-        return np.clip(self.weights[number] / self.ends[number], 0, 1) ** self.power
-
-    def draw(self, pen: AnyPen, number: int, fonts: FontSet) -> None:
-        """The heat of a frame; on an image the pictures are there already."""
-        colours = cell_colours(self.values(number), self.colormap, float(self.strengths[number]))
-        if isinstance(pen, VectorPen):
-            painted_by_pen(pen, self.at, self.layout, *colours, fonts)
-        else:
-            pen.picture(painted(self.layout, *colours), (self.at[0], self.at[1] + self.layout.cell_rows.start))
 
 
 def draw_marks(

@@ -149,12 +149,13 @@ def test_each_frame_has_its_own_scale_unless_the_video_has_one_and_the_power_lif
     weights = record.weights[:, 0, record.image_positions] * [[1], [0.1], [1]]
     record = with_cells(record, weights)
     frame, video, lifted = (
-        renderer_of(record, **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5})
+        renderer_of(record, picture="colour", **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5})
     )
     np.testing.assert_allclose(frame.maps[0].ends, [0.5, 0.05, 0.5])
     np.testing.assert_allclose(video.maps[0].ends, [0.5] * 3)
-    tops = [renderer.maps[0].values(1).max() for renderer in (frame, video, lifted)]
-    assert tops == pytest.approx([1, 0.1, 0.1**0.5])
+    for renderer, value in ((frame, 1), (video, 0.1), (lifted, 0.1**0.5)):
+        expected = on_white(value, strength=float(renderer.maps[0].strengths[1]))
+        np.testing.assert_allclose(renderer.draw(1)[cell_centre(renderer, 1)], expected, atol=2)
 
 
 @pytest.mark.parametrize("how, colourful", [("colour", 1.0), ("muted", 0.5), ("grey", 0.0)])
