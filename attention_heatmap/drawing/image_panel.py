@@ -207,22 +207,25 @@ def draw_marks(
     places = np.array(layout.places)[[mark.image for mark in marks]]
     boxes = [place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:] + at for place, mark in zip(places, marks)]
     drawn = [(len(marks) - n, *each) for n, each in enumerate(zip(marks, boxes), start=1)][-MOST_MARKS:]
-    points = [each for each in drawn if len(each[2]) == 1]
-    for (_, last, start), (age, mark, end) in pairwise(points):
-        if last.image == mark.image and age < len(MARK_OPACITY):
-            _join(pen, start[0], end[0], MARK_RADIUS * unit, 2 * unit, MARK_OPACITY[age])
+    points, radius = [each for each in drawn if len(each[2]) == 1], MARK_RADIUS * unit
+    for (_, last, (start,)), (age, mark, (end,)) in pairwise(points):  # joined between their rings, not through them
+        along = end - start
+        length = float(np.hypot(*along))
+        if last.image == mark.image and age < len(MARK_OPACITY) and length > 3 * radius:
+            edge = along / length * (radius + 4 * unit)
+            pen.line([tuple((start + edge).tolist()), tuple((end - edge).tolist())], INK, 2 * unit, MARK_OPACITY[age])
     for age, _, box in drawn:
         if age >= len(MARK_OPACITY):  # an old one: a dot
             pen.ring(box.mean(axis=0).tolist(), 1.5 * unit, INK, 2 * unit, OLD_MARK, INK)
             continue
         ink, clear = INK if age else CURRENT_TOKEN, MARK_OPACITY[age]
         if len(box) == 1:
-            pen.ring(box[0].tolist(), MARK_RADIUS * unit, ink, 3 * unit, clear)
+            pen.ring(box[0].tolist(), radius, ink, 3 * unit, clear)
         else:
             (x0, y0), (x1, y1) = box.tolist()
             pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], ink, 3 * unit, clear)
         if not is_small:  # the lower right corner of the number's tag, within the panel
-            x, y = box[0] - MARK_RADIUS * unit * (len(box) == 1)
+            x, y = box[0] - radius * (len(box) == 1)
             text, high = str(before + len(marks) - age), fonts.size * 1.15
             width = fonts.width(text) + fonts.size * 0.5
             left = max(float(x) - width, at[0])
@@ -230,12 +233,3 @@ def draw_marks(
             shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in ink)
             pen.box((left, top, left + width, top + high), shade, radius=round(high / 4))
             pen.text((left + fonts.size * 0.25, top + fonts.size * 0.93), text, fonts, PAPER)
-
-
-def _join(pen: AnyPen, start: np.ndarray, end: np.ndarray, radius: float, width: float, clear: float) -> None:
-    """A line between two rings, not through them."""
-    along = end - start
-    length = float(np.hypot(*along))
-    if length > 3 * radius:
-        edge = along / length * (radius + 2 * width)
-        pen.line([tuple((start + edge).tolist()), tuple((end - edge).tolist())], INK, width, clear)

@@ -45,7 +45,7 @@ class Fragment:
 class Written(NamedTuple):
     """What is drawn at one place of a line: a fragment, or several whose letters join."""
 
-    text: str
+    text: str  # as it is drawn, at an x
     line: int
     x: float
     parts: list[tuple[Fragment, float, float]]  # in the order of the tokens, left and right from the line's left
