@@ -116,10 +116,8 @@ def draw_scale(
             break
     width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
     x = round(pen.text(at, f"{name}  {low}", fonts)) + px(10)
-    high = px(20)
-    pen.picture(
-        colour.colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], high), (x, at[1] - px(18))
-    )
+    bar = colour.colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], px(20))
+    pen.picture(bar, (x, at[1] - px(18)))
     pen.text((x + width + px(10), at[1]), last, fonts)
 
 
