@@ -54,7 +54,7 @@ def sink_record(sink: int = 5, steps: int = 20) -> AttentionRecord:
 
 def cell_centre(renderer: FrameRenderer, cell: int) -> tuple[int, int]:
     """(y, x) on the frame of the middle of a cell."""
-    (left, top, right, bottom), at = renderer.image.edges[cell], renderer.image_at
+    (left, top, right, bottom), at = renderer.maps[0].layout.edges[cell], renderer.maps[0].at
     return at[1] + (top + bottom) // 2, at[0] + (left + right) // 2
 
 
@@ -69,15 +69,15 @@ def on_white(
 
 def text_panel(renderer: FrameRenderer, step: int) -> np.ndarray:
     """The text of a frame, from its first line on."""
-    (left, top), (width, height) = renderer.text_at, renderer.text_size
+    (left, top), (width, height) = renderer.answer.at, renderer.answer.size
     panel = renderer.draw(step)[top : top + height, left : left + width]
-    return panel[: len(renderer.text.ink)]
+    return panel[: len(renderer.answer.layout.ink)]
 
 
 def ground_of(renderer: FrameRenderer, piece: int) -> np.ndarray:
     """(Y, X) bool, the pixels of a piece's ground that no glyph covers, of the lines that the panel shows."""
-    height = min(renderer.text_size[1], len(renderer.text.ink))
-    return ((renderer.text.piece_index == piece + 1) & (renderer.text.ink == 0))[:height]
+    height = min(renderer.answer.size[1], len(renderer.answer.layout.ink))
+    return ((renderer.answer.layout.piece_index == piece + 1) & (renderer.answer.layout.ink == 0))[:height]
 
 
 def is_current(pixels: np.ndarray) -> np.ndarray:

@@ -50,7 +50,6 @@ def purple_to_green(values: np.ndarray) -> np.ndarray:
     return _between(PURPLE_TO_GREEN, values)
 
 
-_SAMPLE = 64  # weights that a colour map is tried with
 COLORMAPS = {colormap.__name__: colormap for colormap in (red_to_green, blue_to_yellow)}
 
 
@@ -66,9 +65,8 @@ def with_luminance(colours: np.ndarray, least: float = 0, most: float = 1) -> np
 
 def opacity(values: np.ndarray, alpha_range: tuple[float, float], strength: float = 1) -> np.ndarray:
     """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight, up to a part of the high end."""
-    return alpha_range[0] + (alpha_range[1] * strength - alpha_range[0]) * np.clip(values, 0, 1) ** (
-        TEXT_STEEPNESS if alpha_range == TEXT_ALPHA else 1
-    )
+    (low, high), steepness = alpha_range, TEXT_STEEPNESS if alpha_range == TEXT_ALPHA else 1
+    return low + (high * strength - low) * np.clip(values, 0, 1) ** steepness
 
 
 def strengths(shares_T: np.ndarray) -> np.ndarray:
@@ -115,16 +113,16 @@ def colour_bar(shades: np.ndarray, height: int) -> Image.Image:
 
 
 def scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
-    """(steps,) the weight drawn as the highest in each frame, from (steps, ...) weights."""
-    if scale == "frame":
-        return np.array([weight_scale(row, quantile) for row in weights])
-    return np.full(len(weights), weight_scale(weights, quantile))
+    """(steps,) the weight drawn as the highest in each frame: a quantile of the weights shown, above 0.
 
+    weights: (steps, ...). scale: "frame", of each frame's weights, or "video", of all.
+    """
 
-def weight_scale(weights: np.ndarray, quantile: float) -> float:
-    """The weight that is drawn as the highest: a quantile of the weights shown, above 0."""
-    shown = weights[weights > 0]
-    return float(np.quantile(shown, quantile, method="higher")) if shown.size else 1.0
+    def end(part: np.ndarray) -> float:
+        shown = part[part > 0]
+        return float(np.quantile(shown, quantile, method="higher")) if shown.size else 1.0
+
+    return np.array([end(row) for row in weights]) if scale == "frame" else np.full(len(weights), end(weights))
 
 
 def colour_map(given: str | Colormap) -> Colormap:
@@ -137,12 +135,11 @@ def colour_map(given: str | Colormap) -> Colormap:
         return COLORMAPS[given]
     function = given if callable(given) else _of_matplotlib(given)
     try:
-        sample = np.asarray(function(np.linspace(0, 1, _SAMPLE)))
-        shape, numbers = sample.shape, sample.dtype.kind in "fiu"
-        good = shape in ((_SAMPLE, 3), (_SAMPLE, 4)) and numbers and bool(np.isfinite(sample).all())
+        sample = np.asarray(function(np.linspace(0, 1, 64)))
+        good = sample.shape in ((64, 3), (64, 4)) and sample.dtype.kind in "fiu" and np.isfinite(sample).all()
         if not good or sample.min() < 0 or sample.max() > 255:
-            what = f"of shape {shape}" if shape[1:] not in ((3,), (4,)) else "of values outside 0..255"
-            raise ValueError(f"it makes of {_SAMPLE} weights an array {what}; expected ({_SAMPLE}, 3), RGB of each")
+            what = "of values outside 0..255" if sample.shape[1:] in ((3,), (4,)) else f"of shape {sample.shape}"
+            raise ValueError(f"it makes of 64 weights an array {what}; expected (64, 3), RGB of each")
     except Exception as error:  # whatever a function of the user's raises
         raise ValueError(f"colormap {given!r} cannot be used: {one_line(error)}") from error
     whole = 255 if sample.dtype.kind == "f" and sample.max() <= 1 else 1
@@ -151,13 +148,11 @@ def colour_map(given: str | Colormap) -> Colormap:
 
 def _of_matplotlib(name: Any) -> Colormap:
     """The colour map of matplotlib of a name. Raises ValueError where there is none."""
-    own = " or ".join(COLORMAPS)
+    wrong = f"colormap is {name!r}; expected {' or '.join(COLORMAPS)}, a"
     try:
         from matplotlib import colormaps
     except ImportError:
-        raise ValueError(
-            f"colormap is {name!r}; expected {own}, a function, or, with matplotlib installed, a name of its"
-        ) from None
+        raise ValueError(f"{wrong} function, or, with matplotlib installed, a name of its") from None
     if not isinstance(name, str) or name not in colormaps:
-        raise ValueError(f"colormap is {name!r}; expected {own}, a name that matplotlib knows, or a function")
+        raise ValueError(f"{wrong} name that matplotlib knows, or a function")
     return colormaps[name]

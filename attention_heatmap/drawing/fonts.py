@@ -7,8 +7,8 @@ import subprocess
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import groupby
+from functools import cache, lru_cache
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ NEWLINE_MARK = "↵"
 TURNING_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-@lru_cache(maxsize=1)
+@cache
 def _font_files() -> tuple[str, ...]:
     """Every font file in the usual folders."""
     folders = [Path(folder).expanduser() for folder in FONT_FOLDERS]
@@ -95,35 +95,25 @@ class FontSet:
         self.size = size
         self.main, self.small = self._open_main(font_path)
         self._fallbacks: list[ImageFont.FreeTypeFont] = []
-        self._by_char: dict[str, ImageFont.FreeTypeFont | None] = {}
-        self._widths: dict[str, float] = {}  # of words, which come again and again
-        self._found: dict[str, list] = {}  # the runs of such
+        # Words and characters come again and again.
+        self._font_for, self.runs, self.width = cache(self._find), cache(self._runs), cache(self._width)
 
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
-
         sizes = self.size, max(round(self.size * CODE_POINT_SIZE), 6)
-
-        def opened(name: str) -> list[ImageFont.FreeTypeFont]:
-            fonts = [ImageFont.truetype(name, size) for size in sizes]
-            for font in fonts:
-                font.getmask(ASCII)
-            return fonts
-
-        if font_path is not None:
+        for name in FONT_NAMES if font_path is None else [font_path]:
             try:
-                if Path(font_path).exists() and not Path(font_path).is_file():
+                if font_path is not None and Path(name).exists() and not Path(name).is_file():
                     raise OSError("a folder, a device or a pipe")  # reading one may never end
-                return opened(font_path)
+                fonts = [ImageFont.truetype(name, size) for size in sizes]
+                for font in fonts:
+                    font.getmask(ASCII)
+                return fonts
             except (OSError, ValueError) as error:  # ValueError: no path at all
-                raise OSError(
-                    f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
-                ) from error
-        for name in FONT_NAMES:
-            try:
-                return opened(name)
-            except OSError:
-                continue
+                if font_path is not None:
+                    raise OSError(
+                        f"font_path {font_path} cannot be used: {one_line(error)}; give a .ttf, .otf or .ttc file"
+                    ) from error
         return [ImageFont.load_default(size) for size in sizes]  # Pillow's own; Latin only
 
     @staticmethod
@@ -137,67 +127,50 @@ class FontSet:
             return False
         return glyph.size != missing.size or bytes(glyph) != bytes(missing)
 
-    def font_for(self, char: str) -> ImageFont.FreeTypeFont | None:
+    def _find(self, char: str) -> ImageFont.FreeTypeFont | None:
         """The first font that has the character, or None where no installed font has it."""
-        if char not in self._by_char:
-            self._by_char[char] = self._search(char)
-        return self._by_char[char]
-
-    def _search(self, char: str) -> ImageFont.FreeTypeFont | None:
-        if unicodedata.category(char) in ("Cc", "Cs", "Cn", "Co"):
+        category = unicodedata.category(char)
+        if category in ("Cc", "Cs", "Cn", "Co"):
             return None  # nothing to see; drawn as its code point
         for font in (self.main, *self._fallbacks):
             if self.has_glyph(font, char):
                 return font
-        for file, face in _fonts_with(char):
-            for kind in (ImageFont.truetype, BitmapFont):
-                try:
-                    font = kind(file, self.size, face)
-                    if self.has_glyph(font, char):
-                        self._fallbacks.append(font)
-                        return font
-                except OSError:  # a bitmap font without this size
-                    continue
-        kind = "cjk" if BREAK_ANYWHERE.match(char) else "emoji" if unicodedata.category(char) == "So" else "any"
+        for (file, face), kind in product(_fonts_with(char), (ImageFont.truetype, BitmapFont)):
+            try:
+                font = kind(file, self.size, face)
+            except OSError:  # a bitmap font without this size
+                continue
+            if self.has_glyph(font, char):
+                self._fallbacks.append(font)
+                return font
+        kind = "cjk" if BREAK_ANYWHERE.match(char) else "emoji" if category == "So" else "any"
         if kind not in _warned_of:
             _warned_of.add(kind)
-            logger.warning(
-                "no installed font has %r (U+%04X): code points are shown; install %s",
-                char, ord(char), FONT_ADVICE[kind],
-            )  # fmt: skip
+            message = "no installed font has %r (U+%04X): code points are shown; install %s"
+            logger.warning(message, char, ord(char), FONT_ADVICE[kind])
         return None
 
-    def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+    def _runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         """The text in runs of one font each; a character that no font has becomes its code point, small."""
-        if text not in self._found:
-            self._found[text] = self._split(text)
-        return self._found[text]
-
-    def _split(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
         drawn: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for char in text:
             if char in TURNING_MARKS:  # text would stand in another order than the tokens
                 continue
+            category, before = unicodedata.category(char), drawn[-1][0] if drawn else self.small
             # An accent or a joiner belongs to the character before it.
-            if drawn and unicodedata.category(char) in ("Mn", "Me", "Mc", "Cf"):
-                before = drawn[-1][0]
-                if before is not self.small and self.has_glyph(before, char):
-                    drawn.append((before, char))
-                    continue
-                if unicodedata.category(char) == "Cf":
-                    continue
-            if char == NEWLINE_MARK and not self.has_glyph(self.main, char):
+            follows = category in ("Mn", "Me", "Mc", "Cf") and before is not self.small
+            if follows and self.has_glyph(before, char):
+                drawn.append((before, char))
+            elif char == NEWLINE_MARK and not self.has_glyph(self.main, char):
                 drawn.append((self.small, "\\n"))
-                continue
-            font = self.font_for(char)
-            drawn.append((font, char) if font else (self.small, f"{ord(char):04X} "))
+            elif category != "Cf" or not drawn:
+                font = self._font_for(char)
+                drawn.append((font, char) if font else (self.small, f"{ord(char):04X} "))
         return [(font, "".join(part for _, part in group)) for font, group in groupby(drawn, key=lambda item: item[0])]
 
-    def width(self, text: str) -> float:
+    def _width(self, text: str) -> float:
         """Pixels that the text takes on one line."""
-        if text not in self._widths:
-            self._widths[text] = sum(font.getlength(part) for font, part in self.runs(text))
-        return self._widths[text]
+        return sum(font.getlength(part) for font, part in self.runs(text))
 
     def metrics(self) -> tuple[int, int]:
         """Pixels above and below the base line that hold every font used so far."""
@@ -236,10 +209,8 @@ def wrapped(notes: Sequence[str], fonts: FontSet, width: float) -> list[str]:
         lines.append("")
         for word in note.split():
             longer = f"{lines[-1]} {word}".strip()
-            if fonts.width(longer) <= width:
-                lines[-1] = longer
-            elif lines[-1]:
-                lines.append(cut_to(word, fonts, width))
-            else:
-                lines[-1] = cut_to(word, fonts, width)
+            if lines[-1] and fonts.width(longer) > width:
+                lines.append("")
+                longer = word
+            lines[-1] = cut_to(longer, fonts, width)
     return lines

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from attention_heatmap.dataset import upright_rgb
-from attention_heatmap.drawing.colour import (
-    CELL_ALPHA,
-    CURRENT_TOKEN,
-    INK,
-    PAPER,
-    Colormap,
-    colour_map,
-    coloured,
-    opacity,
-    pixel_words,
-    red_to_green,
-    scale_ends,
-    strengths,
-)
-from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to, draw_runs
+from attention_heatmap.drawing import colour
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, INK, PAPER, Colormap
+from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to
 from attention_heatmap.drawing.layout import picture_slots, used_size
-from attention_heatmap.drawing.legend import plane_title
 from attention_heatmap.drawing.marks import Mark
-from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.pen import AnyPen, VectorPen
-from attention_heatmap.maps import Cells, ShownRows, image_shares, map_cells
+from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
+from attention_heatmap.maps import Cells, map_cells
 from attention_heatmap.record import AttentionRecord
 
 WIDEST_SHARE = "+100.0%, up to 100.00%"  # beside the name of one of several maps
@@ -58,20 +44,13 @@ MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24 
 class ImageLayout:
     """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
 
-    picture: np.ndarray
-    """(Y, X, 3) uint8, the panel without heat, grid lines drawn."""
-    cell_index: np.ndarray
-    """(Y, X) int32, 1 + the cell that covers a pixel, 0 for none."""
-    cells: tuple[Cells, ...]
-    """Of each picture."""
-    places: tuple[tuple[int, int, int, int], ...] = ()
-    """Left, top, width, height of each picture on the panel, in pixels."""
-    shown: tuple[Image.Image, ...] = ()
-    """Each picture as it stands under the heat, in its own size."""
-    edges: tuple[tuple[int, int, int, int], ...] = ()
-    """Left, top, right, bottom of each cell on the panel, in pixels."""
-    labels: tuple[str, ...] = ()
-    """What stands above each picture; empty: nothing does."""
+    picture: np.ndarray  # (Y, X, 3) uint8, the panel without heat, grid lines drawn
+    cell_index: np.ndarray  # (Y, X) int32, 1 + the cell that covers a pixel, 0 for none
+    cells: tuple[Cells, ...]  # of each picture
+    places: tuple[tuple[int, int, int, int], ...]  # left, top, width, height of each picture on the panel, in pixels
+    shown: tuple[Image.Image, ...]  # each picture as it stands under the heat, in its own size
+    edges: tuple[tuple[int, int, int, int], ...]  # left, top, right, bottom of each cell on the panel, in pixels
+    labels: tuple[str, ...]  # what stands above each picture; empty: nothing does
 
     @cached_property
     def cell_rows(self) -> slice:
@@ -83,11 +62,6 @@ class ImageLayout:
     def entries(self) -> np.ndarray:
         """(Y, X) intp, `cell_index` of those rows: what a frame looks its colours up by."""
         return self.cell_index[self.cell_rows].astype(np.intp)
-
-    @property
-    def positions(self) -> np.ndarray:
-        """(cells,) int64, the position in the prompt of each cell's image token."""
-        return np.concatenate([np.zeros(0, np.int64), *(cells.positions for cells in self.cells)])
 
     def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
@@ -105,40 +79,44 @@ def layout_images(
     """
     numbers = [f"image {n}" for n in range(1, len(images) + 1)] if len(images) > 1 else [""]
     labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
-    images = [*images] * max(len(names), 1)
-    sizes, label = [image.size for image in images], label_height(fonts, len(images))
-    slots = picture_slots(sizes, width, height, label)
-    panel = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER)
-    draw, index, edges = ImageDraw.Draw(panel), np.zeros((panel.height, width), np.int32), []
     found = tuple(map(map_cells, record.images)) * max(len(names), 1)
-    shown = tuple(under_heat(upright_rgb(image), picture) for image in images)
-    share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside the name, where both have room
+    shown = tuple(under_heat(upright_rgb(image), picture) for image in images) * max(len(names), 1)
+    sizes, label = [image.size for image in shown], label_height(fonts, len(shown))
+    slots = picture_slots(sizes, width, height, label)
     places = tuple((x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots))
-    for number, (image, cells, (x, y, *size)) in enumerate(zip(shown, found, places), start=1):
+    panel, edges = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER), []
+    share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside the name, where both have room
+    for number, (image, cells, (x, y, *size)) in enumerate(zip(shown, found, places)):
         panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
         if label:
             room = size[0] - share if share <= size[0] / 2 else size[0]
-            if fonts.width(labels[number - 1]) > room:
-                labels[number - 1] = cut_to(labels[number - 1].removeprefix("image "), fonts, room)
-            draw_runs(draw, (x, y - label * 0.3), labels[number - 1], fonts, INK)
+            if fonts.width(labels[number]) > room:
+                labels[number] = cut_to(labels[number].removeprefix("image "), fonts, room)
+            Pen(panel).text((x, y - label * 0.3), labels[number], fonts)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges += (np.round(cells.boxes * stretch).astype(int) + np.array([x, y, x, y])).tolist()
+        edges += map(tuple, np.add(np.round(cells.boxes * stretch).astype(int), [x, y, x, y]).tolist())
+    index = np.zeros((panel.height, width), np.int32)
     for number, (left, top, right, bottom) in enumerate(edges, start=1):
         index[top:bottom, left:right] = number
     if edges and np.median([min(r - x, b - y) for x, y, r, b in edges]) >= SMALLEST_GRIDDED_CELL:
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
-        lines = np.where((index > 0) & (starts | ends), round(255 * GRID_ALPHA), 0)
-        panel.paste(GRID_LINE, mask=Image.fromarray(lines.astype(np.uint8)))
-    drawn = np.asarray(panel), index, found, places, shown, tuple(map(tuple, edges))
-    layout = ImageLayout(*drawn, tuple(labels) if label else ())
-    if sinks is None or not sinks[layout.positions].any():
-        return layout
-    hatched = np.concatenate([[False], sinks[layout.positions]])[index]
-    _hatch(panel, hatched, max(round(fonts.size * HATCH / FONT_LABEL), 2))
-    return replace(layout, picture=np.asarray(panel))
+        _lay(panel, GRID_LINE, GRID_ALPHA, (index > 0) & (starts | ends))
+    if sinks is not None and sinks.any():
+        positions = np.concatenate([cells.positions for cells in found])
+        hatched = np.concatenate([[False], sinks[positions]])[index]
+        dark = np.add.outer(*map(np.arange, index.shape)) // max(round(fonts.size * HATCH / FONT_LABEL), 2) % 2 == 0
+        _lay(panel, INK, HATCH_ALPHA, hatched & dark)
+        _lay(panel, PAPER, HATCH_ALPHA, hatched & ~dark)
+    labels = tuple(labels) if label else ()
+    return ImageLayout(np.asarray(panel), index, found, places, shown, tuple(edges), labels)
+
+
+def _lay(panel: Image.Image, shade: tuple[int, int, int], opacity: float, where: np.ndarray) -> None:
+    """Lay a colour over a (Y, X) bool part of the panel."""
+    panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
 
 
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
@@ -163,48 +141,46 @@ def heat_shades(image: Image.Image) -> list[int]:
     return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 
 
-def _hatch(panel: Image.Image, where: np.ndarray, stripe: int) -> None:
-    """Lay dark and light stripes, so many pixels wide, over a (Y, X) bool part of the panel."""
-    dark = np.add.outer(*map(np.arange, where.shape)) // stripe % 2 == 0
-    for colour, stripes in ((INK, dark), (PAPER, ~dark)):
-        mask = np.where(where & stripes, round(255 * HATCH_ALPHA), 0)
-        panel.paste(colour, mask=Image.fromarray(mask.astype(np.uint8)))
-
-
 def label_height(fonts: FontSet, count: int) -> int:
     """Pixels above each of so many pictures, for its number; one alone has none."""
     return round(fonts.size * 1.5) if count > 1 else 0
 
 
-def heat_tint(
-    layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green, strength: float = 1
-) -> Image.Image:
-    """The tint of each cell, as an RGBA image of those rows of the panel in which there are cells.
+def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """((cells, 3), (cells,)) RGB and opacity 0..1 of cells.
 
     values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint.
     """
-    return painted(layout, *cell_colours(values, colormap, strength))
+    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
+    scale = np.linspace(0, 1, CELL_LEVELS)
+    alphas = colour.opacity(scale, colour.CELL_ALPHA, strength)[levels]
+    return colormap(scale)[levels], np.where(np.isnan(values), 0, alphas)
 
 
 def painted(layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray) -> Image.Image:
     """Cells of (cells, 3) RGB and (cells,) opacity 0..1, as an RGBA image of the rows of the panel that have cells."""
     # Entry 0 is for pixels without a cell.
     tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
-    return coloured(layout.entries, pixel_words(tints, alphas))
+    return colour.coloured(layout.entries, colour.pixel_words(tints, alphas))
 
 
-def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """((cells, 3), (cells,)) RGB and opacity 0..1 of cells."""
-    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
-    scale = np.linspace(0, 1, CELL_LEVELS)
-    return colormap(scale)[levels], np.where(np.isnan(values), 0, opacity(scale, CELL_ALPHA, strength)[levels])
+def painted_by_pen(
+    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet
+) -> None:
+    """The same as shapes, and the pictures below: each picture by itself, a box for each cell."""
+    for number, (image, (x, y, *size)) in enumerate(zip(layout.shown, layout.places)):
+        image = image.copy()
+        image.thumbnail((FINEST * size[0], FINEST * size[1]))
+        pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
+        if layout.labels:
+            pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), layout.labels[number], fonts)
+    for edges, tint, alpha in zip(layout.edges, tints, alphas):
+        pen.box(np.add(edges, [*at, *at]), tint, opacity=float(alpha))
 
 
-def draw_heat(
-    layout: ImageLayout, values: np.ndarray, colormap: Colormap = red_to_green, strength: float = 1
-) -> Image.Image:
-    """The panel of the pictures under the tint of their cells, an RGB image; values as for `heat_tint`."""
-    panel, heat = Image.fromarray(layout.picture), heat_tint(layout, values, colormap, strength)
+def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = colour.red_to_green) -> Image.Image:
+    """The panel of the pictures under the tint of their cells, an RGB image; values as for `cell_colours`."""
+    panel, heat = Image.fromarray(layout.picture), painted(layout, *cell_colours(values, colormap, 1))
     panel.paste(heat, (0, layout.cell_rows.start), heat)
     return panel
 
@@ -213,54 +189,8 @@ def draw_heat_by_pen(
     pen: VectorPen, at: tuple[int, int], layout: ImageLayout, values: np.ndarray, colormap: Colormap, strength: float,
     fonts: FontSet,
 ) -> None:  # fmt: skip
-    """The same panel by a pen: each picture by itself, a box for each cell."""
+    """The same panel as shapes."""
     painted_by_pen(pen, at, layout, *cell_colours(values, colormap, strength), fonts)
-
-
-def painted_by_pen(
-    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet
-) -> None:
-    """The pictures under cells of (cells, 3) RGB and (cells,) opacity 0..1."""
-    for number, (image, (x, y, *size)) in enumerate(zip(layout.shown, layout.places)):
-        image = image.copy()
-        image.thumbnail((FINEST * size[0], FINEST * size[1]))
-        pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
-        if layout.labels:
-            pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), layout.labels[number], fonts)
-    for (left, top, right, bottom), tint, alpha in zip(layout.edges, tints, alphas):
-        pen.box((at[0] + left, at[1] + top, at[0] + right, at[1] + bottom), tint, opacity=float(alpha))
-
-
-class MapPanel:
-    """The map of one plane over the pictures, at every step that has a frame."""
-
-    def __init__(
-        self, record: AttentionRecord, plane: int, layout: ImageLayout, at: tuple[int, int], shown: ShownRows,
-        first_step: int, options: DrawingOptions,
-    ) -> None:  # fmt: skip
-        self.layout, self.at, self.title = layout, at, plane_title(record, plane)
-        self.colormap, self.power = colour_map(options.colormap), options.power
-        self.weights = layout.cell_weights(shown.rows[first_step:], shown.sinks)
-        self.any_heat = bool((np.nan_to_num(self.weights) > 0).any())
-        self.ends = scale_ends(self.weights, IMAGE_SCALE_QUANTILE, options.scale)
-        self.shares = image_shares(record, plane)[first_step:]
-        self.strengths = strengths(self.shares)
-
-    def scale_end(self, number: int) -> float:
-        """The weight at the end of the scale of a frame."""
-        return float(self.ends[number])
-
-    def values(self, number: int) -> np.ndarray:
-        """(cells,) the weights of a frame on its scale 0..1, NaN where left out."""
-        return np.clip(self.weights[number] / self.ends[number], 0, 1) ** self.power
-
-    def draw(self, pen: AnyPen, number: int, fonts: FontSet) -> None:
-        """The heat of a frame; on an image the pictures are there already."""
-        look = self.values(number), self.colormap, float(self.strengths[number])
-        if isinstance(pen, VectorPen):
-            draw_heat_by_pen(pen, self.at, self.layout, *look, fonts)
-        else:
-            pen.picture(heat_tint(self.layout, *look), (self.at[0], self.at[1] + self.layout.cell_rows.start))
 
 
 def draw_marks(
@@ -270,58 +200,36 @@ def draw_marks(
 
     before: how many came before these, for their numbers.
     """
-    unit = fonts.size / FONT_LABEL
     # Where several maps share a frame, all pictures that have marks are of one size, or nearly.
     side = min((layout.places[mark.image][2] * layout.places[mark.image][3]) ** 0.5 for mark in marks)
-    is_small = side < MARKED_SIDE * MARK_RADIUS * unit
-    unit = side / (MARKED_SIDE * MARK_RADIUS) if is_small else unit
-    drawn = list(enumerate(marks, start=1))[-MOST_MARKS:]
-    corners = {number: _on_panel(layout, mark) + np.resize(at, 2) for number, mark in drawn}
-    points = [(number, mark.image) for number, mark in drawn if len(mark.corners) == 2]
-    for (last, image), (number, same) in pairwise(points):
-        age = len(marks) - number
-        if image == same and age < len(MARK_OPACITY):
-            _join(pen, corners[last][0], corners[number][0], MARK_RADIUS * unit, 2 * unit, MARK_OPACITY[age])
-    for number, _ in drawn:
-        age = len(marks) - number
-        box, colour = corners[number], CURRENT_TOKEN if not age else INK
+    unit, most = fonts.size / FONT_LABEL, side / (MARKED_SIDE * MARK_RADIUS)
+    is_small, unit = most < unit, min(most, unit)
+    places = np.array(layout.places)[[mark.image for mark in marks]]
+    boxes = [place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:] + at for place, mark in zip(places, marks)]
+    drawn = [(len(marks) - n, *each) for n, each in enumerate(zip(marks, boxes), start=1)][-MOST_MARKS:]
+    points, radius = [each for each in drawn if len(each[2]) == 1], MARK_RADIUS * unit
+    for (_, last, (start,)), (age, mark, (end,)) in pairwise(points):  # joined between their rings, not through them
+        along = end - start
+        length = float(np.hypot(*along))
+        if last.image == mark.image and age < len(MARK_OPACITY) and length > 3 * radius:
+            edge = along / length * (radius + 4 * unit)
+            pen.line([tuple((start + edge).tolist()), tuple((end - edge).tolist())], INK, 2 * unit, MARK_OPACITY[age])
+    for age, _, box in drawn:
         if age >= len(MARK_OPACITY):  # an old one: a dot
             pen.ring(box.mean(axis=0).tolist(), 1.5 * unit, INK, 2 * unit, OLD_MARK, INK)
             continue
-        clear = MARK_OPACITY[age]
+        ink, clear = INK if age else CURRENT_TOKEN, MARK_OPACITY[age]
         if len(box) == 1:
-            pen.ring(box[0].tolist(), MARK_RADIUS * unit, colour, 3 * unit, clear)
+            pen.ring(box[0].tolist(), radius, ink, 3 * unit, clear)
         else:
             (x0, y0), (x1, y1) = box.tolist()
-            pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], colour, 3 * unit, clear)
-        if not is_small:
-            corner = box[0] - MARK_RADIUS * unit * (len(box) == 1)
-            _number(pen, corner, str(before + number), colour, clear, fonts, at, layout)
-
-
-def _on_panel(layout: ImageLayout, mark: Mark) -> np.ndarray:
-    """(1 or 2, 2) x, y of a mark's corners on the panel."""
-    place = np.array(layout.places[mark.image])
-    return place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:]
-
-
-def _join(pen: AnyPen, start: np.ndarray, end: np.ndarray, radius: float, width: float, clear: float) -> None:
-    """A line between two rings, not through them."""
-    along = end - start
-    length = float(np.hypot(*along))
-    if length > 3 * radius:
-        edge = along / length * (radius + 2 * width)
-        pen.line([tuple((start + edge).tolist()), tuple((end - edge).tolist())], INK, width, clear)
-
-
-def _number(
-    pen: AnyPen, at: np.ndarray, text: str, colour: tuple, clear: float, fonts: FontSet, panel_at: tuple,
-    layout: ImageLayout,
-) -> None:  # fmt: skip
-    """A small tag with a mark's number, whose lower right corner lies at a point, within the panel."""
-    width, high = fonts.width(text) + fonts.size * 0.5, fonts.size * 1.15
-    left = max(float(at[0]) - width, panel_at[0])
-    top = min(max(float(at[1]) - high, panel_at[1]), panel_at[1] + layout.picture.shape[0] - high)
-    shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in colour)
-    pen.box((left, top, left + width, top + high), shade, radius=round(high / 4))
-    pen.text((left + fonts.size * 0.25, top + fonts.size * 0.93), text, fonts, PAPER)
+            pen.line([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], ink, 3 * unit, clear)
+        if not is_small:  # the lower right corner of the number's tag, within the panel
+            x, y = box[0] - radius * (len(box) == 1)
+            text, high = str(before + len(marks) - age), fonts.size * 1.15
+            width = fonts.width(text) + fonts.size * 0.5
+            left = max(float(x) - width, at[0])
+            top = min(max(float(y) - high, at[1]), at[1] + layout.picture.shape[0] - high)
+            shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in ink)
+            pen.box((left, top, left + width, top + high), shade, radius=round(high / 4))
+            pen.text((left + fonts.size * 0.25, top + fonts.size * 0.93), text, fonts, PAPER)

@@ -1,14 +1,20 @@
-"""Where the panels of a frame stand, and the pictures within theirs."""
+"""The lengths and fonts of a frame, where its panels stand, and the pictures within theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
+from attention_heatmap.drawing.colour import colour_map
+from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TITLE, FontSet
+from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
+
 Size = tuple[int, int]
-Slot = tuple[int, int, float]
-"""x, y and scale of a picture, from the top left of its panel."""
+Slot = tuple[int, int, float]  # x, y and scale of a picture, from the top left of its panel
+TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
+SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
+MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
 MOST_ARRANGED = 6  # pictures; more stand in rows of equal count
 PICTURE_WIDTHS = tuple(n / 50 for n in range(12, 38))  # parts of the frame's width that the pictures may take
 PICTURE_HEIGHTS = tuple(n / 50 for n in range(4, 38))  # parts of its height, where they stand above the text
@@ -16,6 +22,29 @@ TEXT_WEIGHT = 0.4  # how much room for text counts beside room for pictures, as 
 NARROWEST_TEXT, LOWEST_TEXT = 19, 7  # in heights of its font: about 36 letters, 5 lines
 LETTER, LINE = 0.55, 1.55  # width of a letter and pitch of a line, in heights of the font
 LARGER_TEXT = (1.8, 1.6, 1.4, 1.25, 1.1)  # what the font may grow by where all of the text finds room
+
+
+class Sheet:
+    """What all parts of a frame share: its options, lengths and fonts."""
+
+    def __init__(self, options: DrawingOptions) -> None:
+        self.options, self.colormap = options, colour_map(options.colormap)
+        self.width, self.height = options.frame_size
+        whole = TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
+        unit = min(self.width / whole[0], self.height / whole[1])
+        self.small, self.unit = unit < SMALLEST_UNIT, max(unit, SMALLEST_UNIT)
+        path = options.font_path
+        self.title_fonts, self.label_fonts = (FontSet(self.px(size), path) for size in (FONT_TITLE, FONT_LABEL))
+        self.left, self.right = self.px(MARGIN), self.width - self.px(MARGIN)
+        self.header = self.px(SMALL_HEADER if self.small else HEADER)
+
+    def px(self, length: float) -> int:
+        """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of TALL_FRAME_SIZE."""
+        return max(round(length * self.unit), 1)
+
+    def heading(self, top: int) -> int:
+        """The base line of the heading of a panel."""
+        return top - self.header + round(self.header * 0.62)
 
 
 def _rows(count: int) -> Iterator[list[range]]:
@@ -26,16 +55,14 @@ def _rows(count: int) -> Iterator[list[range]]:
         return
     for breaks in range(count):
         for at in combinations(range(1, count), breaks):
-            edges = (0, *at, count)
-            yield [range(first, last) for first, last in pairwise(edges)]
+            yield [range(first, last) for first, last in pairwise((0, *at, count))]
 
 
 def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, label: int) -> list[Slot]:
     """The pictures in these rows: those of a row are of one height, a row is as wide as the panel, if that fits."""
     highs = [(width - (len(row) - 1) * label) / sum(sizes[n][0] / sizes[n][1] for n in row) for row in rows]
-    room = height - len(rows) * label
     # A row that is lower than its part leaves the rest to the others.
-    left, limit = room, 0.0
+    left, limit = height - len(rows) * label, 0.0
     for done, high in enumerate(sorted(highs)):
         limit = left / (len(highs) - done)
         if high > limit:
@@ -43,7 +70,7 @@ def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, la
         left -= high
     slots, y = [], 0.0
     for row, high in zip(rows, highs):
-        high, x = max(min(high, limit if high > limit else high), 1), 0.0
+        high, x = max(min(high, limit), 1), 0.0
         for n in row:
             scale = high / sizes[n][1]
             slots.append((round(x), round(y + label), scale))
@@ -77,53 +104,44 @@ class Panels:
 
     text: tuple[int, int, int, int]
     pictures: tuple[int, int, int, int]
-    stacked: bool
-    """Whether the pictures stand above the text, not beside it."""
-    text_scale: float = 1
-    """How much larger the font of the text may be, by the count of its letters; wide ones allow less."""
+    stacked: bool  # whether the pictures stand above the text, not beside it
+    text_scales: tuple[float, ...] = ()  # what the text's font may grow by, most first; wide letters allow less
 
 
 def place_panels(
-    sizes: Sequence[Size],
-    room: tuple[int, int, int, int],
-    header: int,
-    gap: int,
-    label: int,
-    font: int,
+    sizes: Sequence[Size], room: tuple[int, int, int, int], header: int, gap: int, label: int, font: int,
     lines: Sequence[int],
-) -> Panels:
+) -> Panels:  # fmt: skip
     """The panels in which pictures and text have the most room.
 
-    room: left, top, right, bottom of what both share; header: pixels above each panel; lines: letters of each line
-    of the text.
+    room: left, top, right, bottom of what both share; header: pixels above each panel; label: above each picture;
+    font: height of the text's; lines: letters of each line of the text.
     """
     left, top, right, bottom = room
-    width, height = right - left, bottom - top
-    found: list[tuple[float, Panels]] = []
-
-    def add(pictures: Size, text_at: tuple[int, int], picture_at: tuple[int, int], text: Size, stacked: bool) -> None:
-        needed = sum(lines) * LETTER * font * LINE * font * LARGER_TEXT[1] ** 2
-        useful = min(text[0] * text[1], max(needed, (NARROWEST_TEXT * font) ** 2))
-        score = _seen(sizes, picture_slots(sizes, *pictures, label)) ** 2 * useful**TEXT_WEIGHT
-        found.append((score, Panels((*text_at, *text), (*picture_at, *pictures), stacked)))
-
+    width, height, found = right - left, bottom - top, []
     for part in PICTURE_WIDTHS:
-        most = round((width - gap) * part), height - header
-        used = used_size(sizes, picture_slots(sizes, *most, label))[0]
-        text = width - gap - used, height - header
-        if text[0] >= NARROWEST_TEXT * font or part == PICTURE_WIDTHS[0]:
-            add((used, most[1]), (left, top + header), (right - used, top + header), text, False)
+        high = height - header
+        used = used_size(sizes, picture_slots(sizes, round((width - gap) * part), high, label))[0]
+        text, pictures = (left, top + header, width - gap - used, high), (right - used, top + header, used, high)
+        if text[2] >= NARROWEST_TEXT * font or not found:
+            found.append(Panels(text, pictures, stacked=False))
     for part in PICTURE_HEIGHTS:
-        most = width, round((height - 2 * header) * part)
-        used = used_size(sizes, picture_slots(sizes, *most, label))[1]
-        text_top = top + 2 * header + used
-        if bottom - text_top >= LOWEST_TEXT * font:
-            add((width, most[1]), (left, text_top), (left, top + header), (width, bottom - text_top), True)
-    panels = max(found, key=lambda pair: pair[0])[1]
+        high = round((height - 2 * header) * part)
+        text_top = top + 2 * header + used_size(sizes, picture_slots(sizes, width, high, label))[1]
+        text, pictures = (left, text_top, width, bottom - text_top), (left, top + header, width, high)
+        if text[3] >= LOWEST_TEXT * font:
+            found.append(Panels(text, pictures, stacked=True))
+    needed = max(sum(lines) * LETTER * font * LINE * font * LARGER_TEXT[1] ** 2, (NARROWEST_TEXT * font) ** 2)
+
+    def score(panels: Panels) -> float:
+        seen = _seen(sizes, picture_slots(sizes, *panels.pictures[2:], label))
+        return seen**2 * min(panels.text[2] * panels.text[3], needed) ** TEXT_WEIGHT
+
+    panels = max(found, key=score)
     _, _, wide, high = panels.text
 
     def fits(scale: float) -> bool:
         size = font * scale
         return sum(-(-letters * LETTER * size // wide) for letters in lines) * LINE * size < high
 
-    return Panels(panels.text, panels.pictures, panels.stacked, next(filter(fits, LARGER_TEXT), 1))
+    return replace(panels, text_scales=(*filter(fits, LARGER_TEXT), 1))

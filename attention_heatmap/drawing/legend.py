@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.colour import (
-    CELL_ALPHA,
-    CURRENT_TOKEN,
-    MUTED,
-    blend,
-    colour_bar,
-    colour_map,
-    text_colours,
-    tinted,
-)
+from attention_heatmap.drawing import colour
+from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, blend
 from attention_heatmap.drawing.fonts import FontSet
+from attention_heatmap.drawing.layout import Sheet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen
-from attention_heatmap.maps import (
-    BASELINES,
-    FEWEST_SINK_STEPS,
-    SINKS_LEFT_OUT,
-    TINY,
-    ShownRows,
-    attention_shares,
-    view_names,
-)
+from attention_heatmap.maps import BASELINES, FEWEST_SINK_STEPS, SINKS_LEFT_OUT, ShownRows, attention_shares, view_names
 from attention_heatmap.phases import response_phases
 from attention_heatmap.record import AttentionRecord
 
 PHASE_COLOURS = {"think": (226, 222, 240), "answer": (214, 233, 226), "response": (230, 232, 236)}
 COMING_ALPHA = 0.3  # opacity of that part of the time line which the video has not reached
 # Lengths in pixels of a frame 1080 high; every one grows and shrinks with the frame.
-BARS, SHARES, CURVE, PHASES = 46, 92, 46, 26  # heights of the parts of the footer, from the top down
-SMALL_BARS, SMALL_SHARES, SMALL_CURVE = 34, 50, 30  # in a small frame, whose phases have no names
+# Heights of the parts of the footer, from the top down: colour bars, shares, curve, phases (without names if small).
+PARTS, SMALL_PARTS = (46, 92, 46, 26), (34, 50, 30)
 FOOTER_END = 16
 NOTES = 28  # height of a line of notes, below the phases
 BAR_WIDTH, LEAST_BAR = 220, 60  # of a colour bar; where there is little room, down to the second
@@ -87,52 +73,31 @@ def amount_text(weight: float, relative: bool) -> str:
     return f"{weight:.3g} times" if relative else f"{weight:.2%}"
 
 
-@dataclass(frozen=True)
-class KeyEntry:
+class KeyEntry(NamedTuple):
     """A share as the legend shows it."""
 
     name: str
     colour: tuple[int, ...]
-    weights: np.ndarray
-    """(T,) float, the share at each step, 0..1."""
+    weights: np.ndarray  # (T,) float, the share at each step, 0..1
 
 
 def key_entries(record: AttentionRecord, plane: int) -> list[KeyEntry]:
     """The shares of a plane with the names and colours of the legend, pictures first."""
     entries, several = [], len(record.images) > 1
     for number, share in enumerate(attention_shares(record, plane)):
-        name, colour = OTHER_SHARES.get(share.kind, (f"image {number + 1}" if several else "image", None))
-        entries.append(KeyEntry(name, colour or picture_colour(number), share.weights))
+        if share.kind == "image":
+            turn, place = divmod(number, len(SHARE_COLOURS))
+            name = f"image {number + 1}" if several else "image"
+            shade = tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
+        else:
+            name, shade = OTHER_SHARES[share.kind]
+        entries.append(KeyEntry(name, shade, share.weights))
     return entries
 
 
-def picture_colour(number: int) -> tuple[int, ...]:
-    """The colour of a picture's share, from 0."""
-    turn, place = divmod(number, len(SHARE_COLOURS))
-    return tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the legend stands."""
-
-    left: int
-    right: int
-    """Pixels from the frame's left."""
-    top: int
-    """Pixels from the frame's top."""
-    second_bar: int
-    """Where the colour bar of the pictures begins."""
-    px: Callable[[float], int]
-    """Pixels of a length that is given for a frame of the default size."""
-    small: bool = False
-    """Whether the frame is so small that the legend says less."""
-
-
-def footer_height(px: Callable[[float], int], small: bool) -> int:
+def footer_height(sheet: Sheet) -> int:
     """Pixels that the legend takes, without notes."""
-    parts = (SMALL_BARS, SMALL_SHARES, SMALL_CURVE) if small else (BARS, SHARES, CURVE, PHASES)
-    return sum(map(px, parts)) + px(FOOTER_END)
+    return sum(map(sheet.px, (*(SMALL_PARTS if sheet.small else PARTS), FOOTER_END)))
 
 
 def draw_scale(
@@ -151,8 +116,8 @@ def draw_scale(
             break
     width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
     x = round(pen.text(at, f"{name}  {low}", fonts)) + px(10)
-    high = px(20)
-    pen.picture(colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], high), (x, at[1] - px(18)))
+    bar = colour.colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], px(20))
+    pen.picture(bar, (x, at[1] - px(18)))
     pen.text((x + width + px(10), at[1]), last, fonts)
 
 
@@ -160,43 +125,57 @@ class Legend:
     """The footer of all frames of a video: what no step changes is drawn once, the rest for each step."""
 
     def __init__(
-        self, record: AttentionRecord, plane: int, first_step: int, place: Place, fonts: FontSet,
-        options: DrawingOptions,
-    ) -> None:  # fmt: skip
-        self.record, self.first_step, self.fonts, self.options = record, first_step, fonts, options
-        self.place, self.px, self.left, self.right = place, place.px, place.left, place.right
-        self.colormap = colour_map(options.colormap)
-        self.unit = BASELINES[options.baseline][1], options.baseline == "relative"
-        self.shares = key_entries(record, plane)
-        bars, shares, self.curve = map(
-            self.px, (SMALL_BARS, SMALL_SHARES, SMALL_CURVE) if place.small else (BARS, SHARES, CURVE)
-        )
-        self.share_top, self.share_high = place.top + bars, self.px(12 if place.small else 20)
-        self.share_base = self.share_top + self.share_high + self.px(28)
-        self.timeline_y = self.share_top + shares
-        self.timeline = self._timeline()
-        self.paled = self._pale()
-        self.names = self._share_names()
+        self, record: AttentionRecord, plane: int, first_step: int, sheet: Sheet, top: int, second_bar: int
+    ) -> None:
+        """top: pixels from the frame's top; second_bar: where, from its left, the colour bar of the pictures begins."""
+        self.record, self.first_step, self.sheet, self.shares = record, first_step, sheet, key_entries(record, plane)
+        self.px, self.fonts, self.left, self.right = sheet.px, sheet.label_fonts, sheet.left, sheet.right
+        self.top, self.second_bar = top, second_bar
+        bars, shares, self.curve = map(self.px, (SMALL_PARTS if sheet.small else PARTS)[:3])
+        self.share_top, self.share_high = top + bars, self.px(12 if sheet.small else 20)
+        self.share_base, self.timeline_y = self.share_top + self.share_high + self.px(28), self.share_top + shares
+        steps = record.response_length - first_step
+        # Where each step begins on the time line, and where the last ends, in pixels from its left.
+        self.columns = [n * (self.right - self.left) // steps for n in range(steps + 1)]
+        # (pictures, steps) the shares of the pictures, one on the other.
+        self.totals = np.cumsum([share.weights[first_step:] for share in self.shares[: len(record.images)]], axis=0)
+        self.highest = self.totals.max(initial=0)
+        self.timeline, self.names = self._timeline(), self._share_names()
 
     def draw_fixed(self, pen: AnyPen) -> None:
-        """What no step changes."""
+        """What no step changes: the key of the shares, and the time line, pale as where the video has not come yet."""
         for share, x in self.names:
-            side = self.px(16)
             if share is None:
                 pen.text((x, self.share_base), "…", self.fonts)
                 continue
+            side = self.px(16)
             pen.box((x, self.share_base - side, x + side, self.share_base), share.colour)
             pen.text((x + self.px(24), self.share_base), share.name, self.fonts)
-        pen.picture(self.paled, (self.left, self.timeline_y))
-        if not self.place.small:
+        pale = np.asarray(self.timeline).astype(float)
+        pale[: self.curve] = blend(255, pale[: self.curve], COMING_ALPHA)
+        pen.picture(Image.fromarray(pale.round().astype(np.uint8)), (self.left, self.timeline_y))
+        if not self.sheet.small:
             several = "s" * (len(self.record.images) > 1)
-            caption = f"attention on the picture{several}, token by token; at most {self._highest():.1%}"
+            caption = f"attention on the picture{several}, token by token; at most {self.highest:.1%}"
             pen.text((self.left, self.timeline_y - self.px(10)), caption, self.fonts, MUTED)
 
     def draw_step(self, pen: AnyPen, step: int) -> None:
-        """The shares of a step, and where it stands on the time line."""
-        self._draw_shares(pen, step)
-        self._draw_place(pen, step)
+        """One bar of where this step's attention lies, its numbers in the key, and its place on the time line."""
+        px, top, x, y = self.px, self.share_top, float(self.left), self.timeline_y
+        for share in self.shares:
+            end = x + float(share.weights[step]) * (self.right - self.left)
+            pen.box((round(x), top, min(round(end), self.right), top + self.share_high), share.colour)
+            x = end
+        for share, x in self.names:
+            if share is not None:
+                at = x + px(24) + self.fonts.width(f"{share.name} "), self.share_base
+                pen.text(at, f"{share.weights[step]:.1%}", self.fonts)
+        left, right = self.columns[step - self.first_step : step - self.first_step + 2]
+        pen.picture(self.timeline.crop((0, 0, right, self.timeline.height)), (self.left, y))
+        left = min(self.left + left, self.right - px(4))
+        right = max(self.left + right, left + px(4))
+        # Round the bar alone: below it stand the names of the phases.
+        pen.box((left, y - px(4), right, y + self.curve), outline=CURRENT_TOKEN, width=px(3))
 
     def draw_bars(
         self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
@@ -206,99 +185,48 @@ class Legend:
         text_end, cell_end: the weights at the ends of the scales, or words for it; None where nothing has any.
         strong: how strong the tints of the frame are.
         """
-        px, y, weights = self.px, self.place.top + self.px(20), np.linspace(0, 1, self.px(BAR_WIDTH))
-        own = "" if self.options.scale == "video" else " (this frame)"
-        values = weights**self.options.power
-        grounds, glyphs = text_colours(values, self.colormap, self.options.text_style, strong[0])
-        shades = glyphs if self.options.text_style == "glyph" else grounds
+        px, y, options, colormap = self.px, self.top + self.px(20), self.sheet.options, self.sheet.colormap
+        values = np.linspace(0, 1, px(BAR_WIDTH)) ** options.power
+        own = "" if options.scale == "video" else " (this frame)"
+        unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
+        shades = colour.text_colours(values, colormap, options.text_style, strong[0])[options.text_style == "glyph"]
         amounts = "0%", f"{amount_text(text_end, False)} or more", f"of the attention{own}"
-        draw_scale(pen, (self.left, y), self.place.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
-        words = cell_end is None or isinstance(cell_end, str)
-        high = "nothing" if words else f"{amount_text(cell_end, self.unit[1])} or more"
-        amounts = "0" if self.unit[1] else "0%", high, self.unit[0] + own
-        amounts = (amounts[0], cell_end, "") if isinstance(cell_end, str) else amounts
-        shades = tinted(values, self.colormap, CELL_ALPHA, strong[1])
-        draw_scale(pen, (self.place.second_bar, y), self.right, "a cell", amounts, shades, self.fonts, px)
+        draw_scale(pen, (self.left, y), self.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
+        low, shades = "0" if relative else "0%", colour.tinted(values, colormap, colour.CELL_ALPHA, strong[1])
+        if isinstance(cell_end, str):
+            amounts = low, cell_end, ""
+        else:
+            high = "nothing" if cell_end is None else f"{amount_text(cell_end, relative)} or more"
+            amounts = low, high, unit + own
+        draw_scale(pen, (self.second_bar, y), self.right, "a cell", amounts, shades, self.fonts, px)
 
     def _share_names(self) -> list[tuple[KeyEntry | None, float]]:
         """(share, x) of the key below the bar of shares; None: "…", where there is no room for all pictures."""
-        px, fonts, x, placed = self.px, self.fonts, float(self.left), []
-        gap, count = px(36), len(self.record.images)
-        widths = [px(24) + fonts.width(f"{share.name} 100.0%") + gap for share in self.shares]
-        kept, others = count, sum(widths[count:]) + fonts.width("…")
-        while kept > 1 and x + sum(widths[:kept]) + others > self.right:
+        px, x, count, gap = self.px, float(self.left), len(self.record.images), self.px(36)
+        widths = [px(24) + self.fonts.width(f"{share.name} 100.0%") + gap for share in self.shares]
+        kept, dots = count, self.fonts.width("…")
+        while kept > 1 and x + sum(widths[:kept]) + sum(widths[count:]) + dots > self.right:
             kept -= 1
-        for number, (share, width) in enumerate(zip(self.shares, widths)):
-            if kept <= number < count:
-                continue
-            if kept < number == count:
-                placed.append((None, x))
-                x += fonts.width("…") + gap
-            if x + width - gap > self.right:
+        entries, placed = list(zip(self.shares, widths)), []
+        entries[kept:count] = [(None, dots + gap)] * (kept < count)
+        for share, width in entries:
+            if share and x + width - gap > self.right:
                 break
             placed.append((share, x))
-            x = round(x + width)
+            x = round(x + width) if share else x + width
         return placed
-
-    def _draw_shares(self, pen: AnyPen, step: int) -> None:
-        """One bar over the width of the frame: where this step's attention lies, with the numbers of the key below."""
-        top, x = self.share_top, float(self.left)
-        for share in self.shares:
-            end = x + float(share.weights[step]) * (self.right - self.left)
-            pen.box((round(x), top, min(round(end), self.right), top + self.share_high), share.colour)
-            x = end
-        for share, x in self.names:
-            if share is not None:
-                at = x + self.px(24) + self.fonts.width(f"{share.name} "), self.share_base
-                pen.text(at, f"{share.weights[step]:.1%}", self.fonts)
-
-    def _column(self, step: int) -> int:
-        """Where a step begins on the time line, in pixels from its left."""
-        steps = self.record.response_length - self.first_step
-        return (step - self.first_step) * (self.right - self.left) // steps
-
-    def _totals(self) -> np.ndarray:
-        """(pictures, steps) the shares of the pictures at each step that has a frame, one on the other."""
-        shares = self.shares[: len(self.record.images)]
-        return np.cumsum([share.weights[self.first_step :] for share in shares], axis=0)
-
-    def _highest(self) -> float:
-        """The share at the top of the time line."""
-        return max(self._totals().max(initial=0), TINY)
 
     def _timeline(self) -> Image.Image:
         """The share of the pictures at each step, as bars over the phases."""
-        px, steps = self.px, self.record.response_length - self.first_step
-        totals, top = self._totals(), self._highest()
-        width, high = self._column(self.record.response_length), self.curve
-        starts = np.array([self._column(self.first_step + n) for n in range(steps + 1)])
-        step_X = np.searchsorted(starts, np.arange(width), side="right") - 1
-        band = np.full((high + (0 if self.place.small else px(PHASES)), width, 3), 255, np.uint8)
-        height_Y = np.arange(high, 0, -1)[:, None]
-        for share, total in reversed(list(zip(self.shares, totals))):
-            band[:high][height_Y <= np.round(total / top * high)[step_X]] = share.colour
-        if width >= 4 * steps:
-            band[:high, starts[:-1]] = 255
-        timeline = Image.fromarray(band)
-        pen = Pen(timeline)
+        px, high, small, width = self.px, self.curve, self.sheet.small, self.columns[-1]
+        timeline = Image.new("RGB", (width, high + (0 if small else px(PARTS[3]))), PAPER)
+        pen, gap = Pen(timeline), width >= 4 * (len(self.columns) - 1)
+        for share, total in reversed(list(zip(self.shares, self.totals))):
+            for (left, right), top in zip(pairwise(self.columns), np.round(total / (self.highest or 1) * high)):
+                pen.box((left + gap, high - top, right, high), share.colour)
         for phase in (phase for phase in response_phases(self.record) if phase.last > self.first_step):
-            left, right = self._column(max(phase.first, self.first_step)), self._column(phase.last)
-            pen.box((left, high, right, band.shape[0]), PHASE_COLOURS[phase.name])
-            if not self.place.small and self.fonts.width(phase.name) + px(12) < right - left:
+            left, right = (self.columns[max(step - self.first_step, 0)] for step in (phase.first, phase.last))
+            pen.box((left, high, right, timeline.height), PHASE_COLOURS[phase.name])
+            if not small and self.fonts.width(phase.name) + px(12) < right - left:
                 pen.text((left + px(8), high + px(19)), phase.name, self.fonts)
         return timeline
-
-    def _pale(self) -> Image.Image:
-        """The time line of what the video has not reached."""
-        pale = np.asarray(self.timeline).astype(float)
-        pale[: self.curve] = blend(255, pale[: self.curve], COMING_ALPHA)
-        return Image.fromarray(pale.round().astype(np.uint8))
-
-    def _draw_place(self, pen: AnyPen, step: int) -> None:
-        """The time line up to this step, and where the step stands on it."""
-        px, y, left, right = self.px, self.timeline_y, self._column(step), self._column(step + 1)
-        pen.picture(self.timeline.crop((0, 0, right, self.timeline.height)), (self.left, y))
-        left = min(self.left + left, self.right - px(4))
-        right = max(self.left + right, left + px(4))
-        # Round the bar alone: below it stand the names of the phases.
-        pen.box((left, y - px(4), right, y + self.curve), outline=CURRENT_TOKEN, width=px(3))

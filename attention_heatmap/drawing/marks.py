@@ -30,8 +30,6 @@ PICTURE_NAMED = re.compile(
     rf"|(?:({_ORDINAL})|(\d{{1,4}})(?:st|nd|rd|th)|第\s*({_CHINESE}|\d{{1,4}}))\s*[张幅个]?\s*{_NOUN}",
     re.IGNORECASE,
 )
-
-
 MOST_INSIDE = 64  # boxes that the attention inside is counted of
 
 
@@ -39,13 +37,10 @@ MOST_INSIDE = 64  # boxes that the attention inside is counted of
 class Mark:
     """A place that the response names."""
 
-    step: int
-    """The response token that completes it."""
+    step: int  # the response token that completes it
     phase: str
-    image: int
-    """Which picture it is in, from 0."""
-    corners: tuple[float, ...]
-    """x, y of a point or left, top, right, bottom of a box, as parts 0..1 of the picture's width and height."""
+    image: int  # which picture it is in, from 0
+    corners: tuple[float, ...]  # x, y of a point or left, top, right, bottom of a box, 0..1 of the picture's sides
 
 
 def response_marks(
@@ -59,31 +54,28 @@ def response_marks(
     else to that of an earlier mark at the same place; else to the one with more attention while it was written.
     What lies outside its picture is left out.
     """
-    text, ends, phases = record.response, response_ends(record), response_phases(record)
+    P, text, ends, phases = record.prompt_length, record.response, response_ends(record), response_phases(record)
     found = list(COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
-    places = [tuple(float(group) for group in match.groups() if group) for match in found]
-    prompt = "".join(record.tokens[: record.prompt_length])
+    places = [(match, tuple(float(group) for group in match.groups() if group)) for match in found]
     # (1,000) is a number, and places that are all 0 or 1 are intervals and the like.
-    pairs = [(m, p) for m, p in zip(found, places) if not re.search(r"(?<![\d.])0\d", m[0]) and max(p) > 1]
-    found, places = [m for m, _ in pairs], [p for _, p in pairs]
-    beyond = any(max(place) > 1000 for place in places)
-    pixels = draw_points == "pixels" or (draw_points == "auto" and (beyond or "pixel" in prompt.lower()))
+    places = [(match, place) for match, place in places if not re.search(r"(?<![\d.])0\d", match[0]) and max(place) > 1]
+    in_pixels = any(max(place) > 1000 for _, place in places) or "pixel" in "".join(record.tokens[:P]).lower()
+    in_pixels = draw_points == "pixels" or (draw_points == "auto" and in_pixels)
     rows_TS = record.rows(plane)
     looked_IT = np.array([rows_TS[:, image.positions].sum(axis=1) for image in record.images])
     marks: list[Mark] = []
     image_of: dict[tuple, int] = {}
     names = list(PICTURE_NAMED.finditer(text)) if len(sizes) > 1 else []
-    named_ends = [match.end() for match in names]
-    for match, place in zip(found, places):
+    for match, place in places:
         first, last = np.searchsorted(ends, (match.start(), match.end() - 1), side="right").tolist()
         phase = next((phase for phase in phases if phase.first <= last < phase.last), Phase("", 0, 0))
-        before, begins = bisect_right(named_ends, match.start()), int(ends[phase.first - 1]) if phase.first else 0
-        inside = before and names[before - 1].start() >= begins
+        before = bisect_right(names, match.start(), key=re.Match.end)
+        inside = before and names[before - 1].start() >= (ends[phase.first - 1] if phase.first else 0)
         image = _number_named(names[before - 1]) if inside else None
         if image not in range(len(sizes)):
             image = image_of.get(place, int(looked_IT[:, first : last + 1].sum(axis=1).argmax()))
         image_of[place] = image
-        whole = np.resize(sizes[image] if pixels else 1000, len(place))
+        whole = np.resize(sizes[image] if in_pixels else 1000, len(place))
         corners = tuple((np.array(place) / whole).tolist())
         if max(corners) <= 1 and all(low < high for low, high in zip(corners[:2], corners[2:])):
             marks.append(Mark(last, phase.name, image, corners))

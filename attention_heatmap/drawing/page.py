@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing.answer_side import TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
 from attention_heatmap.drawing.image_panel import (
@@ -44,6 +43,7 @@ from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.page_colours import page_colours
 from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
+from attention_heatmap.drawing.text_panel import TEXT_SCALE_QUANTILE
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.maps import BASELINES, image_shares, map_cells, mean_cells, shown_rows
 from attention_heatmap.phases import response_phases

@@ -33,9 +33,8 @@ class Pen:
             corners, fill = (left, top, right - 1, bottom - 1), fill if fill is None else tuple(map(round, fill))
             self._draw.rounded_rectangle(corners, min(radius, (bottom - top) // 2), fill, outline, width)
 
-    def picture(self, image: Image.Image, at: Point, size: tuple[int, int] | None = None) -> None:
-        """A picture with its top left at a point, scaled to a size."""
-        image = image if size in (None, image.size) else image.resize(size, Image.Resampling.LANCZOS)
+    def picture(self, image: Image.Image, at: Point) -> None:
+        """A picture with its top left at a point."""
         self.canvas.paste(image, (round(at[0]), round(at[1])), image if image.mode == "RGBA" else None)
 
     def ring(self, at: Point, radius: float, colour: Any, width: float, opacity: float, fill: Any = None) -> None:
@@ -90,8 +89,7 @@ class VectorPen:
 
     width: int
     height: int
-    shapes: list[tuple[str, dict]] = field(default_factory=list)
-    """("text" | "box" | "picture" | "ring" | "line", its values), in the order of drawing."""
+    shapes: list[tuple[str, dict]] = field(default_factory=list)  # the method, its values, in the order of drawing
 
     def _add(self, kind: str, **values: Any) -> None:
         self.shapes.append((kind, values))

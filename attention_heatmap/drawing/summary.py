@@ -9,8 +9,8 @@ from PIL import Image
 
 from attention_heatmap.drawing.colour import MUTED, PAPER, colour_bar, colour_map, text_colours
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, wrapped
-from attention_heatmap.drawing.frame import MARGIN
 from attention_heatmap.drawing.image_panel import draw_heat, draw_heat_by_pen, layout_images
+from attention_heatmap.drawing.layout import MARGIN
 from attention_heatmap.drawing.legend import NOTES, amount_text, map_notes, plane_title
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines

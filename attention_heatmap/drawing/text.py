@@ -10,8 +10,6 @@ import numpy as np
 from attention_heatmap.log import logger, one_line
 from attention_heatmap.record import AttentionRecord
 
-_LONGEST_ADVICE = 40  # characters of the problem that a warning quotes
-
 
 def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, int]:
     """The position at which the text panel begins, and the first step that gets a frame.
@@ -19,46 +17,41 @@ def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, i
     The phrase is looked for in the problem (last occurrence), then in the response (first one: the video then
     begins there). Where it is absent, the panel begins at the problem; where none is given, at the response.
     """
-    P = record.prompt_length
-    ends = np.cumsum([0, *(len(token) for token in record.tokens)])
+    P, text = record.prompt_length, "".join(record.tokens)
+    if not start_phrase:
+        return P, 0
+    ends = np.cumsum([0, *map(len, record.tokens)])
     first, last = record.problem or (0, P)
-    text = "".join(record.tokens)
-    if start_phrase:
-        at = text.rfind(start_phrase, int(ends[first]), int(ends[last]))
-        at = at if at >= 0 else text.find(start_phrase, int(ends[P]))
-        if at >= 0:
-            position = int(np.searchsorted(ends, at, side="right")) - 1
-            return position, max(position - P, 0)
-        words = one_line("".join(record.tokens[first:last]).strip())[:_LONGEST_ADVICE]
-        logger.warning(
-            "start_phrase %r does not occur: the text begins at the problem; to begin elsewhere, give words of it, "
-            "such as start_phrase %r, or '' for the answer alone", start_phrase, words,
-        )  # fmt: skip
-        return first, 0
-    return P, 0
+    at = text.rfind(start_phrase, int(ends[first]), int(ends[last]))
+    at = at if at >= 0 else text.find(start_phrase, int(ends[P]))
+    if at >= 0:
+        position = int(np.searchsorted(ends, at, side="right")) - 1
+        return position, max(position - P, 0)
+    logger.warning(
+        "start_phrase %r does not occur: the text begins at the problem; to begin elsewhere, give words of it, "
+        "such as start_phrase %r, or '' for the answer alone",
+        start_phrase, one_line("".join(record.tokens[first:last]).strip())[:40],
+    )  # fmt: skip
+    return first, 0
 
 
 @dataclass(frozen=True)
 class TextPiece:
     """A stretch of positions that is shown as one: a token, a character of several tokens, a run of image tokens."""
 
-    start: int
-    """First position."""
+    start: int  # first position
     text: str
-    kind: str
-    """"text", "special" or "image"."""
+    kind: str  # "text", "special" or "image"
 
 
 def text_pieces(record: AttentionRecord, start: int) -> list[TextPiece]:
     """The pieces of the text panel: together they cover every position from `start` to the end."""
     image_of = {int(p): number for number, image in enumerate(record.images, 1) for p in image.positions}
-    special = set(record.special_ids)
-    pieces: list[TextPiece] = []
+    special, pieces = set(record.special_ids), []
     waiting = None  # first position of a character that is not complete yet
     for position in range(start, len(record.tokens)):
-        number = image_of.get(position)
-        if number is not None:
-            if not (pieces and image_of.get(position - 1) == number and position > start):
+        if number := image_of.get(position):
+            if position == start or image_of.get(position - 1) != number:
                 pieces.append(TextPiece(position, f"[image {number}]", "image"))
             continue
         waiting = position if waiting is None else waiting

@@ -87,7 +87,7 @@ def notes_below(maps: Sequence[ShownMap]) -> list[str]:
 
 
 class MapsTogether:
-    """Several maps over the same pictures, at every step that has a frame; stands where one `MapPanel` does."""
+    """A map over the pictures, or several over the same ones, at every step that has a frame."""
 
     def __init__(
         self, maps: Sequence[ShownMap], heading: str, layout: ImageLayout, at: tuple[int, int], first_step: int,
@@ -101,7 +101,7 @@ class MapsTogether:
         plain = [weights for weights, one in zip(found, maps) if one.minus is None]
         shared = scale_ends(np.concatenate(plain, axis=1), IMAGE_SCALE_QUANTILE, options.scale)
         own = [scale_ends(np.abs(weights), IMAGE_SCALE_QUANTILE, options.scale) for weights in found]
-        self.own_scale = options.together != "shared"
+        self.own_scale = options.together != "shared" and len(maps) > 1
         self._ends = [ends if self.own_scale or one.minus else shared for ends, one in zip(own, maps)]
         self.ends = self._ends[0]
         self.shares = maps[0].shares[first_step:]
@@ -112,14 +112,14 @@ class MapsTogether:
         return "each map's own scale" if self.own_scale else float(self.ends[number])
 
     def draw(self, pen: AnyPen, number: int, fonts: FontSet) -> None:
-        """The heat of a frame, and above each map its share and the end of its scale."""
+        """The heat of a frame, and above each of several maps its share and the end of its scale."""
         tints, alphas = (np.concatenate(parts) for parts in zip(*self._colours(number)))
         if isinstance(pen, VectorPen):
             painted_by_pen(pen, self.at, self.layout, tints, alphas, fonts)
         else:
             pen.picture(painted(self.layout, tints, alphas), (self.at[0], self.at[1] + self.layout.cell_rows.start))
         pictures, label = len(self.layout.places) // len(self.maps), label_height(fonts, 2)
-        for k, one in enumerate(self.maps):
+        for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
             left, top, width, _ = self.layout.places[k * pictures]
             share = one.shares[self.first_step + number]
             words = f"{share:+.1%}" if one.minus else f"{share:.1%}"

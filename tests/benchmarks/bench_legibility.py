@@ -64,8 +64,8 @@ def of_cells(renderer: FrameRenderer, frame: np.ndarray, weights: np.ndarray) ->
     shown = np.flatnonzero(np.isfinite(weights))
     if not len(shown) or not weights[shown].max() > 0:
         return None
-    index = renderer.image.cell_index
-    left, top = renderer.image_at
+    index = renderer.maps[0].layout.cell_index
+    left, top = renderer.maps[0].at
     panel = frame[top : top + index.shape[0], left : left + index.shape[1]]
     first, second = (panel[index == shown[place] + 1] for place in hottest_and_median(weights[shown]))
     return difference(first, second)
@@ -73,19 +73,19 @@ def of_cells(renderer: FrameRenderer, frame: np.ndarray, weights: np.ndarray) ->
 
 def of_text(renderer: FrameRenderer, frame: np.ndarray, number: int) -> float | None:
     """The difference of the text's grounds, of the tokens in view that are there already."""
-    text, step = renderer.text, renderer.first_step + number
-    current = int(np.searchsorted(renderer.piece_starts, renderer.record.prompt_length + step, side="right")) - 1
-    lines = max(renderer.text_size[1] // text.line_height, 1)
+    text, step = renderer.answer.layout, renderer.first_step + number
+    current = int(np.searchsorted(renderer.answer.starts, renderer.record.prompt_length + step, side="right")) - 1
+    lines = max(renderer.answer.size[1] // text.line_height, 1)
     first = max(int(text.last_line[current]) + 1 - lines, 0) * text.line_height
     index = text.piece_index[first : first + lines * text.line_height]
     ground = np.where(text.ink[first : first + lines * text.line_height] == 0, index, 0)
-    weights = renderer.text_weights[number]
+    weights = renderer.answer.weights[number]
     seen = np.unique(ground)
-    words = [n for n in range(current) if renderer.text.pieces[n].kind == "text" and np.isfinite(weights[n])]
+    words = [n for n in range(current) if renderer.answer.layout.pieces[n].kind == "text" and np.isfinite(weights[n])]
     words = [n for n in words if n + 1 in seen]
     if len(words) < 2:
         return None
-    left, top = renderer.text_at
+    left, top = renderer.answer.at
     panel = frame[top : top + len(index), left : left + index.shape[1]]
     first_piece, second = (panel[ground == words[place] + 1] for place in hottest_and_median(weights[words]))
     return difference(first_piece, second)
@@ -99,7 +99,7 @@ def measure(record: AttentionRecord, every: int, options: dict) -> dict[str, lis
         renderer = FrameRenderer(record, images, record.plane(), DEFAULT_START_PHRASE, drawing_options(options))
         for number in range(0, record.response_length - renderer.first_step, every):
             frame = renderer.draw(renderer.first_step + number)
-            found.setdefault(name, []).append(of_cells(renderer, frame, renderer.cell_weights[number]))
+            found.setdefault(name, []).append(of_cells(renderer, frame, renderer.maps[0].weights[number]))
             if name == "white":
                 found.setdefault("text", []).append(of_text(renderer, frame, number))
     return {name: [value for value in values if value is not None] for name, values in found.items()}

@@ -35,16 +35,16 @@ def test_whatever_a_model_emits_nothing_leaves_its_panel_and_the_current_token_i
 ):
     record = make_record(["Based", *problem], [text or "·" for text in response])
     renderer = renderer_of(record, [picture((400, 100) if wide else (100, 400), "khaki")], size=size, draw_points="off")
-    (left, top), (width, height) = renderer.text_at, renderer.text_size
-    footer = renderer.legend.place.top
-    assert top + height <= footer and left + width <= renderer.right
+    (left, top), (width, height) = renderer.answer.at, renderer.answer.size
+    footer = renderer.legend.top
+    assert top + height <= footer and left + width <= renderer.sheet.right
     for step in range(renderer.first_step, record.response_length, 7):
         frame = renderer.draw(step)
         assert frame.shape == (size[1], size[0], 3) and frame.dtype == np.uint8
-        if not renderer.stacked:
-            assert (frame[top:footer, left + width : renderer.image_at[0]] == 255).all()
+        if not renderer.panels.stacked:
+            assert (frame[top:footer, left + width : renderer.maps[0].at[0]] == 255).all()
         assert (frame[top + height : footer - 1, : left + width] == 255).all()
-        margins = frame[:, : renderer.left - renderer.px(8)], frame[:, renderer.right + 2 :]
+        margins = frame[:, : renderer.sheet.left - renderer.px(8)], frame[:, renderer.sheet.right + 2 :]
         assert min(int(part.min()) for part in margins) == 255
         assert is_current(frame[top : top + height, left : left + width]).any()
 
@@ -54,18 +54,18 @@ def test_whatever_a_model_emits_nothing_leaves_its_panel_and_the_current_token_i
 def test_in_a_frame_taller_than_wide_the_pictures_stand_above_the_text(size, sizes):
     record = make_record(["Based"], ["w"] * 3, grids=[(3, 4)] * len(sizes))
     tall = renderer_of(record, [picture(each) for each in sizes], size=size)
-    high = max(top + height for _, top, _, height in tall.image.places)
+    high = max(top + height for _, top, _, height in tall.maps[0].layout.places)
     assert (
-        tall.stacked
-        and tall.image_at[0] == tall.text_at[0]
-        and tall.image_at[1] + high <= tall.text_at[1] - tall.px(50)
+        tall.panels.stacked
+        and tall.maps[0].at[0] == tall.answer.at[0]
+        and tall.maps[0].at[1] + high <= tall.answer.at[1] - tall.px(50)
     )
-    assert tall.text_at[1] + tall.text_size[1] <= tall.legend.place.top
+    assert tall.answer.at[1] + tall.answer.size[1] <= tall.legend.top
 
 
 def test_a_picture_that_stacking_would_make_smaller_stands_beside_the_text_in_a_tall_frame_too():
     renderer = renderer_of(make_record(["Based"], ["w"]), [picture((100, 900))], size=(640, 800))
-    assert not renderer.stacked and renderer.image_at[0] > renderer.text_at[0]
+    assert not renderer.panels.stacked and renderer.maps[0].at[0] > renderer.answer.at[0]
 
 
 def test_a_frame_a_token_of_the_size_asked_for():
@@ -111,7 +111,7 @@ def test_the_scale_of_the_video_is_the_same_in_all_its_frames(options, same):
     renderer = renderer_of(record, size=(1280, 720), **options)
     said = [[text for text in words_of(renderer, step) if "or more" in text][-1] for step in (0, 1)]
     assert (said[0] == said[1]) == same and ("50.00% or more" in said[0]) and ("(this frame)" in said[1]) != same
-    assert len(set(renderer.text_ends)) == (1 if same else 2)
+    assert len(set(renderer.answer.ends)) == (1 if same else 2)
 
 
 def test_the_share_of_the_pictures_is_said_at_every_step():
@@ -132,8 +132,8 @@ def test_a_sink_in_the_text_takes_no_part_in_the_scale_and_stands_on_white():
     record = make_record(["Based", *[f" p{n}" for n in range(30)]], [f" w{n}" for n in range(20)])
     record.weights[:, :, record.prompt_length - 30] = 5.0
     renderer = renderer_of(record, sinks=True)
-    assert np.isnan(renderer.text_weights[:, 1]).all() and renderer.text_ends.max() < 1
-    assert np.isfinite(np.delete(renderer.text_weights, 1, 1)).all()
+    assert np.isnan(renderer.answer.weights[:, 1]).all() and renderer.answer.ends.max() < 1
+    assert np.isfinite(np.delete(renderer.answer.weights, 1, 1)).all()
 
 
 def test_a_layer_that_does_not_look_at_the_pictures_is_drawn():
@@ -151,8 +151,8 @@ def test_a_mark_is_drawn_as_soon_as_its_place_is_generated_and_an_answer_takes_o
 
     def marked(step, x):
         """Whether the frame differs from one without marks round a place of the picture."""
-        left, top, wide, high = renderer.image.places[0]
-        at = renderer.image_at[1] + top + high // 2, renderer.image_at[0] + left + int(x * wide)
+        left, top, wide, high = renderer.maps[0].layout.places[0]
+        at = renderer.maps[0].at[1] + top + high // 2, renderer.maps[0].at[0] + left + int(x * wide)
         area = tuple(slice(middle - 12, middle + 13) for middle in at)
         return bool((renderer.draw(step)[area] != plain.draw(step)[area]).any())
 
@@ -171,7 +171,7 @@ def test_marks_are_numbered_within_their_phase_and_boxes_say_how_much_is_inside(
 
 def test_many_pictures_are_drawn_within_the_frame():
     renderer = renderer_of(make_record(["Based"], ["w"], grids=[(2, 2)] * 14))
-    assert (renderer.draw(0)[:, renderer.right :] == 255).all()
+    assert (renderer.draw(0)[:, renderer.sheet.right :] == 255).all()
 
 
 def test_another_colour_map_colours_text_and_picture_and_its_scales():
@@ -181,7 +181,7 @@ def test_another_colour_map_colours_text_and_picture_and_its_scales():
     expected = np.array([200, 0, 250]) * CELL_ALPHA[1] + 255 * (1 - CELL_ALPHA[1])
     frame = renderer.draw(0)
     np.testing.assert_allclose(frame[cell_centre(renderer, 3)], expected, atol=1.5)
-    bars = frame[renderer.legend.place.top : renderer.legend.share_top].astype(int)
+    bars = frame[renderer.legend.top : renderer.legend.share_top].astype(int)
     assert (np.abs(bars - expected).max(axis=2) < 8).any()
 
 
@@ -197,13 +197,13 @@ def test_the_records_plane_and_pictures_are_checked_before_the_first_frame():
 
 def test_a_heading_that_is_too_long_is_cut():
     renderer = renderer_of(make_record(["Based"], ["w" * 500]))
-    beside = slice(renderer.text_at[0] + renderer.text_size[0] + 9, renderer.image_at[0])
-    assert (renderer.draw(0)[: renderer.text_at[1], beside] == 255).all()
+    beside = slice(renderer.answer.at[0] + renderer.answer.size[0] + 9, renderer.maps[0].at[0])
+    assert (renderer.draw(0)[: renderer.answer.at[1], beside] == 255).all()
 
 
 def cell_colours(renderer, frame):
     """(cells, 3) the colour in the middle of each cell."""
-    return np.array([frame[cell_centre(renderer, cell)] for cell in range(len(renderer.image.edges))], int)
+    return np.array([frame[cell_centre(renderer, cell)] for cell in range(len(renderer.maps[0].layout.edges))], int)
 
 
 def weaker(parts, **options):
@@ -252,9 +252,9 @@ def test_nothing_is_drawn_over_something_else_or_outside(size, sizes):
 def test_attention_on_text_that_has_scrolled_away_is_told():
     record = make_record(["Start", "Based"], ["\n"] * 80 + ["x"], grids=[(1, 1)])
     renderer = renderer_of(record)
-    first, _ = renderer.text.visible(len(renderer.text.pieces) - 1, renderer.text_size[1])
-    above = np.flatnonzero(renderer.text.last_line < first)
-    expected = renderer.text_weights[80][above].sum() + record.rows(1)[80][2]
+    first, _ = renderer.answer.layout.visible(len(renderer.answer.layout.pieces) - 1, renderer.answer.size[1])
+    above = np.flatnonzero(renderer.answer.layout.last_line < first)
+    expected = renderer.answer.weights[80][above].sum() + record.rows(1)[80][2]
     assert (
         first > 0
         and f"{expected:.1%}" in " ".join(words_of(renderer, 80))
@@ -269,7 +269,7 @@ def test_a_font_grows_only_while_all_of_the_text_stays_in_view(word):
     for words in (4, 12, 20, 30, 40, 50, 60, 80, 100, 130, 400):
         record = make_record(["Based ", *[word] * words], [word] * 8)
         renderer = FrameRenderer(record, [picture((300, 900))], 0, "Based", DrawingOptions(frame_size=(1280, 720)))
-        plain = layout_text(text_pieces(record, 0), FontSet(renderer.px(FONT_TEXT)), renderer.text_size[0])
-        grown.append(renderer.text.line_height > plain.line_height)
-        assert not grown[-1] or len(renderer.text.ink) <= renderer.text_size[1]
+        plain = layout_text(text_pieces(record, 0), FontSet(renderer.px(FONT_TEXT)), renderer.answer.size[0])
+        grown.append(renderer.answer.layout.line_height > plain.line_height)
+        assert not grown[-1] or len(renderer.answer.layout.ink) <= renderer.answer.size[1]
     assert grown[0] and not grown[-1]

@@ -38,7 +38,7 @@ def test_cells_are_row_major_and_the_hot_one_alone_is_green(hot, cell):
     for number in range(12):
         y, x = cell_centre(renderer, number)
         np.testing.assert_allclose(frame[y, x], on_white(float(number == hot)), atol=2)
-    whole = renderer.image_at, renderer.image.places[0]
+    whole = renderer.maps[0].at, renderer.maps[0].layout.places[0]
     y, x = cell_centre(renderer, hot)
     assert (y - whole[0][1] - whole[1][1]) // (whole[1][3] / 3) == cell[0]
     assert (x - whole[0][0] - whole[1][0]) // (whole[1][2] / 4) == cell[1]
@@ -78,9 +78,9 @@ def test_two_pictures_do_not_overlap_have_their_numbers_and_share_one_scale():
     record = make_record(["Based"], [" w"], grids=[(3, 4), (2, 5)])
     record.images[1].boxes[:] = grid_boxes(2, 5, 100, 300)
     renderer = renderer_of(record, [picture((400, 300)), picture((100, 300))])
-    assert renderer.image.labels == ("image 1", "image 2") and len(renderer.image.positions) == 22
-    assert set(np.unique(renderer.image.cell_index)) == set(range(23))
-    assert renderer.cell_ends[0] == pytest.approx(renderer.cell_weights.max())
+    assert renderer.maps[0].layout.labels == ("image 1", "image 2") and len(renderer.maps[0].layout.edges) == 22
+    assert set(np.unique(renderer.maps[0].layout.cell_index)) == set(range(23))
+    assert renderer.maps[0].ends[0] == pytest.approx(renderer.maps[0].weights.max())
 
 
 def test_the_hot_token_of_the_second_picture_is_green_there():
@@ -99,7 +99,8 @@ def test_a_token_without_a_place_is_drawn_nowhere():
     boxes[5] = np.nan
     images = (ImageTokens(record.images[0].positions, boxes),)
     layout = layout_images(replace(record, images=images), [picture()], 300, 240, FONTS)
-    assert record.images[0].positions[5] not in layout.positions and len(layout.positions) == 11
+    (cells,) = layout.cells
+    assert record.images[0].positions[5] not in cells.positions and len(layout.edges) == 11
     assert np.unique(layout.cell_index).tolist() == list(range(12))
 
 
@@ -128,7 +129,7 @@ def test_a_sink_is_hatched_visibly_on_any_picture_and_not_tinted(colour, colorma
     def lightness(step, **options):
         """Of the pixels of the cell, but for the grid lines round it."""
         renderer = renderer_of(sink_record(), [picture(colour=colour)], colormap=colormap, **options)
-        (left, top, right, bottom), at = renderer.image.edges[5], renderer.image_at
+        (left, top, right, bottom), at = renderer.maps[0].layout.edges[5], renderer.maps[0].at
         panel = renderer.draw(step)[at[1] :, at[0] :]
         return panel[top + 2 : bottom - 2, left + 2 : right - 2].mean(axis=2)
 
@@ -139,8 +140,8 @@ def test_a_sink_is_hatched_visibly_on_any_picture_and_not_tinted(colour, colorma
 
 def test_a_sink_is_left_out_of_the_scale_of_the_other_cells():
     with_sink, without = renderer_of(sink_record()), renderer_of(sink_record(), sinks=True)
-    assert with_sink.cell_ends[0] == pytest.approx(3.0) and without.cell_ends[0] == pytest.approx(0.5)
-    assert np.isnan(without.cell_weights[:, 5]).all() and np.isfinite(np.delete(without.cell_weights, 5, 1)).all()
+    assert with_sink.maps[0].ends[0] == pytest.approx(3.0) and without.maps[0].ends[0] == pytest.approx(0.5)
+    assert np.isnan(without.maps[0].weights[:, 5]).all() and np.isfinite(np.delete(without.maps[0].weights, 5, 1)).all()
 
 
 def test_each_frame_has_its_own_scale_unless_the_video_has_one_and_the_power_lifts_weak_ones():
@@ -148,12 +149,13 @@ def test_each_frame_has_its_own_scale_unless_the_video_has_one_and_the_power_lif
     weights = record.weights[:, 0, record.image_positions] * [[1], [0.1], [1]]
     record = with_cells(record, weights)
     frame, video, lifted = (
-        renderer_of(record, **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5})
+        renderer_of(record, picture="colour", **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5})
     )
-    np.testing.assert_allclose(frame.cell_ends, [0.5, 0.05, 0.5])
-    np.testing.assert_allclose(video.cell_ends, [0.5] * 3)
-    tops = [renderer.maps[0].values(1).max() for renderer in (frame, video, lifted)]
-    assert tops == pytest.approx([1, 0.1, 0.1**0.5])
+    np.testing.assert_allclose(frame.maps[0].ends, [0.5, 0.05, 0.5])
+    np.testing.assert_allclose(video.maps[0].ends, [0.5] * 3)
+    for renderer, value in ((frame, 1), (video, 0.1), (lifted, 0.1**0.5)):
+        expected = on_white(value, strength=float(renderer.maps[0].strengths[1]))
+        np.testing.assert_allclose(renderer.draw(1)[cell_centre(renderer, 1)], expected, atol=2)
 
 
 @pytest.mark.parametrize("how, colourful", [("colour", 1.0), ("muted", 0.5), ("grey", 0.0)])

@@ -66,7 +66,7 @@ def test_the_panels_stand_within_their_room_and_apart(sizes, frame, letters):
         assert left >= room[0] and top >= header and right <= room[2] + len(sizes) and bottom <= room[3] + len(sizes)
     assert apart(*boxes, slack=len(sizes)) and panels.text[2] > 8 * font and panels.text[3] > 4 * font
     assert panels.stacked == (panels.text[0] == panels.pictures[0])
-    assert 1 <= panels.text_scale <= LARGER_TEXT[0]
+    assert 1 <= panels.text_scales[0] <= LARGER_TEXT[0]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_pictures_stand_above_the_text_where_they_are_larger_there(size, frame, 
 
 def test_a_short_text_is_written_larger_and_leaves_the_pictures_more_room():
     short, long = (place_panels([(400, 300)], (0, 0, 1280, 600), 50, 20, 0, 17, n) for n in ([40], [80] * 50))
-    assert short.text_scale > 1 == long.text_scale and short.pictures[2] >= long.pictures[2]
+    assert short.text_scales[0] > 1 == long.text_scales[0] and short.pictures[2] >= long.pictures[2]
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,13 @@ def test_notes_stand_below_the_time_line_within_the_frame(size):
     plain, noted = (
         renderer_of(record, size=size) for record in (sink_record(), replace(sink_record(), checks=(CHECK,)))
     )
-    lines = (plain.legend.place.top - noted.legend.place.top) / noted.px(NOTES)
+    lines = (plain.legend.top - noted.legend.top) / noted.px(NOTES)
     assert lines == len(noted.notes) >= 1
     bottom = noted.legend.timeline_y + noted.legend.timeline.height + noted.px(5)
     written = (noted.draw(0)[bottom:] < 128).all(axis=2)
-    assert written.any(axis=1).sum() >= lines * 3 and not written[-2:].any() and not written[:, noted.right :].any()
+    assert (
+        written.any(axis=1).sum() >= lines * 3 and not written[-2:].any() and not written[:, noted.sheet.right :].any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,14 +107,14 @@ def test_the_shares_of_many_pictures_differ_in_colour_and_the_key_keeps_those_of
     assert named[0][0].name == "image 1" and (None in [share for share, _ in named])
     assert [share.name for share, _ in named[-3:]] == ["problem", "response", "first token (sink)"]
     places = [x for _, x in named]
-    assert places == sorted(places) and places[-1] < renderer.right
+    assert places == sorted(places) and places[-1] < renderer.sheet.right
 
 
 @pytest.mark.parametrize("size", [SMALL, (1280, 720)])
 def test_the_bar_of_shares_is_parted_by_them(size):
     renderer = renderer_of(make_record(["Based"], [" a", " b"], grids=[(3, 4), (2, 2)]), size=size)
     legend = renderer.legend
-    row = renderer.draw(1)[legend.share_top + legend.share_high // 2, renderer.left : renderer.right]
+    row = renderer.draw(1)[legend.share_top + legend.share_high // 2, renderer.sheet.left : renderer.sheet.right]
     for share in legend.shares:
         part = (row == share.colour).all(axis=1).mean()
         assert part == pytest.approx(share.weights[1], abs=0.01)
@@ -125,7 +127,7 @@ def test_the_time_line_has_its_past_in_full_its_future_pale_and_the_place_in_blu
     renderer = renderer_of(record, size=size)
     legend, frame = renderer.legend, renderer.draw(9)
     y = legend.timeline_y + legend.curve - 3
-    middle = [renderer.left + (legend._column(n) + legend._column(n + 1)) // 2 for n in range(20)]
+    middle = [renderer.sheet.left + (legend.columns[n] + legend.columns[n + 1]) // 2 for n in range(20)]
     assert (frame[y, middle[:10]] == SHARE_COLOURS[0]).all()
     assert (frame[y, middle[10:]] > np.array(SHARE_COLOURS[0]) + 50).all()
     place = np.nonzero(is_current(frame[legend.timeline_y - 1 :]))[1]
@@ -140,7 +142,7 @@ def test_the_time_line_is_as_high_as_the_share_of_each_step():
         record.weights[step] = row
     legend = renderer_of(record, size=(1280, 720)).legend
     band = (np.asarray(legend.timeline)[: legend.curve] == SHARE_COLOURS[0]).all(axis=2)
-    highs = [band[:, (legend._column(n) + legend._column(n + 1)) // 2].sum() for n in range(4)]
+    highs = [band[:, (legend.columns[n] + legend.columns[n + 1]) // 2].sum() for n in range(4)]
     assert highs == [legend.curve, round(legend.curve / 2), round(legend.curve / 4), 0]
 
 
@@ -153,9 +155,11 @@ def test_the_colour_bars_and_their_numbers_stand_side_by_side(size, options):
     if options.get("baseline") == "relative":
         record = replace(record, neutral=np.full((2, 12), 1e-3, np.float32))
     renderer = renderer_of(record, size=size, **options)
-    place = renderer.legend.place
+    place = renderer.legend
     bars = renderer.draw(1)[place.top : renderer.legend.share_top - 1]
-    assert (bars[:, place.second_bar - 6 : place.second_bar] == 255).all() and (bars[:, renderer.right :] == 255).all()
+    assert (bars[:, place.second_bar - 6 : place.second_bar] == 255).all() and (
+        bars[:, renderer.sheet.right :] == 255
+    ).all()
     assert (bars[:, : place.second_bar - 6] != 255).any() and (bars[:, place.second_bar :] != 255).any()
 
 

@@ -67,7 +67,7 @@ def test_a_panel_that_begins_amid_a_run_of_image_tokens_begins_with_its_chip():
 
 def test_the_weight_of_a_piece_is_the_sum_over_its_positions():
     record = make_record(["Go"], ["x", "", "路"], grids=[(2, 2), (1, 3)])
-    weights, rows = renderer_of(record, phrase="<s>").text_weights, record.weights[:, 1]
+    weights, rows = renderer_of(record, phrase="<s>").answer.weights, record.weights[:, 1]
     np.testing.assert_allclose(weights[:, 1], rows[:, 1:5].sum(1), rtol=1e-5)
     np.testing.assert_allclose(weights[:, 2], rows[:, 5:8].sum(1), rtol=1e-5)
     np.testing.assert_allclose(weights[:, -1], rows[:, -2:].sum(1), rtol=1e-5)

@@ -48,7 +48,7 @@ def test_whatever_tokens_a_model_emits_each_has_its_place_and_none_runs_off(text
     last = max(unit.line for unit in layout.written) if layout.written else 0
     assert len(layout.ink) == (last + 1) * layout.line_height
     for unit in layout.written:
-        for _, left, right in unit.parts():
+        for _, left, right in unit.parts:
             assert -0.01 <= left <= right + 0.01
 
 
@@ -57,7 +57,7 @@ def test_whatever_tokens_a_model_emits_each_has_its_place_and_none_runs_off(text
 def test_places_of_one_line_do_not_overlap_and_stay_in_it_unless_one_character_is_wider(texts, width):
     layout = layout_of(texts, width)
     for line in {unit.line for unit in layout.written}:
-        parts = sorted((left, right) for unit in layout.written if unit.line == line for _, left, right in unit.parts())
+        parts = sorted((left, right) for unit in layout.written if unit.line == line for _, left, right in unit.parts)
         assert all(end <= start + 0.01 for (_, end), (start, _) in itertools.pairwise(parts))
         assert parts[-1][1] <= width or len(parts) == 1
 
@@ -125,10 +125,10 @@ def needs_font_of(text):
 def test_letters_join_across_tokens_and_each_token_keeps_a_part_of_the_word(word):
     needs_font_of("".join(word))
     layout, whole = layout_of(word), layout_of(["".join(word)])
-    assert len(layout.written) == 1 and [f.piece for f in layout.written[0].fragments] == list(range(len(word)))
+    assert len(layout.written) == 1 and [f.piece for f, _, _ in layout.written[0].parts] == list(range(len(word)))
     np.testing.assert_array_equal(layout.ink > 0, whole.ink > 0)
     least = room.LEAST_PART * FONTS.width("".join(word)) / len(word)
-    assert all(right - left >= 0.9 * least for _, left, right in layout.written[0].parts())
+    assert all(right - left >= 0.9 * least for _, left, right in layout.written[0].parts)
 
 
 def test_the_first_token_of_an_arabic_word_stands_at_its_right():
@@ -162,7 +162,7 @@ def test_three_thousand_tokens_take_as_many_steps_each_as_three_hundred():
             layout = layout_of(["(100,200)", " <answer>", " "] * (tokens // 3), 300)
         finally:
             sys.setprofile(None)
-        assert {f.piece for unit in layout.written for f in unit.fragments} == set(range(tokens))
+        assert {f.piece for unit in layout.written for f, _, _ in unit.parts} == set(range(tokens))
         counts.append(calls[0])
     assert counts[1] < 12 * counts[0]
 

@@ -12,7 +12,7 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE
 from attention_heatmap.drawing.pen import VectorPen
 from attention_heatmap.drawing.text import TextPiece
 from attention_heatmap.drawing.text_layout import INK_LEVELS, layout_text
-from attention_heatmap.drawing.text_panel import draw_text, visualize_attention_step
+from attention_heatmap.drawing.text_panel import put_text, visualize_attention_step
 
 TOKENS = st.text(st.sampled_from("abc 路线\n\t😀مرحبا<>"), min_size=1, max_size=9)
 
@@ -27,7 +27,7 @@ def test_the_current_token_is_blue_and_later_ones_are_not_shown():
         panel = text_panel(renderer, step)
         assert is_current(panel[ground_of(renderer, 2 + step)]).all()
         for later in range(3 + step, 5):
-            owned = np.isin(renderer.text.piece_index[: len(panel)] % 5, [(later + 1) % 5])
+            owned = np.isin(renderer.answer.layout.piece_index[: len(panel)] % 5, [(later + 1) % 5])
             assert (panel[owned] == 255).all()
 
 
@@ -35,9 +35,9 @@ def test_a_token_is_coloured_by_its_weight_on_the_frames_own_scale():
     record = make_record(["Based", " on", " it"], [" w", " v"])
     renderer = renderer_of(record)
     panel, weights = text_panel(renderer, 1), record.weights[1, 1, record.prompt_length - 3 :]
-    assert renderer.text_ends[1] == pytest.approx(weights[:4].max())
+    assert renderer.answer.ends[1] == pytest.approx(weights[:4].max())
     for piece in range(4):
-        expected = on_white(weights[piece] / renderer.text_ends[1], TEXT_ALPHA, float(renderer.text_strengths[1]))
+        expected = on_white(weights[piece] / renderer.answer.ends[1], TEXT_ALPHA, float(renderer.answer.strengths[1]))
         np.testing.assert_allclose(panel[ground_of(renderer, piece)][0], expected, atol=2)
 
 
@@ -59,9 +59,9 @@ def test_the_current_token_is_in_view_in_every_frame(texts, height, data):
 def test_coloured_glyphs_stand_on_white_and_the_current_one_is_blue():
     record = make_record(["Based", "MM"], ["MM", "MM"])
     renderer = renderer_of(record, text_style="glyph", size=DEFAULT_FRAME_SIZE)  # thick enough glyphs
-    panel, index, ink = text_panel(renderer, 1), renderer.text.piece_index, renderer.text.ink
+    panel, index, ink = text_panel(renderer, 1), renderer.answer.layout.piece_index, renderer.answer.layout.ink
     full = (ink == INK_LEVELS - 1)[: len(panel)]
-    weight = min(record.weights[1, 1, record.prompt_length - 1] / renderer.text_ends[1], 1)
+    weight = min(record.weights[1, 1, record.prompt_length - 1] / renderer.answer.ends[1], 1)
     expected = text_colours(np.array([weight]), red_to_green, "glyph")[1][0]
     np.testing.assert_allclose(panel[full & (index == 2)][0], expected, atol=2.5)
     assert (panel[ground_of(renderer, 1)] == 255).all()
@@ -89,9 +89,9 @@ def test_without_a_current_token_all_are_shown_and_none_is_blue():
 
 def test_a_chip_is_coloured_by_the_weight_of_its_run():
     renderer = renderer_of(make_record(["Go"], ["x", "y"]), phrase="<s>")
-    weight = min(renderer.text_weights[1, 1] / renderer.text_ends[1], 1)
+    weight = min(renderer.answer.weights[1, 1] / renderer.answer.ends[1], 1)
     ground = text_panel(renderer, 1)[ground_of(renderer, 1)]
-    expected = on_white(weight, TEXT_ALPHA, float(renderer.text_strengths[1]))
+    expected = on_white(weight, TEXT_ALPHA, float(renderer.answer.strengths[1]))
     np.testing.assert_allclose(np.median(ground, axis=0), expected, atol=2)
 
 
@@ -101,7 +101,7 @@ def test_shapes_have_the_same_tokens_in_the_same_colours_as_the_picture(texts, d
     layout, current = layout_of(texts, 300), data.draw(st.integers(0, len(texts) - 1))
     values, height = np.linspace(0, 1, len(texts)), len(layout.ink)
     pen = VectorPen(300, height)
-    draw_text(pen, (0, 0), layout, values, current, height, red_to_green, "tint", 1)
+    put_text(pen, (0, 0), layout, values, current, height, red_to_green, "tint", 1)
     panel = np.asarray(visualize_attention_step(layout, values, current, height), int)
     first, _ = layout.visible(current, height)
     assert first == 0
@@ -118,5 +118,5 @@ def test_shapes_have_the_same_tokens_in_the_same_colours_as_the_picture(texts, d
 
 def test_in_a_frame_the_headings_token_is_white_on_blue():
     renderer = renderer_of(make_record(["Based"], [" lamp"]), [picture()])
-    heading = renderer.draw(0)[: renderer.text_at[1], : renderer.image_at[0]]
+    heading = renderer.draw(0)[: renderer.answer.at[1], : renderer.maps[0].at[0]]
     assert is_current(heading).sum() > 100 and contrast((255, 255, 255), CURRENT_TOKEN) >= 4.5

@@ -34,8 +34,8 @@ def renderer_with(record, together="own", maps=None, **options):
 
 def colours(renderer, step):
     """(maps, cells, 3) the colour in the middle of each cell of each map."""
-    frame, (left, top) = renderer.draw(step), renderer.image_at
-    found = [frame[top + (t + b) // 2, left + (x + r) // 2] for x, t, r, b in renderer.image.edges]
+    frame, (left, top) = renderer.draw(step), renderer.maps[0].at
+    found = [frame[top + (t + b) // 2, left + (x + r) // 2] for x, t, r, b in renderer.maps[0].layout.edges]
     return np.array(found, int).reshape(-1, 12, 3)
 
 
@@ -82,11 +82,11 @@ def test_maps_stand_apart_and_every_mark_is_drawn_over_each():
     record = record_of([0, 7], steps=2)
     tokens = (*record.tokens[:-1], " (500, 500)")
     renderer, plain = (renderer_with(replace(record, tokens=tokens), draw_points=how) for how in ("auto", "off"))
-    boxes = renderer.image.places
-    assert len(boxes) == 2 and len(np.unique(renderer.image.cell_index)) == 25
+    boxes = renderer.maps[0].layout.places
+    assert len(boxes) == 2 and len(np.unique(renderer.maps[0].layout.cell_index)) == 25
     changed = (renderer.draw(1) != plain.draw(1)).any(axis=2)
     for left, top, width, height in boxes:
-        x, y = renderer.image_at[0] + left + width // 2, renderer.image_at[1] + top + height // 2
+        x, y = renderer.maps[0].at[0] + left + width // 2, renderer.maps[0].at[1] + top + height // 2
         assert changed[y - 15 : y + 16, x - 15 : x + 16].any()
 
 
