@@ -9,17 +9,16 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.outputs import write_records
-from attention_heatmap.files import new_partial, remove_stale
+from attention_heatmap.files import remove_stale
 from attention_heatmap.log import logger, one_line
 from attention_heatmap.record import AttentionRecord
 from attention_heatmap.table import record_facts, write_facts
@@ -41,6 +40,16 @@ def fail_sample(folder: Path, facts: dict, error: object) -> None:
         logger.error("sample %s: %s", facts["sample"], one_line(problem))
     if os.strerror(errno.ENOSPC) in message:
         raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A sample that is being drawn."""
+
+    folder: Path
+    facts: dict
+    records: list[Path]
+    future: Future | None
 
 
 def draw_sample(
@@ -67,16 +76,6 @@ def _begin_process() -> None:
     os.environ["TQDM_DISABLE"] = "1"
 
 
-@dataclass(frozen=True)
-class _Drawing:
-    """A sample that is being drawn."""
-
-    folder: Path
-    facts: dict
-    records: list[Path]
-    future: Future
-
-
 class BackgroundDrawing:
     """Draws one sample while the model answers the next, in a process of its own.
 
@@ -85,7 +84,7 @@ class BackgroundDrawing:
     """
 
     def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
-        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record and str(save_record)
+        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record
         self._pool: ProcessPoolExecutor | None = None
         self._processes: set[Any] = set()
         self._current: _Drawing | None = None
@@ -104,49 +103,29 @@ class BackgroundDrawing:
             if kind is None:
                 self.finish()
         finally:
-            if self._current:
-                for process in self._processes:
-                    process.terminate()
+            for process in self._processes if self._current else ():
+                process.terminate()
             if self._pool:
                 self._pool.shutdown(cancel_futures=True)
             if self._current:
-                self._remove(self._current.records)
+                self._forget(self._current.records)
                 remove_stale(self._current.folder)
 
     def start(self, folder: Path, facts: dict, records: Sequence[AttentionRecord]) -> None:
         """Begin to draw the record of a sample, or two to be compared, as soon as the sample before is drawn."""
+        self.finish()
+        facts, name = facts | record_facts(records, facts["answer"]), Path(self.save_record or RECORD_NAME)
         folder.mkdir(parents=True, exist_ok=True)
-        paths: list[Path] = []
-        try:
-            for number, record in enumerate(records):
-                paths.append(self._place(folder, number))
-                record.save(paths[-1])
-            self.finish()
-        except BaseException:
-            self._remove(paths)
-            raise
-        facts = facts | record_facts(records, facts["answer"])
-        self._current = _Drawing(folder, facts, paths, self._submit(paths, folder))
-
-    def _place(self, folder: Path, number: int) -> Path:
-        """Where a record is kept, the second one's name with a b in it."""
-        name = Path(self.save_record or RECORD_NAME)
-        path = folder / (f"{name.stem}_b{name.suffix}" if number else name)
-        return path if self.save_record else new_partial(path)
-
-    def _submit(self, paths: list[Path], folder: Path) -> Future:
-        """The drawing of records, begun in the process or, where there is none, done at once."""
+        paths = [folder / name, folder / f"{name.stem}_b{name.suffix}"][: len(records)]
+        for path, record in zip(paths, records):
+            record.save(path)
+        future, before = None, set(multiprocessing.active_children())
         if self._pool:
-            before = set(multiprocessing.active_children())
             future = self._pool.submit(draw_sample, paths, folder, self.start_phrase, self.options)
             self._processes |= set(multiprocessing.active_children()) - before
-            return future
-        done: Future = Future()
-        try:
-            done.set_result(draw_sample(paths, folder, self.start_phrase, self.options))
-        except Exception as error:
-            done.set_exception(error)
-        return done
+        self._current = _Drawing(folder, facts, paths, future)
+        if not future:
+            self.finish()
 
     def finish(self) -> None:
         """Wait until the current sample is drawn, pass on what was said, and write its facts."""
@@ -154,30 +133,30 @@ class BackgroundDrawing:
         if not current:
             return
         try:
-            try:
-                files, said = current.future.result()
-            except BrokenProcessPool:  # it was killed, or could not import the caller's program
-                logger.warning("the process that draws has ended; drawing goes on in this one")
-                self._pool = None
-                files, said = self._submit(current.records, current.folder).result()
+            files, said = self._drawn(current)
             self._current = None
             write_facts(current.folder, current.facts, [*current.records * bool(self.save_record), *files])
-            self._remove(current.records)
+            self._forget(current.records)
         except Exception as error:
             self._current = None
-            places = current.records
-            if not self.save_record:
-                places = [current.folder / f"{n or ''}{RECORD_NAME}" for n in range(len(places))]
-                with suppress(OSError):
-                    for path, place in zip(current.records, places):
-                        path.replace(place)
-            kept = ", ".join(map(str, places))
+            kept = ", ".join(map(str, current.records))
             fail_sample(current.folder, current.facts, f"{one_line(error)}; its record is kept in {kept}")
         for line in dict.fromkeys(said):
             if line not in self._said:  # of fonts, say: once is enough
                 logger.warning("sample %s: %s", current.facts["sample"], one_line(line))
-                self._said.add(line)
+        self._said.update(said)
 
-    def _remove(self, paths: Iterable[Path]) -> None:
-        for path in () if self.save_record else paths:
+    def _drawn(self, current: _Drawing) -> tuple[list[Path], list[str]]:
+        """What `draw_sample` gives, of the process or, where there is none, of this one."""
+        try:
+            if current.future:
+                return current.future.result()
+        except BrokenProcessPool:  # it was killed, or could not import the caller's program
+            logger.warning("the process that draws has ended; drawing goes on in this one")
+            self._pool = None
+        return draw_sample(current.records, current.folder, self.start_phrase, self.options)
+
+    def _forget(self, records: list[Path]) -> None:
+        """Remove records that are not asked for."""
+        for path in () if self.save_record else records:
             path.unlink(missing_ok=True)

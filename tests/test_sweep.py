@@ -280,8 +280,7 @@ def test_a_sample_that_cannot_be_drawn_is_reported_and_its_record_is_kept(tiny, 
     breaking(monkeypatch, IndexError("no paint"))
     rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path / "out", **GIVEN)
     for number, row in enumerate(rows):
-        kept = tmp_path / "out" / f"sample_{number:04d}" / "0record.safetensors"
-        kept = kept if kept.exists() else kept.with_name("record.safetensors")
+        kept = tmp_path / "out" / f"sample_{number:04d}" / "record.safetensors"
         assert row["error"] == f"no paint; its record is kept in {kept}"
         assert row["response"] == "<answer> a </answer>" == AttentionRecord.load(kept).response
     assert "sample 1: no paint" in caplog.text
@@ -438,6 +437,8 @@ def test_a_table_that_cannot_be_written_is_told_at_once(tiny, dataset, tmp_path,
         (["go"], ["a.png"], "the problem of the sample is None"),
         ({"problem": "go"}, ["none.png"], "names a picture that does not exist: none.png"),
         ({"problem": "go"}, [3], "a picture is a int; expected a path or a PIL image"),
+        ({"problem": "go"}, [], r"0 pictures were given; expected 1\.\.2 \(max_image_num\)"),
+        ({"problem": "go"}, ["a.png"] * 3, r"3 pictures were given; expected 1\.\.2 \(max_image_num\)"),
     ],
 )
 def test_a_sample_that_cannot_be_answered_is_told_before_the_weights(tiny, sample, images, message):
