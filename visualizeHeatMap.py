@@ -36,7 +36,8 @@ try:
     from attention_heatmap.drawing.video import find_encoder, write_video
     from attention_heatmap.files import check_output_dir, check_target
     from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-    from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
+    from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures
+    from attention_heatmap.record_file import check_replaced
     from attention_heatmap.recording.check import check_record
     from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
     from attention_heatmap.recording.image_tokens import locate_image_tokens

@@ -38,8 +38,9 @@ def one_line(text: object) -> str:
 def package_missing(error: ModuleNotFoundError) -> str:
     """What to say, and to do, where a package is not installed."""
     module = (error.name or str(error)).partition(".")[0]
-    package = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}.get(module, module)
-    return f"the package {package} is not installed; run pip install -r requirements.txt"
+    return (
+        f"the package {'pillow' if module == 'PIL' else module} is not installed; run pip install -r requirements.txt"
+    )
 
 
 @contextmanager

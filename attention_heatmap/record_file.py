@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import one_line
@@ -23,9 +25,7 @@ _LARGEST_SIDE, _LARGEST_TOKEN, _LONGEST_VIEW = 2**20, 2**16, 200
 
 
 def write_record(record: AttentionRecord, path: str | Path) -> None:
-    """Write a record as one safetensors file, whole or not at all. Raises OSError."""
-    from safetensors.numpy import save_file
-
+    """What `AttentionRecord.save` does."""
     facts = {name: getattr(record, name) for name in _PLAIN_FIELDS} | {
         "format": _FORMAT, "images": len(record.images), "pictures": len(record.pictures),
         "checks": [asdict(check) for check in record.checks],
@@ -44,14 +44,11 @@ def write_record(record: AttentionRecord, path: str | Path) -> None:
             f"{path} needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; record fewer layers or heads"
         )
     with moved_into_place(Path(path)) as temporary:
-        save_file(arrays, temporary, {"facts": json.dumps(facts)})
+        safetensors.numpy.save_file(arrays, temporary, {"facts": json.dumps(facts)})
 
 
 def read_record(path: str | Path, layers: Iterable[int] | None = None) -> AttentionRecord:
-    """Read a record that `write_record` wrote; nothing in it is run. layers: only the planes of these are read.
-
-    Raises OSError, or ValueError for any other file.
-    """
+    """What `AttentionRecord.load` does."""
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise ValueError("it is a folder, a device or a pipe")  # reading one may never end
@@ -65,6 +62,19 @@ def read_record(path: str | Path, layers: Iterable[int] | None = None) -> Attent
         raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
 
 
+def check_replaced(path: str | Path) -> None:
+    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    try:
+        with safetensors.safe_open(path, framework="numpy") as data:
+            ours = "facts" in (data.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
+
+
 # The fields of a record that are texts and numbers: they stand in its file as JSON.
 _PLAIN_FIELDS = [
     field.name for field in fields(AttentionRecord)
@@ -74,15 +84,11 @@ _PLAIN_FIELDS = [
 
 def _read(path: str | Path, layers: Iterable[int] | None) -> AttentionRecord:
     """The record in a file; raises whatever a broken one leads to."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as data:
+    with safetensors.safe_open(path, framework="numpy") as data:
         facts = json.loads((data.metadata() or {}).get("facts") or "{}")
         if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
             raise ValueError(f"its format is {facts.get('format')!r}, this version reads {_FORMAT}")
-        plain = {name: facts[name] for name in _PLAIN_FIELDS if name in facts}
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        plain["heads"] = tuple(tuple(head) if isinstance(head, list) else head for head in plain["heads"])
+        plain = {name: _tuples(facts[name]) for name in _PLAIN_FIELDS if name in facts or name == "heads"}
         kept = range(len(plain["layers"]))
         if layers is not None:
             wanted = set(layers)
@@ -111,6 +117,11 @@ def _read(path: str | Path, layers: Iterable[int] | None) -> AttentionRecord:
     if record.pictures:
         record.open_pictures()
     return record
+
+
+def _tuples(value: Any) -> Any:
+    """The lists of JSON as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_values(record: AttentionRecord) -> None:

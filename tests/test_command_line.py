@@ -333,7 +333,6 @@ def test_help_and_bad_arguments_import_no_torch(arguments):
         ("numpy", "numpy", []),
         ("torch", "torch", ["--model_path", "m", "--image", "a.png", "--problem", "x"]),
         ("safetensors", "safetensors", ["--from_record", "x.safetensors"]),
-        ("imageio_ffmpeg", "imageio-ffmpeg", ["--from_record", "x.safetensors"]),
     ],
 )
 def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_run(tmp_path, module, package, arguments):
