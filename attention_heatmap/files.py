@@ -70,13 +70,11 @@ def folder_advice(path: Path) -> str:
 def remove_stale(folder: Path) -> None:
     """Remove the half-written files of processes that ended without doing so; of other hosts', those a day old."""
     for path in folder.glob(".*.partial*"):
-        match = PARTIAL_NAME.fullmatch(path.name)
-        with suppress(OSError):  # another process may have been faster
-            old = match and (
-                not _is_running(int(match[2])) if match[1] == HOST else time.time() - path.lstat().st_mtime > _DAY
-            )
-            if old:
-                path.unlink()
+        if match := PARTIAL_NAME.fullmatch(path.name):
+            with suppress(OSError):  # another process may have been faster
+                age = time.time() - path.lstat().st_mtime
+                if age > _DAY if match[1] != HOST else not _is_running(int(match[2])):
+                    path.unlink()
 
 
 def _is_running(pid: int) -> bool:
@@ -107,12 +105,6 @@ def check_target(path: str | Path, keep: tuple[str | Path, ...] = ()) -> None:
     for other in keep:
         if Path(other).exists() and path.samefile(other):
             raise ValueError(f"{path} is read by this run and must not be overwritten; give another name")
-
-
-def check_targets(folder: str | Path, pattern: str) -> None:
-    """Raises ValueError where a folder, a device or a pipe has a name that files may be given."""
-    for path in Path(folder).glob(pattern):
-        check_target(path)
 
 
 def free_name(path: Path) -> Path:
