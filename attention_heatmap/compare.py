@@ -5,7 +5,7 @@ The records may come of two checkpoints, two layers or two machines. Everything 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,13 +68,11 @@ class Comparison:
     @cached_property
     def cells(self) -> tuple[CommonCells, ...]:
         """The common cells of each picture."""
-        a, b = self._own_cells
-        return tuple(common_cells(one.boxes, other.boxes) for one, other in zip(a, b))
+        return tuple(common_cells(one.boxes, other.boxes) for one, other in zip(*self._own_cells))
 
     @cached_property
     def _own_cells(self) -> tuple[list[Cells], list[Cells]]:
-        a, b = (list(map(map_cells, record.images)) for record in self.records)
-        return a, b
+        return tuple(list(map(map_cells, record.images)) for record in self.records)
 
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +83,7 @@ class Comparison:
             own = [cells.weights(rows_TS) for cells in self._own_cells[which]]
             parts = [cells.weights(which, weights) for cells, weights in zip(self.cells, own)]
             found.append(np.concatenate([rows_TS[:, :0], *parts], axis=1))
-        return found[0], found[1]
+        return tuple(found)
 
     @cached_property
     def distances(self) -> np.ndarray:
@@ -95,8 +93,7 @@ class Comparison:
     @cached_property
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """(T,) of each record: the part of each step's attention that lies on the pictures."""
-        a, b = (image_shares(record, plane)[: self.steps] for record, plane in zip(self.records, self.planes))
-        return a, b
+        return tuple(image_shares(record, plane)[: self.steps] for record, plane in zip(self.records, self.planes))
 
     def phases(self) -> list[dict[str, Any]]:
         """For each phase, and the whole response: steps, the mean share on the pictures under each, mean distance."""
@@ -122,8 +119,7 @@ class Comparison:
 
         What the two differ in lies in the prompt's image tokens only; weights of the text stay as they are.
         """
-        a, b = (self._on_common(which) for which in (0, 1))
-        return a, b
+        return self._on_common(0), self._on_common(1)
 
     def _on_common(self, which: int) -> AttentionRecord:
         record, plane = self.records[which], self.planes[which]
@@ -180,18 +176,10 @@ def _check_same(a: AttentionRecord, b: AttentionRecord) -> None:
         for number, (one, other) in enumerate(zip(a.open_pictures(), b.open_pictures()), start=1):
             if one.size != other.size or np.abs(np.asarray(one, int) - np.asarray(other, int)).mean() > 8:
                 raise ValueError(f"picture {number} is not the same in both records; give two of the same sample")
-    words = [
-        np.delete(record.token_ids, record.image_positions)[: record.prompt_length - len(record.image_positions)]
-        for record in (a, b)
-    ]
-    texts = ["".join(np.delete(np.array(record.tokens, object), record.image_positions)) for record in (a, b)]
-    if len(words[0]) == len(words[1]) and (words[0] == words[1]).all():
+    prompts = [np.setdiff1d(np.arange(record.prompt_length), record.image_positions) for record in (a, b)]
+    if np.array_equal(a.token_ids[prompts[0]], b.token_ids[prompts[1]]):
         return
-    prompts = [
-        "".join(record.tokens[p] for p in range(record.prompt_length) if p not in set(record.image_positions.tolist()))
-        for record in (a, b)
-    ]
-    if prompts[0] == prompts[1] or texts[0] == texts[1]:
+    if "".join(a.tokens[p] for p in prompts[0]) == "".join(b.tokens[p] for p in prompts[1]):
         raise ValueError("the records have the same text in other tokens: the checkpoints have different tokenizers")
     raise ValueError("the records are of other prompts; give two of the same sample and prompt_template")
 
@@ -220,19 +208,3 @@ def bootstrap(values: Iterable[float], seed: int = 0) -> tuple[float, float, flo
     draws = np.random.default_rng(seed).integers(0, len(found), (_DRAWS, len(found)))
     low, high = np.percentile(found[draws].mean(axis=1), _INTERVAL)
     return float(found.mean()), float(low), float(high)
-
-
-def changes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What changed over samples: rows of `Comparison.phases` of all of them, to means and intervals by phase.
-
-    Returns, by phase: samples, and (mean, low, high) of the share under each, of their difference, of the distance.
-    """
-    found = []
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        own = [row for row in rows if row["phase"] == phase]
-        a, b = ([row[f"image_share_{which}"] for row in own] for which in "ab")
-        found.append({
-            "phase": phase, "samples": len(own), "image_share_a": bootstrap(a), "image_share_b": bootstrap(b),
-            "change": bootstrap(y - x for x, y in zip(a, b)), "distance": bootstrap(row["distance"] for row in own),
-        })  # fmt: skip
-    return found
