@@ -55,17 +55,9 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 __all__ = [
-    "AttentionRecord",
-    "AttentionVisualizer",
-    "ImageTokens",
-    "compare",
-    "load_sample",
-    "locate_image_tokens",
-    "render_frames",
-    "visible",
-    "visualize_attention_step",
-    "write_video",
-]
+    "AttentionRecord", "AttentionVisualizer", "ImageTokens", "compare", "load_sample", "locate_image_tokens",
+    "render_frames", "visible", "visualize_attention_step", "write_video",
+]  # fmt: skip
 
 _LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 Layers = int | str | Iterable[int | str]
@@ -261,9 +253,7 @@ def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | 
     return second
 
 
-def planned(
-    config: Any, layer_idx: Layers, options: dict
-) -> tuple[tuple[int, ...] | str, RecordingOptions, DrawingOptions]:
+def planned(config: Any, layer_idx: Layers, options: dict) -> tuple[Layers, RecordingOptions, DrawingOptions]:
     """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
     recording, drawing = pick(options, RecordingOptions, DrawingOptions)
     shown = DrawingOptions(**drawing)
@@ -398,7 +388,7 @@ def run_command(arguments: dict) -> str | list[str]:
     heads = arguments["head"] if isinstance(arguments["head"], list) else None  # None: none were named
     drawing = DrawingOptions(**taken(*names_of(DrawingOptions)))
     check_output_dir(arguments["output_dir"])
-    if several and arguments["benchmark_json"]:
+    if several:
         arguments["benchmark_json"], _ = select_from_dataset(*taken(*_DATASET).values())
     elif arguments["save_record"]:
         read = [arguments["benchmark_json"], *(arguments["image"] or ())]
@@ -445,6 +435,9 @@ def draw_record(
     return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
 
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def _stop(number: int, frame: Any = None) -> None:
     """A signal asks the program to end: as Ctrl-C, and further ones do not disturb the cleaning up."""
     for other in _SIGNALS:
@@ -452,24 +445,12 @@ def _stop(number: int, frame: Any = None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _hear_signals() -> dict[int, Any]:
-    """From now on each signal that is not ignored stops the program; what was done with each before."""
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
-    for one, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(one, _stop)
-    return before
-
-
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
 def _said(error: BaseException, number: int) -> str:
-    """An error as one line."""
-    known = isinstance(error, (ValueError, RuntimeError, OSError, ImportError, MemoryError))
+    """An error as one line, by the process of a number."""
     text = package_missing(error) if isinstance(error, ModuleNotFoundError) else one_line(error) or type(error).__name__
+    known = isinstance(error, (ValueError, RuntimeError, OSError, ImportError, MemoryError))
     if not known or isinstance(error, OurMistake):
-        name = "" if isinstance(error, OurMistake) else f"{type(error).__name__}: "
+        name = "" if known else f"{type(error).__name__}: "
         text = f"{name}{text} (a mistake of this program, not yours; please report it with what --verbose prints)"
     return f"error: {f'process {number}: ' if number else ''}{text}"
 
@@ -482,18 +463,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _fill_standard_streams()
     parser = build_parser()
-    try:
-        arguments = vars(parser.parse_args(argv))
-    except RecursionError:
-        parser.error("a flag is nested too deeply")
+    arguments = vars(parser.parse_args(argv))
     check_flags(parser, arguments)
-    verbose, number = arguments.pop("verbose"), 0
-    before = _hear_signals()
+    number, handlers = 0, {one: signal.getsignal(one) for one in _SIGNALS}
+    for one in (one for one, handler in handlers.items() if handler is not signal.SIG_IGN):
+        signal.signal(one, _stop)
     try:
         number = process_number(arguments["tp_plan"])
         # Of processes that share out a dataset, too, the first one tells the end.
         first = not (number if isinstance(arguments["sample_idx"], int) else process_number())
-        _begin_log(verbose, number)
+        _begin_log(arguments["verbose"], number)
         paths = run_command(arguments)
         if first:
             _print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))
@@ -509,14 +488,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the one place that turns whatever comes into one line
         if number:  # where the first process met the same error, its launcher ends this one before it speaks
             time.sleep(_LATER_PROCESS_WAITS)
-        if verbose:
+        if arguments["verbose"]:
             traceback.print_exc()
         print(_said(error, number), file=sys.stderr)
         return 2
     finally:
-        if argv is not None:  # a program that goes on gets its signals back
-            for one, handler in before.items():
-                signal.signal(one, handler or signal.SIG_DFL)
+        for one, handler in handlers.items() if argv is not None else ():  # a program that goes on has its own again
+            signal.signal(one, handler or signal.SIG_DFL)
     if arguments["tp_plan"]:
         import torch.distributed
 

@@ -120,13 +120,12 @@ class Sweep:
         if waiting:
             _ = self.visualizer.model  # without it no sample could succeed
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        answer, look_again = self._answer, not overwrite and not shared
+        answer, writes = self._answer, is_first or not shared
         try:
             if self.second and waiting:
-                answer, waiting = self._read_again, self._answer_all(waiting, look_again)
+                answer, waiting = self._read_again, self._answer_all(waiting)
             with BackgroundDrawing(self.start_phrase, self.drawing, self.save_record) as beside:
-                writes = is_first or not shared
-                self._each(waiting, answer, look_again, writes, beside if writes else None)
+                self._each(waiting, answer, writes, beside if writes else None)
             for number in waiting if self.second else ():
                 self._first_path(number).unlink(missing_ok=True)
             wait_for_everyone()
@@ -157,21 +156,19 @@ class Sweep:
         return unfinished
 
     def _each(
-        self, numbers: list[int], answer: Callable[[int], Any], look_again: bool, writes: bool = True,
+        self, numbers: list[int], answer: Callable[[int], Any], writes: bool = True,
         beside: BackgroundDrawing | None = None,
     ) -> None:  # fmt: skip
         """Answer one sample after the other, and have each drawn `beside`, while the next is answered.
 
-        answer: gives what is drawn of a sample: its record, or two. look_again: leave out what another run has
-        finished meanwhile. writes: write down failures, as one of the processes that share a model does.
+        answer: gives what is drawn of a sample: its record, or two. writes: write down failures, as one of the
+        processes that share a model does.
         Raises OSError where nothing can be written any more.
         """
         from tqdm import tqdm
 
         for number in tqdm(numbers, desc="samples", unit="sample"):
             check_output_dir(self.output_dir)
-            if look_again and not self._unfinished([number]):
-                continue
             folder, facts = sample_folder(self.output_dir, number), self._facts(number)
             try:
                 if writes:
@@ -194,9 +191,8 @@ class Sweep:
 
     def _opened(self, number: int) -> tuple[dict, list]:
         """A sample and its pictures."""
-        sample, named = self.samples[number], f"sample {number} of {self.samples}"
-        most, anywhere = self.visualizer.max_image_num, self.allow_absolute_paths
-        return sample, open_pictures_of(sample, self.image_dir, most, named, anywhere)
+        where = self.image_dir, self.visualizer.max_image_num, f"sample {number} of {self.samples}"
+        return self.samples[number], open_pictures_of(self.samples[number], *where, self.allow_absolute_paths)
 
     def _answer(self, number: int) -> list[AttentionRecord]:
         sample, images = self._opened(number)
@@ -208,14 +204,14 @@ class Sweep:
         visualizer.last_records = [record]
         return [record]
 
-    def _answer_all(self, waiting: list[int], look_again: bool) -> list[int]:
+    def _answer_all(self, waiting: list[int]) -> list[int]:
         """Let the first model answer all samples and keep its records for the second one; those that succeeded."""
 
         def keep(number: int) -> None:
             if not self._first_path(number).is_file():
                 self._answer(number)[0].save(self._first_path(number))
 
-        self._each(waiting, keep, look_again)
+        self._each(waiting, keep)
         self.visualizer.checkpoint.release()
         _ = self.second.model
         return [number for number in waiting if self._first_path(number).is_file()]

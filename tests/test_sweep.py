@@ -192,22 +192,6 @@ def test_a_finished_sample_of_other_settings_or_data_is_told_before_the_model_is
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
-def test_a_sample_that_another_run_has_finished_meanwhile_is_left_alone(tiny, dataset, tmp_path, monkeypatch):
-    options = {"output_dir": tmp_path / "out", **GIVEN}
-    recorded, record = [], tiny.record
-
-    @functools.wraps(record)
-    def beside_another_run(sample, *arguments, **more):
-        recorded.append(sample["id"])
-        if recorded == ["n0"]:
-            tiny.visualize_dataset(*dataset, [3], 1, **options)
-        return record(sample, *arguments, **more)
-
-    monkeypatch.setattr(tiny, "record", beside_another_run)
-    rows = tiny.visualize_dataset(*dataset, "0,3", 1, **options)
-    assert recorded == ["n0", "n3"] and [row["error"] for row in rows] == ["", ""]
-
-
 def test_what_is_said_of_one_sample_names_it_and_later_words_do_not(tiny, dataset, tmp_path, caplog):
     tiny.visualize_dataset(*dataset, [3, 2, 0], 1, output_dir=tmp_path / "out", **QUICK)
     cut = [record.getMessage().split(": ")[0] for record in caplog.records if "was cut at" in record.getMessage()]
