@@ -6,7 +6,7 @@ The records may come of two checkpoints, two layers or two machines. Everything 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -123,27 +123,22 @@ class Comparison:
 
     def _on_common(self, which: int) -> AttentionRecord:
         record, plane = self.records[which], self.planes[which]
-        drawn = record.image_positions
-        keep = np.setdiff1d(np.arange(len(record.tokens)), drawn)
-        keep = keep[keep < record.prompt_length + self.steps]
-        counts = [len(cells.boxes) for cells in self.cells]
+        keep = np.setdiff1d(np.arange(record.prompt_length + self.steps), record.image_positions)
         # The common cells stand where the picture's first token did; all else keeps its order.
-        firsts = [int(image.positions.min()) for image in self.records[which].images]
-        order = np.concatenate([keep, *(np.full(n, first) for n, first in zip(counts, firsts))])
-        owner = np.concatenate([np.zeros(len(keep), int), *(np.full(n, k + 1) for k, n in enumerate(counts))])
-        at = np.lexsort((np.arange(len(order)), order))
+        firsts = [int(image.positions.min()) for image in record.images]
+        cells = [np.full(len(common.boxes), first) for common, first in zip(self.cells, firsts)]
+        order = np.concatenate([keep, *cells])
+        owner = np.repeat(np.arange(len(cells) + 1), [len(keep), *map(len, cells)])  # 0: none, else the picture
+        at = np.argsort(order, kind="stable")
+        order, owner = order[at], owner[at]
         rows_TS = np.concatenate([record.rows(plane)[: self.steps][:, keep], self.weights[which]], axis=1)[:, at]
-        images = tuple(
-            ImageTokens(np.flatnonzero(owner[at] == k + 1), cells.boxes) for k, cells in enumerate(self.cells)
-        )
-        tokens = [record.tokens[p] if own == 0 else "" for p, own in zip(order[at], owner[at])]
-        prompt = len(at) - self.steps
-        shift = np.searchsorted(order[at], record.problem) if record.problem else None
-        return AttentionRecord(
-            tokens=tuple(tokens), token_ids=record.token_ids[order[at]], prompt_length=prompt,
-            layers=(record.layers[plane],), heads=(record.heads[plane],), weights=rows_TS[:, None].astype(np.float32),
-            images=images, special_ids=record.special_ids, num_layers=record.num_layers,
-            problem=tuple(shift.tolist()) if shift is not None else None, pictures=record.pictures,
+        return replace(
+            record, tokens=tuple("" if own else record.tokens[p] for p, own in zip(order, owner)),
+            token_ids=record.token_ids[order], prompt_length=len(at) - self.steps, layers=(record.layers[plane],),
+            heads=(record.heads[plane],), weights=rows_TS[:, None].astype(np.float32),
+            images=tuple(ImageTokens(np.flatnonzero(owner == k), c.boxes) for k, c in enumerate(self.cells, start=1)),
+            problem=record.problem and tuple(np.searchsorted(order, record.problem).tolist()),
+            auto_layer=False, auto_head=False, neutral=None, model="", checks=(),
         )  # fmt: skip
 
 
