@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import io
 import logging
 import os
@@ -16,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,12 @@ class AttentionVisualizer:
         """
         layers, recording, drawing = planned(self.config, layer_idx, options)
         second, folder = second_of(self, compare_model_path), Path(output_dir)
-        check_places(folder, f"{STEM}*.{drawing.format}", save_record)
+        check_output_dir(folder)
+        for path in folder.glob(f"{STEM}*.{drawing.format}"):
+            check_target(path)
+        if save_record:
+            check_save_record(save_record)
+        find_encoder()
         images = self._opened(images)
         writes = not process_number(self.checkpoint.options.tp_plan)  # of processes that share a model, the first does
         record = self.record(sample, images, layers, **vars(recording))
@@ -266,16 +272,6 @@ def planned(config: Any, layer_idx: Layers, options: dict) -> tuple[Layers, Reco
     how = RecordingOptions(**recording)
     resolve_heads(config, how.head)
     return resolve_layers(config, layer_idx) or "auto", how, shown
-
-
-def check_places(output_dir: Path, names: str, save_record: str | Path | None) -> None:
-    """Raises ValueError or OSError where files cannot be written, before the long work. names: a pattern of theirs."""
-    check_output_dir(output_dir)
-    for path in output_dir.glob(names):
-        check_target(path)
-    if save_record:
-        check_save_record(save_record)
-    find_encoder()
 
 
 def check_save_record(path: str | Path, *read: str | Path) -> None:
@@ -381,38 +377,36 @@ def check_flags(parser: argparse.ArgumentParser, arguments: dict) -> None:
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
 
-    def taken(*names: str) -> dict:
-        return {name: arguments[name] for name in names}
+    def call(function: Callable, *first: Any) -> Any:
+        """A function with the flags that are its keywords."""
+        names = inspect.signature(function).parameters.keys() & arguments.keys()
+        return function(*first, **{name: arguments[name] for name in names})
 
     layers, several = arguments["layer_idx"], not isinstance(arguments["sample_idx"], int)
     heads = arguments["head"] if isinstance(arguments["head"], list) else None  # None: none were named
-    drawing = DrawingOptions(**taken(*names_of(DrawingOptions)))
+    drawing, sample, images = call(DrawingOptions), None, None
     check_output_dir(arguments["output_dir"])
     if several:
-        arguments["benchmark_json"], _ = select_from_dataset(*taken(*_DATASET).values())
+        arguments["benchmark_json"], _ = select_from_dataset(*(arguments[name] for name in _DATASET))
     elif arguments["save_record"]:
         read = [arguments["benchmark_json"], *(arguments["image"] or ())]
         check_save_record(arguments["save_record"], *filter(None, read))
     if arguments["overwrite"] and not several:
         logger.warning("overwrite changes nothing for one sample, whose files are always written anew; leave it out")
-    sample, images = None, None
     if arguments["image"]:
         sample, images = {"problem": arguments["problem"]}, open_pictures(arguments["image"])
     elif arguments["benchmark_json"] and not several:
-        sample, images = load_sample(**taken(*_DATASET, "max_image_num", "allow_absolute_paths"))
+        sample, images = call(load_sample)
     if arguments["from_record"]:
         where = arguments["start_phrase"], arguments["output_dir"]
         return draw_record(arguments["from_record"], images, layers, heads, *where, drawing)
-    most = max(arguments["max_image_num"], len(arguments["image"] or ()))
-    visualizer = AttentionVisualizer(arguments["model_path"], most, **taken(*names_of(CheckpointOptions)))
-    keywords = taken(*names_of(RecordingOptions), *names_of(DrawingOptions))
-    keywords |= taken("start_phrase", "output_dir", "save_record", "check", "compare_model_path")
-    keywords["layer_idx"] = layers if len(layers) > 1 else layers[0]
-    keywords["head"] = heads[0] if heads and len(heads) == 1 else arguments["head"]
+    arguments["max_image_num"] = max(arguments["max_image_num"], len(arguments["image"] or ()))
+    arguments["layer_idx"] = layers if len(layers) > 1 else layers[0]
+    arguments["head"] = heads[0] if heads and len(heads) == 1 else arguments["head"]
+    visualizer = call(AttentionVisualizer, arguments["model_path"])
     if several:
-        rows = visualizer.visualize_dataset(**taken(*_DATASET, "overwrite", "allow_absolute_paths"), **keywords)
-        return report_samples(rows, arguments["output_dir"])
-    return visualizer.create_attention_visualization_for_sample(sample, images, **keywords)
+        return report_samples(call(visualizer.visualize_dataset), arguments["output_dir"])
+    return call(visualizer.create_attention_visualization_for_sample, sample, images)
 
 
 def draw_record(
@@ -504,10 +498,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """The null device in place of a closed stdin, stdout or stderr: a file that is opened later would become it.
-
-    The encoder's, too: it reads keys from its stdin.
-    """
+    """The null device in place of a closed stream: a file that is opened later, here or by the encoder, would be it."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)

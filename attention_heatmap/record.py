@@ -39,10 +39,8 @@ class ImageTokens:
     NaN where a token has no place in it."""
 
     def __post_init__(self) -> None:
-        if self.boxes.shape != (len(self.positions), 4):
-            raise ValueError(
-                f"boxes has shape {self.boxes.shape}; expected ({len(self.positions)}, 4): one box an image token"
-            )
+        if self.boxes.shape != (expected := (len(self.positions), 4)):
+            raise ValueError(f"boxes has shape {self.boxes.shape}; expected {expected}: one box an image token")
 
 
 @dataclass(frozen=True)
@@ -78,17 +76,15 @@ class Check:
     def __str__(self) -> str:
         falls = self.hottest, np.mean(self.random), min(self.random), max(self.random)
         hottest, mean, low, high = (f"{times:.2f}" if times < 10 else f"{times:.3g}" for times in np.exp(falls))
-        part = f"{CHECK_PART:.0%}"
+        unclear = "more than most random draws, not all: unclear, check more answers"
         meaning = {
             True: "the map points at what it needs",
             False: "no better than random: do not trust this map",
-            None: "more than most random draws, not all: unclear, check more answers",
+            None: unclear if self.matters else "the pictures hardly matter to it here, so this says nothing of the map",
         }[self.points]
-        if not self.matters:
-            meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {part} of the cells made the {self.part} {hottest} times as unlikely per token, as "
-            f"many elsewhere {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
+            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest} times as unlikely per "
+            f"token, as many elsewhere {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
         )
 
 
@@ -141,7 +137,7 @@ class AttentionRecord(Showing):
         _check_shapes(self)
 
     def __repr__(self) -> str:
-        planes = ", ".join(map(self.plane_name, range(min(len(self.layers), 3)))) + ", ..." * (len(self.layers) > 3)
+        planes = ", ".join([*map(self.plane_name, range(len(self.layers)))][:3] + ["..."] * (len(self.layers) > 3))
         return (
             f"AttentionRecord({self.response_length} response tokens after {self.prompt_length} of the prompt, "
             f"{len(self.images)} picture(s) of {len(self.image_positions)} image tokens, {len(self.layers)} plane(s): "
