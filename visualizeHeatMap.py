@@ -27,7 +27,7 @@ from attention_heatmap.log import NOTE, OurMistake, logger, one_line, package_mi
 try:
     from PIL import Image
 
-    from attention_heatmap.background import RECORD_NAME
+    from attention_heatmap.background import RECORD_NAME, kept_on_failure
     from attention_heatmap.compare import compare
     from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
     from attention_heatmap.drawing.frame import render_frames
@@ -47,7 +47,7 @@ try:
     from attention_heatmap.recording.processes import process_number
     from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
     from attention_heatmap.showing import DEFAULT_START_PHRASE
-    from attention_heatmap.sweep import SamplesFailed, Sweep, kept_on_failure, report_samples
+    from attention_heatmap.sweep import SamplesFailed, Sweep, report_samples
     from attention_heatmap.table import check_table, sample_folder, table_row
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -193,7 +193,7 @@ class AttentionVisualizer:
         logger.info("response: %s", one_line(record.response))
         if save_record and writes:
             record.save(save_record)
-        with kept_on_failure(record, save_record, folder / RECORD_NAME):
+        with kept_on_failure([record], save_record, folder / RECORD_NAME):
             if check:
                 self.last_records = [self.check(record, sample, images, **vars(recording), **vars(drawing))]
             if check and save_record and writes:

@@ -9,21 +9,44 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.outputs import write_records
-from attention_heatmap.files import remove_stale
-from attention_heatmap.log import logger, one_line
+from attention_heatmap.files import free_name, remove_stale
+from attention_heatmap.log import OurMistake, logger, one_line
 from attention_heatmap.record import AttentionRecord
 from attention_heatmap.table import record_facts, write_facts
 
 RECORD_NAME = "record.safetensors"  # of a record that is kept since its drawing failed
+
+
+@contextmanager
+def kept_on_failure(records: Sequence[AttentionRecord], saved: str | Path | None, place: Path) -> Iterator[None]:
+    """A block after which no record is lost where it fails: the error says where they are kept.
+
+    saved: where they are already, if anywhere; place: where else they go, the second under another name.
+    """
+    try:
+        yield
+    except Exception as error:
+        kept = [saved] if saved else []
+        try:
+            for record in records if not saved else ():
+                kept.append(free_name(place))
+                record.save(kept[-1])
+        except (OSError, ValueError) as problem:
+            logger.error("the record could not be kept: %s", one_line(problem))
+            raise error from None
+        text = f"{one_line(error) or type(error).__name__}; the record is kept in {', '.join(map(str, kept))}"
+        known = isinstance(error, (ValueError, OSError, RuntimeError))
+        raise (RuntimeError(text) if known else OurMistake(f"{type(error).__name__}: {text}")) from error
 
 
 class NoSpaceLeft(OSError):
@@ -42,28 +65,17 @@ def fail_sample(folder: Path, facts: dict, error: object) -> None:
         raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
 
 
-@dataclass(frozen=True)
-class _Drawing:
-    """A sample that is being drawn."""
-
-    folder: Path
-    facts: dict
-    records: list[Path]
-    future: Future | None
-
-
 def draw_sample(
-    records: list[Path], folder: Path, start_phrase: str, options: DrawingOptions
+    records: Sequence[AttentionRecord], folder: Path, start_phrase: str, options: DrawingOptions
 ) -> tuple[list[Path], list[str]]:
-    """Draw a kept record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
+    """Draw a record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda message: said.append(message.getMessage())
     logger.addHandler(handler)
     before, logger.propagate = logger.propagate, False
     try:
-        kept = [AttentionRecord.load(record) for record in records]
-        return write_records(kept, kept[0].open_pictures(), None, start_phrase, folder, options), said
+        return write_records(records, records[0].open_pictures(), None, start_phrase, folder, options), said
     finally:
         logger.removeHandler(handler)
         logger.propagate = before
@@ -76,6 +88,17 @@ def _begin_process() -> None:
     os.environ["TQDM_DISABLE"] = "1"
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """A sample that is being drawn, and where its records are saved."""
+
+    folder: Path
+    facts: dict
+    records: Sequence[AttentionRecord]
+    saved: list[Path]
+    future: Future | None
+
+
 class BackgroundDrawing:
     """Draws one sample while the model answers the next, in a process of its own.
 
@@ -84,18 +107,16 @@ class BackgroundDrawing:
     """
 
     def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
-        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record
+        self.how, self.save_record = (start_phrase, options), save_record
         self._pool: ProcessPoolExecutor | None = None
         self._processes: set[Any] = set()
         self._current: _Drawing | None = None
         self._said: set[str] = set()
 
     def __enter__(self) -> BackgroundDrawing:
-        try:
-            pickle.dumps(self.options)
+        with suppress(pickle.PicklingError, AttributeError, TypeError):  # a colour map that no other process could have
+            pickle.dumps(self.how)
             self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_process)
-        except (pickle.PicklingError, AttributeError, TypeError):  # a colour map that no other process could have
-            pass
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -108,22 +129,21 @@ class BackgroundDrawing:
             if self._pool:
                 self._pool.shutdown(cancel_futures=True)
             if self._current:
-                self._forget(self._current.records)
                 remove_stale(self._current.folder)
 
     def start(self, folder: Path, facts: dict, records: Sequence[AttentionRecord]) -> None:
         """Begin to draw the record of a sample, or two to be compared, as soon as the sample before is drawn."""
         self.finish()
-        facts, name = facts | record_facts(records, facts["answer"]), Path(self.save_record or RECORD_NAME)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / name, folder / f"{name.stem}_b{name.suffix}"][: len(records)]
-        for path, record in zip(paths, records):
+        name = Path(self.save_record or RECORD_NAME)
+        saved = [folder / name, folder / f"{name.stem}_b{name.suffix}"][: len(records)] if self.save_record else []
+        for path, record in zip(saved, records):
             record.save(path)
         future, before = None, set(multiprocessing.active_children())
         if self._pool:
-            future = self._pool.submit(draw_sample, paths, folder, self.start_phrase, self.options)
+            future = self._pool.submit(draw_sample, records, folder, *self.how)
             self._processes |= set(multiprocessing.active_children()) - before
-        self._current = _Drawing(folder, facts, paths, future)
+        self._current = _Drawing(folder, facts | record_facts(records, facts["answer"]), records, saved, future)
         if not future:
             self.finish()
 
@@ -133,14 +153,13 @@ class BackgroundDrawing:
         if not current:
             return
         try:
-            files, said = self._drawn(current)
+            with kept_on_failure(current.records, ", ".join(map(str, current.saved)), current.folder / RECORD_NAME):
+                files, said = self._drawn(current)
+                write_facts(current.folder, current.facts, [*current.saved, *files])
             self._current = None
-            write_facts(current.folder, current.facts, [*current.records * bool(self.save_record), *files])
-            self._forget(current.records)
         except Exception as error:
             self._current = None
-            kept = ", ".join(map(str, current.records))
-            fail_sample(current.folder, current.facts, f"{one_line(error)}; its record is kept in {kept}")
+            fail_sample(current.folder, current.facts, error)
         for line in dict.fromkeys(said):
             if line not in self._said:  # of fonts, say: once is enough
                 logger.warning("sample %s: %s", current.facts["sample"], one_line(line))
@@ -154,9 +173,4 @@ class BackgroundDrawing:
         except BrokenProcessPool:  # it was killed, or could not import the caller's program
             logger.warning("the process that draws has ended; drawing goes on in this one")
             self._pool = None
-        return draw_sample(current.records, current.folder, self.start_phrase, self.options)
-
-    def _forget(self, records: list[Path]) -> None:
-        """Remove records that are not asked for."""
-        for path in () if self.save_record else records:
-            path.unlink(missing_ok=True)
+        return draw_sample(current.records, current.folder, *self.how)

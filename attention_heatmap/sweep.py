@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from attention_heatmap.background import BackgroundDrawing, NoSpaceLeft, fail_sa
 from attention_heatmap.dataset import Dataset, check_sample, lies_in, open_pictures_of
 from attention_heatmap.drawing.options import PAGE, DrawingOptions
 from attention_heatmap.drawing.page_index import write_index
-from attention_heatmap.files import check_output_dir, free_name
-from attention_heatmap.log import OurMistake, logger, one_line, said_of
+from attention_heatmap.files import check_output_dir
+from attention_heatmap.log import logger, one_line, said_of
 from attention_heatmap.record import AttentionRecord
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.processes import part_of
@@ -59,27 +59,6 @@ def settings_of_run(settings: dict, drawing: DrawingOptions) -> dict:
         colours = np.asarray(drawing.colormap(np.linspace(0, 1, _COLOURS_COMPARED)), np.float32)
         shown["colormap"] = hashlib.sha256(colours.tobytes()).hexdigest()
     return json.loads(json.dumps({**settings, **shown}, default=str))
-
-
-@contextmanager
-def kept_on_failure(record: AttentionRecord, saved: str | Path | None, place: Path) -> Iterator[None]:
-    """A block after which a record is not lost where it fails: the error says where it is kept.
-
-    saved: where the record is already, if anywhere; place: where else it goes.
-    """
-    try:
-        yield
-    except Exception as error:
-        try:
-            place = free_name(place)
-            if not saved:
-                record.save(place)
-        except (OSError, ValueError) as problem:
-            logger.error("the record could not be kept: %s", one_line(problem))
-            raise error from None
-        text = f"{one_line(error) or type(error).__name__}; the record is kept in {saved or place}"
-        known = isinstance(error, (ValueError, OSError, RuntimeError))
-        raise (RuntimeError(text) if known else OurMistake(f"{type(error).__name__}: {text}")) from error
 
 
 @dataclass

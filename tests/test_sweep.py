@@ -17,6 +17,7 @@ from conftest import ROOT
 from records import SMALL, make_record, picture
 
 import attention_heatmap.background as background
+from attention_heatmap.background import kept_on_failure
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.log import OurMistake, logger
@@ -25,7 +26,6 @@ from attention_heatmap.sweep import (
     NoSpaceLeft,
     SamplesFailed,
     fingerprint,
-    kept_on_failure,
     report_samples,
     settings_of_run,
 )
@@ -265,9 +265,9 @@ def test_a_sample_that_cannot_be_drawn_is_reported_and_its_record_is_kept(tiny, 
     rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path / "out", **GIVEN)
     for number, row in enumerate(rows):
         kept = tmp_path / "out" / f"sample_{number:04d}" / "record.safetensors"
-        assert row["error"] == f"no paint; its record is kept in {kept}"
+        assert row["error"] == f"IndexError: no paint; the record is kept in {kept}"
         assert row["response"] == "<answer> a </answer>" == AttentionRecord.load(kept).response
-    assert "sample 1: no paint" in caplog.text
+    assert "sample 1: IndexError: no paint" in caplog.text
     assert not list(tmp_path.rglob("*.mp4")) and not list(tmp_path.rglob("*.partial*"))
 
 
@@ -294,7 +294,7 @@ def test_a_full_disk_stops_the_run_and_what_was_finished_stays(tiny, dataset, tm
 
     monkeypatch.setattr(AttentionRecord, "save", full)
     with pytest.raises(OSError, match="has no space left; make room, and the same command goes on"):
-        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", **GIVEN)
+        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", save_record=RECORD, **GIVEN)
     assert len(saved) == 2 and [row["sample"] for row in table(tmp_path / "out")] == ["0", "1"]
     assert not list(tmp_path.rglob("*.partial*"))
 
@@ -350,7 +350,7 @@ def test_no_failure_after_a_record_exists_loses_it(tmp_path, saved, error, kind)
     record, place = make_record(["a"], ["b"]), tmp_path / "out" / "record.safetensors"
     with (
         pytest.raises(kind, match=r"no; the record is kept in ") as told,
-        kept_on_failure(record, "elsewhere" if saved else None, place),
+        kept_on_failure([record], "elsewhere" if saved else None, place),
     ):
         raise error
     assert str(told.value).endswith("elsewhere" if saved else str(place)) and place.exists() is not saved
@@ -361,7 +361,7 @@ def test_a_record_that_cannot_be_kept_hides_no_error(tmp_path, caplog):
     (tmp_path / "file").touch()
     with (
         pytest.raises(IndexError, match=r"^no$"),
-        kept_on_failure(make_record(["a"], ["b"]), None, tmp_path / "file" / "record.safetensors"),
+        kept_on_failure([make_record(["a"], ["b"])], None, tmp_path / "file" / "record.safetensors"),
     ):
         raise IndexError("no")
     assert "the record could not be kept" in caplog.text
