@@ -398,8 +398,7 @@ def run_command(arguments: dict) -> str | list[str]:
     elif arguments["benchmark_json"] and not several:
         sample, images = call(load_sample)
     if arguments["from_record"]:
-        where = arguments["start_phrase"], arguments["output_dir"]
-        return draw_record(arguments["from_record"], images, layers, heads, *where, drawing)
+        return call(draw_record, images, heads, drawing)
     arguments["max_image_num"] = max(arguments["max_image_num"], len(arguments["image"] or ()))
     arguments["layer_idx"] = layers if len(layers) > 1 else layers[0]
     arguments["head"] = heads[0] if heads and len(heads) == 1 else arguments["head"]
@@ -410,21 +409,21 @@ def run_command(arguments: dict) -> str | list[str]:
 
 
 def draw_record(
-    paths: list[str], images: list | None, layers: list, head: list | None, start_phrase: str, output_dir: str,
-    options: DrawingOptions,
+    images: list | None, heads: list | None, options: DrawingOptions, from_record: list[str], layer_idx: list,
+    start_phrase: str, output_dir: str,
 ) -> list[str]:  # fmt: skip
     """Draw a kept record again, or two beside each other: the planes that were named, else all; the videos' paths."""
     find_encoder()
-    if len(paths) > 2:
-        raise ValueError(f"from_record names {len(paths)} records; expected one, or two to compare")
-    record, *_ = records = [AttentionRecord.load(path) for path in paths]
+    if len(from_record) > 2:
+        raise ValueError(f"from_record names {len(from_record)} records; expected one, or two to compare")
+    record, *_ = records = list(map(AttentionRecord.load, from_record))
     images = check_pictures(record, images)
-    if layers == ["auto"] and not record.auto_layer:
+    if layer_idx == ["auto"] and not record.auto_layer:
         raise ValueError(f"layer_idx auto: the record's layers {list(record.layers)} were named; name one of them")
     if options.view == "clear" and not record.auto_head:
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
-    default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
-    planes = record.select(None if default else layers, head)
+    default = layer_idx == ["auto"] or (layer_idx == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
+    planes = record.select(None if default else layer_idx, heads)
     write_records(records, images, planes, start_phrase, output_dir, options)
     return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
 
