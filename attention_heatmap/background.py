@@ -70,15 +70,16 @@ def draw_sample(
 ) -> tuple[list[Path], list[str]]:
     """Draw a record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
     said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda message: said.append(message.getMessage())
-    logger.addHandler(handler)
-    before, logger.propagate = logger.propagate, False
+
+    def keep(message: logging.LogRecord) -> bool:
+        said.extend([message.getMessage()] * (message.levelno >= logging.WARNING))
+        return False
+
+    logger.addFilter(keep)
     try:
         return write_records(records, records[0].open_pictures(), None, start_phrase, folder, options), said
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
+        logger.removeFilter(keep)
 
 
 def _begin_process() -> None:

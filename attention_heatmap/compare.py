@@ -16,10 +16,7 @@ from attention_heatmap.maps import TINY, Cells, image_shares, map_cells
 from attention_heatmap.phases import Phase, response_phases
 from attention_heatmap.record import AttentionRecord, Head, ImageTokens
 
-_LARGEST_GRID = 2**16  # common cells of a picture; more would be finer than any model sees
 _SAME_EDGE = 0.25  # pixels; edges of cells that are as near are one
-_DRAWS = 2000  # of the bootstrap
-_INTERVAL = (2.5, 97.5)  # percent: the ends of an interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +39,7 @@ def common_cells(a: np.ndarray, b: np.ndarray) -> CommonCells:
     if a.shape == b.shape and np.allclose(a, b, atol=_SAME_EDGE):
         whole = np.arange(len(a)), np.ones(len(a), np.float32)
         return CommonCells(a, (whole, whole))
-    if len(a) * len(b) > _LARGEST_GRID**2 // 16:
+    if len(a) * len(b) > 2**28:  # finer than any model sees, and more than the memory holds
         raise ValueError(f"maps of {len(a)} and {len(b)} cells are too fine to be compared; lower max_pixels")
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -200,6 +197,6 @@ def bootstrap(values: Iterable[float], seed: int = 0) -> tuple[float, float, flo
     found = np.array([value for value in values if value is not None], float)
     if not len(found):
         return float("nan"), float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(0, len(found), (_DRAWS, len(found)))
-    low, high = np.percentile(found[draws].mean(axis=1), _INTERVAL)
+    draws = np.random.default_rng(seed).integers(0, len(found), (2000, len(found)))
+    low, high = np.percentile(found[draws].mean(axis=1), (2.5, 97.5))
     return float(found.mean()), float(low), float(high)

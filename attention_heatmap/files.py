@@ -23,7 +23,6 @@ from attention_heatmap.log import one_line
 HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
 PARTIAL_NAME = re.compile(r"\..*\.(\w+)-(\d+)(?:-\w+)?\.partial(?:\.\w+)?")
 LEAST_SPACE = 2**16  # bytes that a folder must have room for before the long work begins
-_DAY = 86400  # seconds; half-written files of other hosts are kept that long
 
 
 def new_partial(path: Path) -> Path:
@@ -72,8 +71,8 @@ def remove_stale(folder: Path) -> None:
     for path in folder.glob(".*.partial*"):
         if match := PARTIAL_NAME.fullmatch(path.name):
             with suppress(OSError):  # another process may have been faster
-                age = time.time() - path.lstat().st_mtime
-                if age > _DAY if match[1] != HOST else not _is_running(int(match[2])):
+                age = time.time() - path.lstat().st_mtime  # seconds
+                if age > 86400 if match[1] != HOST else not _is_running(int(match[2])):
                     path.unlink()
 
 
@@ -124,6 +123,5 @@ def check_output_dir(output_dir: str | Path, name: str = "output_dir") -> None:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(LEAST_SPACE))
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: no path at all; RuntimeError: a ring of links
-        raise OSError(
-            f"{name} {str(output_dir)!r} cannot be written to ({one_line(error)}); give another folder"
-        ) from error
+        text = f"{name} {str(output_dir)!r} cannot be written to ({one_line(error)}); give another folder"
+        raise OSError(text) from error

@@ -24,8 +24,6 @@ from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.processes import part_of
 from attention_heatmap.table import TABLE_NAME, forget_sample, is_finished, read_facts, sample_folder, write_table
 
-_COLOURS_COMPARED = 255  # of a colour map that is a function, whose name says nothing
-INDEX_NAME = "index.html"  # of the pages of all samples
 _FAILURES_NAMED = 20  # samples, at most, in the last line
 
 
@@ -55,8 +53,8 @@ def settings_of_run(settings: dict, drawing: DrawingOptions) -> dict:
             f"save_record {save_record} is no name for each sample's folder; give one such as run.safetensors"
         )
     shown = dict(vars(drawing))
-    if callable(drawing.colormap):
-        colours = np.asarray(drawing.colormap(np.linspace(0, 1, _COLOURS_COMPARED)), np.float32)
+    if callable(drawing.colormap):  # its name says nothing
+        colours = np.asarray(drawing.colormap(np.linspace(0, 1, 255)), np.float32)
         shown["colormap"] = hashlib.sha256(colours.tobytes()).hexdigest()
     return json.loads(json.dumps({**settings, **shown}, default=str))
 
@@ -112,7 +110,7 @@ class Sweep:
             if is_first:
                 rows = write_table(self.output_dir)
                 if self.drawing.format == PAGE:
-                    write_index(rows, self.output_dir / INDEX_NAME)
+                    write_index(rows, self.output_dir / "index.html")
         wait_for_everyone()  # no process ends, and has the others ended, before the table is there
 
     def _unfinished(self, numbers: list[int]) -> list[int]:

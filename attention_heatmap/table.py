@@ -21,7 +21,6 @@ _LARGEST_FACTS = 2**26  # bytes; a larger file is none of ours
 _LONGEST_NAME = 255  # bytes of a file's name, on most systems
 _SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and plane
 _NUMBERS = ("image_share_", "distance_", "change_")  # what the columns of numbers begin with
-_ENDS = ("mean", "2.5%", "97.5%")  # of a comparison: the last rows of the table
 _LAST_COLUMNS = ("map", "check", "files", "error")
 # What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at; plain numbers aside.
 _FORMULA = re.compile(
@@ -145,7 +144,8 @@ def table_ends(rows: Sequence[dict]) -> list[dict]:
     for second, first in pairs:
         both = [(row.get(first), row.get(second)) for row in rows if not row["error"]]
         found[f"change_{first}"] = bootstrap([b - a for a, b in both if None not in (a, b)])
-    return [{"sample": word, **{n: values[k] for n, values in found.items()}} for k, word in enumerate(_ENDS)]
+    ends = "mean", "2.5%", "97.5%"
+    return [{"sample": end, **{n: values[k] for n, values in found.items()}} for k, end in enumerate(ends)]
 
 
 def _cell(value: object) -> object:
