@@ -146,8 +146,9 @@ class Sweep:
 
         for number in tqdm(numbers, desc="samples", unit="sample"):
             check_output_dir(self.output_dir)
-            folder, facts = sample_folder(self.output_dir, number), self._facts(number)
+            folder, facts = sample_folder(self.output_dir, number), {"sample": number}
             try:
+                facts |= self._facts(number)
                 if writes:
                     forget_sample(folder)
                 with said_of(f"sample {number}"):
@@ -164,7 +165,7 @@ class Sweep:
         """What is known of a sample before it is answered."""
         sample = self.samples[number] if isinstance(self.samples[number], dict) else {}
         own = {key: sample.get(key) for key in ("id", "answer")}
-        return {"sample": number, **own, "settings": self.settings_of(number)}
+        return {**own, "settings": self.settings_of(number)}
 
     def _opened(self, number: int) -> tuple[dict, list]:
         """A sample and its pictures."""

@@ -227,6 +227,13 @@ def test_a_dataset_may_be_a_list(tiny, dataset, tmp_path, caplog):
     assert rows[0]["error"] == "" and "sample 2 of the dataset names a picture" in rows[1]["error"]
 
 
+def test_a_sample_that_json_cannot_hold_fails_alone(tiny, dataset, tmp_path):
+    samples = json.loads(dataset[0].read_text())
+    samples[0] |= {3: "no text"}
+    rows = tiny.visualize_dataset(samples, dataset[1], [0, 1], 1, output_dir=tmp_path / "out", **GIVEN)
+    assert [bool(row["error"]) for row in rows] == [True, False]
+
+
 def test_options_of_any_kind_of_number_and_path_reach_the_drawing(tiny, dataset, tmp_path):
     font = getattr(FontSet(20).main, "path", None)
     options = {**GIVEN, "font_path": font and Path(font), "fps": np.float32(2), "frames": np.array([1])}
