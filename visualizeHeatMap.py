@@ -8,56 +8,57 @@ The rooms behind it stand in `attention_heatmap/`. torch and transformers are im
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
 import io
 import logging
 import os
-import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from attention_heatmap.log import NOTE, OurMistake, logger, one_line, package_missing, visible
 
-from attention_heatmap.background import RECORD_NAME
-from attention_heatmap.compare import compare
-from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
-from attention_heatmap.drawing.frame import render_frames
-from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
-from attention_heatmap.drawing.outputs import STEM, video_names, write_records
-from attention_heatmap.drawing.text_panel import visualize_attention_step
-from attention_heatmap.drawing.video import find_encoder, write_video
-from attention_heatmap.files import check_output_dir, check_target, check_targets
-from attention_heatmap.log import NOTE, OurMistake, logger, one_line, visible
-from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
-from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures, check_replaced
-from attention_heatmap.recording.check import check_record
-from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
-from attention_heatmap.recording.image_tokens import locate_image_tokens
-from attention_heatmap.recording.layers import DEFAULT_LAYER
-from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
-from attention_heatmap.recording.processes import process_number
-from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
-from attention_heatmap.showing import DEFAULT_START_PHRASE
-from attention_heatmap.sweep import Plan, SamplesFailed, Sweep, kept_on_failure, report_samples
-from attention_heatmap.table import check_table, sample_folder, table_row
+try:
+    from PIL import Image
+
+    from attention_heatmap.background import RECORD_NAME, kept_on_failure
+    from attention_heatmap.compare import compare
+    from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
+    from attention_heatmap.drawing.frame import render_frames
+    from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
+    from attention_heatmap.drawing.outputs import STEM, video_names, write_records
+    from attention_heatmap.drawing.text_panel import visualize_attention_step
+    from attention_heatmap.drawing.video import find_encoder, write_video
+    from attention_heatmap.files import check_output_dir, check_target
+    from attention_heatmap.options import add_flags, names_of, number_or_text, pick, shows_options
+    from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures
+    from attention_heatmap.record_file import check_replaced
+    from attention_heatmap.recording.check import check_record
+    from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
+    from attention_heatmap.recording.image_tokens import locate_image_tokens
+    from attention_heatmap.recording.layers import DEFAULT_LAYER
+    from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
+    from attention_heatmap.recording.processes import process_number
+    from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
+    from attention_heatmap.showing import DEFAULT_START_PHRASE
+    from attention_heatmap.sweep import SamplesFailed, Sweep, report_samples
+    from attention_heatmap.table import check_table, sample_folder, table_row
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"error: {package_missing(error)}", file=sys.stderr)
+    sys.exit(2)
 
 __all__ = [
-    "AttentionRecord",
-    "AttentionVisualizer",
-    "ImageTokens",
-    "compare",
-    "load_sample",
-    "locate_image_tokens",
-    "render_frames",
-    "visible",
-    "visualize_attention_step",
-    "write_video",
-]
+    "AttentionRecord", "AttentionVisualizer", "ImageTokens", "compare", "load_sample", "locate_image_tokens",
+    "render_frames", "visible", "visualize_attention_step", "write_video",
+]  # fmt: skip
 
 _LATER_PROCESS_WAITS = 5  # seconds before any process but the first tells its error
 Layers = int | str | Iterable[int | str]
@@ -82,11 +83,8 @@ class AttentionVisualizer:
             raise ValueError(f"max_image_num is {max_image_num}; expected 1 or more")
         (loading,) = pick(options, CheckpointOptions)
         self.checkpoint = Checkpoint(model_name_or_path, CheckpointOptions(**loading), processor)
-        self.processor, self.config, self.max_image_num = (
-            self.checkpoint.processor,
-            self.checkpoint.config,
-            max_image_num,
-        )
+        self.processor, self.config = self.checkpoint.processor, self.checkpoint.config
+        self.max_image_num = max_image_num
         self.last_records: list[AttentionRecord] = []  # of the last video: two where checkpoints are compared
 
     @property
@@ -105,16 +103,19 @@ class AttentionVisualizer:
         return self.config.get_text_config().num_hidden_layers
 
     def load_sample_data(
-        self,
-        benchmark_json: str | Path | list,
-        image_dir: str | Path,
-        sample_idx: int = 0,
-        *,
+        self, benchmark_json: str | Path | list, image_dir: str | Path, sample_idx: int = 0, *,
         allow_absolute_paths: bool = False,
-    ) -> tuple[dict, list[Image.Image]]:
+    ) -> tuple[dict, list[Image.Image]]:  # fmt: skip
         """Sample `sample_idx` of a dataset, and its pictures as RGB images. See `load_sample`."""
         paths = {"allow_absolute_paths": allow_absolute_paths}
         return load_sample(benchmark_json, image_dir, sample_idx, self.max_image_num, **paths)
+
+    def _opened(self, images: Any) -> list[Image.Image]:
+        """The pictures of a sample, before the weights are loaded. Raises ValueError or OSError."""
+        opened = open_pictures(images)
+        if not 1 <= len(opened) <= self.max_image_num:
+            raise ValueError(f"{len(opened)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
+        return opened
 
     @shows_options(RecordingOptions)
     def record(self, sample: dict, images: Sequence[Any], layers: Layers, **options: Any) -> AttentionRecord:
@@ -128,7 +129,7 @@ class AttentionVisualizer:
         resolve_heads(self.config, how.head)
         how.given_response(sample)
         problem_of(sample, "the sample")
-        opened = open_pictures(images)  # before the weights
+        opened = self._opened(images)
         return Session(self.model, self.processor, self.max_image_num).record(sample, opened, wanted, how)
 
     @shows_options(RecordingOptions)
@@ -141,8 +142,9 @@ class AttentionVisualizer:
         heads = list(dict.fromkeys(record.heads))
         how = RecordingOptions(**pick(options, RecordingOptions)[0], head=heads)
         ids, layers = record.token_ids[record.prompt_length :].tolist(), tuple(dict.fromkeys(record.layers))
+        opened = self._opened(images)
         session = Session(self.model, self.processor, self.max_image_num)
-        again = session.record(sample, open_pictures(images), resolve_layers(self.config, layers), how, ids)
+        again = session.record(sample, opened, resolve_layers(self.config, layers), how, ids)
         if again.response != record.response:
             raise ValueError("the record's tokens are other words for this model: it has another tokenizer")
         return again
@@ -154,24 +156,17 @@ class AttentionVisualizer:
         options: those that the record was made with, and those that the map is drawn with. See `check_record`.
         """
         recording, drawing = pick(options, RecordingOptions, DrawingOptions)
+        how, view, opened = RecordingOptions(**recording), DrawingOptions(**drawing).map, self._opened(images)
         session = Session(self.model, self.processor, self.max_image_num)
-        view = DrawingOptions(**drawing).map
-        return check_record(session, record, sample, open_pictures(images), view, RecordingOptions(**recording))
+        return check_record(session, record, sample, opened, view, how)
 
     @shows_options(RecordingOptions, DrawingOptions)
     def create_attention_visualization_for_sample(
-        self,
-        sample: dict,
-        images: Sequence[Any],
-        layer_idx: Layers = DEFAULT_LAYER,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        output_dir: str | Path = ".",
-        save_record: str | Path | None = None,
-        check: bool = False,
-        compare_model_path: str | Path | None = None,
+        self, sample: dict, images: Sequence[Any], layer_idx: Layers = DEFAULT_LAYER,
+        start_phrase: str = DEFAULT_START_PHRASE, *, output_dir: str | Path = ".",
+        save_record: str | Path | None = None, check: bool = False, compare_model_path: str | Path | None = None,
         **options: Any,
-    ) -> str | list[str]:
+    ) -> str | list[str]:  # fmt: skip
         """Answer a sample and write the video of one layer, or of several by one generation.
 
         images: PIL images or paths. layer_idx: a layer, a list of them, "all", a range such as "0-7", or "auto".
@@ -184,31 +179,31 @@ class AttentionVisualizer:
         `last_record`. Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         layers, recording, drawing = planned(self.config, layer_idx, options)
-        second = second_of(self, compare_model_path)
-        check_output_dir(output_dir)
-        check_targets(output_dir, f"{STEM}*.{drawing.format}")
+        second, folder = second_of(self, compare_model_path), Path(output_dir)
+        check_output_dir(folder)
+        for path in folder.glob(f"{STEM}*.{drawing.format}"):
+            check_target(path)
         if save_record:
             check_save_record(save_record)
         find_encoder()
-        images = open_pictures(images)
+        images = self._opened(images)
         writes = not process_number(self.checkpoint.options.tp_plan)  # of processes that share a model, the first does
         record = self.record(sample, images, layers, **vars(recording))
         self.last_records = [record]
         logger.info("response: %s", one_line(record.response))
         if save_record and writes:
             record.save(save_record)
-        with kept_on_failure(record, save_record, Path(output_dir) / RECORD_NAME):
+        with kept_on_failure([record], save_record, folder / RECORD_NAME):
             if check:
-                record = self.check(record, sample, images, **vars(recording), **vars(drawing))
-                self.last_records = [record]
+                self.last_records = [self.check(record, sample, images, **vars(recording), **vars(drawing))]
             if check and save_record and writes:
-                record.save(save_record)
+                self.last_records[0].save(save_record)
             if second:
                 self.checkpoint.release()
                 self.last_records.append(second.replay(record, sample, images, **vars(recording)))
             if writes:
-                write_records(self.last_records, images, None, start_phrase, output_dir, drawing)
-        paths = [str(Path(output_dir) / name) for name in video_names(self.last_records, None, drawing)]
+                write_records(self.last_records, images, None, start_phrase, folder, drawing)
+        paths = [str(folder / name) for name in video_names(self.last_records, None, drawing)]
         return paths if len(paths) > 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)
@@ -222,21 +217,11 @@ class AttentionVisualizer:
 
     @shows_options(RecordingOptions, DrawingOptions)
     def visualize_dataset(
-        self,
-        benchmark_json: str | Path | list,
-        image_dir: str | Path,
-        sample_idx: int | str | Iterable[int] = "all",
-        layer_idx: Layers = DEFAULT_LAYER,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        output_dir: str | Path = ".",
-        overwrite: bool = False,
-        save_record: str | None = None,
-        check: bool = False,
-        compare_model_path: str | Path | None = None,
-        allow_absolute_paths: bool = False,
-        **options: Any,
-    ) -> list[dict]:
+        self, benchmark_json: str | Path | list, image_dir: str | Path, sample_idx: int | str | Iterable[int] = "all",
+        layer_idx: Layers = DEFAULT_LAYER, start_phrase: str = DEFAULT_START_PHRASE, *, output_dir: str | Path = ".",
+        overwrite: bool = False, save_record: str | None = None, check: bool = False,
+        compare_model_path: str | Path | None = None, allow_absolute_paths: bool = False, **options: Any,
+    ) -> list[dict]:  # fmt: skip
         """Answer many samples of a dataset. The files of each go to `output_dir/sample_0003/`, a table tells of all.
 
         benchmark_json: a file, or a list of samples. sample_idx: as in `select_samples`. overwrite: do samples again
@@ -249,15 +234,17 @@ class AttentionVisualizer:
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
         layers, recording, drawing = planned(self.config, layer_idx, options)
-        second = second_of(self, compare_model_path)
-        plan = Plan(layers, start_phrase, recording, drawing, save_record, check, second)
+        second, folder = second_of(self, compare_model_path), Path(output_dir)
         samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
-        sweep = Sweep(self, plan, samples, Path(image_dir), Path(output_dir), allow_absolute_paths)
-        check_output_dir(output_dir)
-        check_table(output_dir)
+        sweep = Sweep(
+            self, samples, Path(image_dir), allow_absolute_paths, folder, layers, start_phrase, recording, drawing,
+            save_record, check, second,
+        )  # fmt: skip
+        check_output_dir(folder)
+        check_table(folder)
         find_encoder()
         sweep.run(numbers, overwrite)
-        return [table_row(sample_folder(output_dir, number)) for number in numbers]
+        return [table_row(sample_folder(folder, number)) for number in numbers]
 
 
 def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | None) -> AttentionVisualizer | None:
@@ -272,9 +259,7 @@ def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | 
     return second
 
 
-def planned(
-    config: Any, layer_idx: Layers, options: dict
-) -> tuple[tuple[int, ...] | str, RecordingOptions, DrawingOptions]:
+def planned(config: Any, layer_idx: Layers, options: dict) -> tuple[Layers, RecordingOptions, DrawingOptions]:
     """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
     recording, drawing = pick(options, RecordingOptions, DrawingOptions)
     shown = DrawingOptions(**drawing)
@@ -301,52 +286,62 @@ def check_save_record(path: str | Path, *read: str | Path) -> None:
 # ------------------------------------------------------------------------------------- command line
 
 
-# Flags that have no meaning where a record is drawn, beside those of recording and of the checkpoint.
-_NOT_FOR_RECORDS = ("model_path", "save_record", "check", "overwrite", "compare_model_path")
+_DATASET = ("benchmark_json", "image_dir", "sample_idx")
 _OF_DATASETS = ("sample_idx", "max_image_num", "allow_absolute_paths")  # no meaning where there is none
+# Flags that have no meaning where a record is drawn, beside those of recording and of the checkpoint.
+_NOT_FOR_RECORDS = ("model_path", "save_record", "check", "overwrite", "compare_model_path", "image", "problem")
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the flags in one line."""
+    """Says what is wrong with the flags in one line, and which flag a misspelt one is nearest to."""
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"error: {one_line(message)}; --help lists the flags\n")
+        advice = "--help lists the flags"
+        if message.startswith("unrecognized arguments: --"):
+            typed = message.split()[2].partition("=")[0]
+            begun = [flag for flag in self._option_string_actions if flag.startswith(typed)]
+            near = begun or difflib.get_close_matches(typed, self._option_string_actions)
+            advice = f"did you mean {near[0]}? {advice}" if near else advice
+        self.exit(2, f"error: {one_line(message)}; {advice}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line: every flag is a keyword of `AttentionVisualizer` or of its methods, by name and default."""
     parser = _OneLineParser(
-        prog="visualizeHeatMap.py",
+        prog="visualizeHeatMap.py", allow_abbrev=False,
         description="Video of what a vision-language model looks at while it answers: a frame a generated token.",
-    )
+    )  # fmt: skip
     names = ("required", "model", "sample", "answer", "recording", "map", "picture", "output", "dataset")
     groups = {name: parser.add_argument_group(name) for name in names}
-    required, model, sample, recording, picture, output, dataset = (
-        groups[name].add_argument
-        for name in ("required", "model", "sample", "recording", "picture", "output", "dataset")
-    )
-    required("--model_path", help="Hugging Face checkpoint: a directory, or a name on the hub")
-    required("--benchmark_json", help="dataset: a JSON list of {image, problem, ...}, or a file of such lines (.jsonl)")
-    required("--image_dir", help="folder that the pictures' paths start in")
-    help = "a second checkpoint, which reads the very same tokens; both maps are drawn"
-    model("--compare_model_path", metavar="PATH", help=help)
-    sample("--image", nargs="+", metavar="PATH", help="picture(s) to ask about, in place of a dataset")
-    sample("--problem", metavar="TEXT", help="the question about them")
-    help = "which sample, from 0 (default: 0); or several: 0-99, or 0,5,9, or all"
-    sample("--sample_idx", type=number_or_text, default=0, help=help)
-    sample("--max_image_num", type=int, default=2, help="the most pictures that a sample may have (default: 2)")
-    sample("--allow_absolute_paths", action="store_true", help="let the dataset name pictures outside image_dir")
-    help = "layer(s), from 0; -1: the last; 0-7, all, or auto (default: 20)"
-    recording("--layer_idx", nargs="+", type=number_or_text, default=[DEFAULT_LAYER], metavar="LAYER", help=help)
-    recording("--check", action="store_true", help="hide the hottest cells, then random ones: does the answer suffer?")
-    help = f"where the text panel begins (default: {DEFAULT_START_PHRASE})"
-    picture("--start_phrase", default=DEFAULT_START_PHRASE, help=help)
-    output("--output_dir", default=".", help="folder of the video (default: .)")
-    output("--save_record", metavar="FILE", help="keep the record behind the video in this .safetensors file")
-    help = "draw a kept record again, or two beside each other: no model, nothing generated"
-    output("--from_record", nargs="+", metavar="FILE", help=help)
-    output("--verbose", action="store_true", help="say what is loaded, how large it is, how long it takes; tracebacks")
-    dataset("--overwrite", action="store_true", help="with several samples: do those again that are finished")
+
+    def flag(group: str, name: str, help: str, **more: Any) -> None:
+        groups[group].add_argument(f"--{name}", help=help, **more)
+
+    flag("required", "model_path", "Hugging Face checkpoint: a directory, or a name on the hub")
+    samples = "dataset: a JSON list of {image, problem, ...}, or a file of such lines (.jsonl)"
+    flag("required", "benchmark_json", samples)
+    flag("required", "image_dir", "folder that the pictures' paths start in")
+    second = "a second checkpoint, which reads the very same tokens; both maps are drawn"
+    flag("model", "compare_model_path", second, metavar="PATH")
+    flag("sample", "image", "picture(s) to ask about, in place of a dataset", nargs="+", metavar="PATH")
+    flag("sample", "problem", "the question about them", metavar="TEXT")
+    which = "which sample, from 0 (default: 0); or several: 0-99, or 0,5,9, or all"
+    flag("sample", "sample_idx", which, type=number_or_text, default=0)
+    flag("sample", "max_image_num", "the most pictures that a sample may have (default: 2)", type=int, default=2)
+    flag("sample", "allow_absolute_paths", "let the dataset name pictures outside image_dir", action="store_true")
+    layers = {"nargs": "+", "type": number_or_text, "default": [DEFAULT_LAYER], "metavar": "LAYER"}
+    flag("recording", "layer_idx", "layer(s), from 0; -1: the last; 0-7, all, or auto (default: 20)", **layers)
+    check = "hide the hottest cells, then random ones: does the answer suffer?"
+    flag("recording", "check", check, action="store_true")
+    begin = f"where the text panel begins (default: {DEFAULT_START_PHRASE})"
+    flag("picture", "start_phrase", begin, default=DEFAULT_START_PHRASE)
+    flag("output", "output_dir", "folder of the video (default: .)", default=".")
+    flag("output", "save_record", "keep the record behind the video in this .safetensors file", metavar="FILE")
+    again = "draw a kept record again, or two beside each other: no model, nothing generated"
+    flag("output", "from_record", again, nargs="+", metavar="FILE")
+    verbose = "say what is loaded, how large it is, how long it takes; tracebacks"
+    flag("output", "verbose", verbose, action="store_true")
+    flag("dataset", "overwrite", "with several samples: do those again that are finished", action="store_true")
     for kind in (CheckpointOptions, RecordingOptions, DrawingOptions):
         add_flags(parser, groups, kind)
     return parser
@@ -355,23 +350,25 @@ def build_parser() -> argparse.ArgumentParser:
 def check_flags(parser: argparse.ArgumentParser, arguments: dict) -> None:
     """Let the parser tell of flags that are missing, or that do not go together."""
     given = [name for name in arguments if arguments[name] != parser.get_default(name)]
-    several = not isinstance(arguments["sample_idx"], int)
-    needed, of_dataset = ["model_path", "benchmark_json", "image_dir"], ["benchmark_json", "image_dir"]
+    needed = ["model_path", "benchmark_json", "image_dir"]
+
+    def refuse(names: Iterable[str], why: str) -> None:
+        for name in given:
+            if name in names:
+                parser.error(f"--{name} {why}")
+
     if arguments["image"] or arguments["problem"]:
-        for name in (name for name in (*of_dataset, *_OF_DATASETS) if name in given and name != "max_image_num"):
-            parser.error(
-                f"--{name} tells of a dataset, --image and --problem are a sample of their own; give one of them"
-            )
+        others = {*_DATASET, *_OF_DATASETS} - {"max_image_num"}
+        refuse(others, "tells of a dataset, --image and --problem are a sample of their own; give one of them")
         needed = ["model_path", "image", "problem"]
     if arguments["from_record"]:  # it keeps its pictures
-        needed = of_dataset if set(of_dataset) & set(given) else []
-        if several:
+        needed = ["benchmark_json", "image_dir"] if {"benchmark_json", "image_dir"} & set(given) else []
+        if not isinstance(arguments["sample_idx"], int):
             parser.error("--sample_idx takes one number with --from_record")
-        recording = [*names_of(RecordingOptions), *names_of(CheckpointOptions), *_NOT_FOR_RECORDS, "image", "problem"]
-        for name in (name for name in recording if name in given and name != "head"):
-            parser.error(f"--{name} does not go with --from_record, which only draws what was recorded")
-        for name in (name for name in _OF_DATASETS if not needed and name in given):
-            parser.error(f"--{name} tells of a dataset, and none was given; leave it out, or give --benchmark_json")
+        recording = {*names_of(RecordingOptions), *names_of(CheckpointOptions), *_NOT_FOR_RECORDS} - {"head"}
+        refuse(recording, "does not go with --from_record, which only draws what was recorded")
+        if not needed:
+            refuse(_OF_DATASETS, "tells of a dataset, and none was given; leave it out, or give --benchmark_json")
     for name in needed:
         if not arguments[name]:
             parser.error(f"--{name} is required; only --from_record, to draw a record again, does without")
@@ -379,66 +376,59 @@ def check_flags(parser: argparse.ArgumentParser, arguments: dict) -> None:
 
 def run_command(arguments: dict) -> str | list[str]:
     """One command line, from its arguments to the video's path."""
-    layers, start_phrase, output_dir = (arguments[key] for key in ("layer_idx", "start_phrase", "output_dir"))
-    layers = [int(one) if isinstance(one, str) and re.fullmatch(r"-?[0-9]{1,9}", one) else one for one in layers]
-    head = arguments["head"]  # a list of what was typed, or the default
-    arguments["head"] = head[0] if isinstance(head, list) and len(head) == 1 else head
-    drawing = {key: arguments[key] for key in names_of(DrawingOptions)}
-    options = DrawingOptions(**drawing)
-    check_output_dir(output_dir)
-    several = not isinstance(arguments["sample_idx"], int)
-    if arguments["save_record"] and not several:
-        check_save_record(
-            arguments["save_record"], *filter(None, (arguments["benchmark_json"], *(arguments["image"] or ())))
-        )
+
+    def call(function: Callable, *first: Any) -> Any:
+        """A function with the flags that are its keywords."""
+        names = inspect.signature(function).parameters.keys() & arguments.keys()
+        return function(*first, **{name: arguments[name] for name in names})
+
+    layers, several = arguments["layer_idx"], not isinstance(arguments["sample_idx"], int)
+    heads = arguments["head"] if isinstance(arguments["head"], list) else None  # None: none were named
+    drawing, sample, images = call(DrawingOptions), None, None
+    check_output_dir(arguments["output_dir"])
+    if several:
+        arguments["benchmark_json"], _ = select_from_dataset(*(arguments[name] for name in _DATASET))
+    elif arguments["save_record"]:
+        read = [arguments["benchmark_json"], *(arguments["image"] or ())]
+        check_save_record(arguments["save_record"], *filter(None, read))
     if arguments["overwrite"] and not several:
         logger.warning("overwrite changes nothing for one sample, whose files are always written anew; leave it out")
-    sample, images = None, None
     if arguments["image"]:
         sample, images = {"problem": arguments["problem"]}, open_pictures(arguments["image"])
     elif arguments["benchmark_json"] and not several:
-        dataset = ("benchmark_json", "image_dir", "sample_idx", "max_image_num")
-        paths = {"allow_absolute_paths": arguments["allow_absolute_paths"]}
-        sample, images = load_sample(*(arguments[key] for key in dataset), **paths)
-    elif arguments["benchmark_json"]:
-        arguments["benchmark_json"], _ = select_from_dataset(
-            *(arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
-        )
+        sample, images = call(load_sample)
     if arguments["from_record"]:
-        named = head if isinstance(head, list) else None
-        return draw_record(arguments["from_record"], images, layers, named, start_phrase, output_dir, options)
-    loading = {key: arguments[key] for key in names_of(CheckpointOptions)}
-    most = max(arguments["max_image_num"], len(arguments["image"] or ()))
-    visualizer = AttentionVisualizer(arguments["model_path"], most, **loading)
-    keywords = {key: arguments[key] for key in names_of(RecordingOptions)} | drawing
-    keywords |= {key: arguments[key] for key in ("output_dir", "save_record", "check", "compare_model_path")}
-    layer_idx = layers if len(layers) > 1 else layers[0]
+        return call(draw_record, images, heads, drawing)
+    arguments["max_image_num"] = max(arguments["max_image_num"], len(arguments["image"] or ()))
+    arguments["layer_idx"] = layers if len(layers) > 1 else layers[0]
+    arguments["head"] = heads[0] if heads and len(heads) == 1 else arguments["head"]
+    visualizer = call(AttentionVisualizer, arguments["model_path"])
     if several:
-        keywords |= {key: arguments[key] for key in ("overwrite", "allow_absolute_paths")}
-        dataset = (arguments[key] for key in ("benchmark_json", "image_dir", "sample_idx"))
-        return report_samples(visualizer.visualize_dataset(*dataset, layer_idx, start_phrase, **keywords), output_dir)
-    return visualizer.create_attention_visualization_for_sample(sample, images, layer_idx, start_phrase, **keywords)
+        return report_samples(call(visualizer.visualize_dataset), arguments["output_dir"])
+    return call(visualizer.create_attention_visualization_for_sample, sample, images)
 
 
 def draw_record(
-    paths: list[str], images: list | None, layers: list, head: list | None, start_phrase: str, output_dir: str,
-    options: DrawingOptions,
+    images: list | None, heads: list | None, options: DrawingOptions, from_record: list[str], layer_idx: list,
+    start_phrase: str, output_dir: str,
 ) -> list[str]:  # fmt: skip
     """Draw a kept record again, or two beside each other: the planes that were named, else all; the videos' paths."""
     find_encoder()
-    if len(paths) > 2:
-        raise ValueError(f"from_record names {len(paths)} records; expected one, or two to compare")
-    records = [AttentionRecord.load(path) for path in paths]
-    record = records[0]
+    if len(from_record) > 2:
+        raise ValueError(f"from_record names {len(from_record)} records; expected one, or two to compare")
+    record, *_ = records = list(map(AttentionRecord.load, from_record))
     images = check_pictures(record, images)
-    if layers == ["auto"] and not record.auto_layer:
+    if layer_idx == ["auto"] and not record.auto_layer:
         raise ValueError(f"layer_idx auto: the record's layers {list(record.layers)} were named; name one of them")
     if options.view == "clear" and not record.auto_head:
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
-    default = layers == ["auto"] or (layers == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
-    planes = record.select(None if default else layers, head)
+    default = layer_idx == ["auto"] or (layer_idx == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
+    planes = record.select(None if default else layer_idx, heads)
     write_records(records, images, planes, start_phrase, output_dir, options)
     return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
+
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def _stop(number: int, frame: Any = None) -> None:
@@ -448,24 +438,12 @@ def _stop(number: int, frame: Any = None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _hear_signals() -> dict[int, Any]:
-    """From now on each signal that is not ignored stops the program; what was done with each before."""
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
-    for one, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(one, _stop)
-    return before
-
-
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
 def _said(error: BaseException, number: int) -> str:
-    """An error as one line."""
+    """An error as one line, by the process of a number."""
+    text = package_missing(error) if isinstance(error, ModuleNotFoundError) else one_line(error) or type(error).__name__
     known = isinstance(error, (ValueError, RuntimeError, OSError, ImportError, MemoryError))
-    text = one_line(error) or type(error).__name__
     if not known or isinstance(error, OurMistake):
-        name = "" if isinstance(error, OurMistake) else f"{type(error).__name__}: "
+        name = "" if known else f"{type(error).__name__}: "
         text = f"{name}{text} (a mistake of this program, not yours; please report it with what --verbose prints)"
     return f"error: {f'process {number}: ' if number else ''}{text}"
 
@@ -478,18 +456,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _fill_standard_streams()
     parser = build_parser()
-    try:
-        arguments = vars(parser.parse_args(argv))
-    except RecursionError:
-        parser.error("a flag is nested too deeply")
+    arguments = vars(parser.parse_args(argv))
     check_flags(parser, arguments)
-    verbose, number = arguments.pop("verbose"), 0
-    before = _hear_signals()
+    number, handlers = 0, {one: signal.getsignal(one) for one in _SIGNALS}
+    for one in (one for one, handler in handlers.items() if handler is not signal.SIG_IGN):
+        signal.signal(one, _stop)
     try:
         number = process_number(arguments["tp_plan"])
         # Of processes that share out a dataset, too, the first one tells the end.
         first = not (number if isinstance(arguments["sample_idx"], int) else process_number())
-        _begin_log(verbose, number)
+        _begin_log(arguments["verbose"], number)
         paths = run_command(arguments)
         if first:
             _print("\n".join(map(visible, [paths] if isinstance(paths, str) else paths)))
@@ -505,14 +481,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the one place that turns whatever comes into one line
         if number:  # where the first process met the same error, its launcher ends this one before it speaks
             time.sleep(_LATER_PROCESS_WAITS)
-        if verbose:
+        if arguments["verbose"]:
             traceback.print_exc()
         print(_said(error, number), file=sys.stderr)
         return 2
     finally:
-        if argv is not None:  # a program that goes on gets its signals back
-            for one, handler in before.items():
-                signal.signal(one, handler or signal.SIG_DFL)
+        for one, handler in handlers.items() if argv is not None else ():  # a program that goes on has its own again
+            signal.signal(one, handler or signal.SIG_DFL)
     if arguments["tp_plan"]:
         import torch.distributed
 
@@ -522,10 +497,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """The null device in place of a closed stdin, stdout or stderr: a file that is opened later would become it.
-
-    The encoder's, too: it reads keys from its stdin.
-    """
+    """The null device in place of a closed stream: a file that is opened later, here or by the encoder, would be it."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)

@@ -9,22 +9,44 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.outputs import write_records
-from attention_heatmap.files import new_partial, remove_stale
-from attention_heatmap.log import logger, one_line
+from attention_heatmap.files import free_name, remove_stale
+from attention_heatmap.log import OurMistake, logger, one_line
 from attention_heatmap.record import AttentionRecord
 from attention_heatmap.table import record_facts, write_facts
 
 RECORD_NAME = "record.safetensors"  # of a record that is kept since its drawing failed
+
+
+@contextmanager
+def kept_on_failure(records: Sequence[AttentionRecord], saved: str | Path | None, place: Path) -> Iterator[None]:
+    """A block after which no record is lost where it fails: the error says where they are kept.
+
+    saved: where they are already, if anywhere; place: where else they go, the second under another name.
+    """
+    try:
+        yield
+    except Exception as error:
+        kept = [saved] if saved else []
+        try:
+            for record in records if not saved else ():
+                kept.append(free_name(place))
+                record.save(kept[-1])
+        except (OSError, ValueError) as problem:
+            logger.error("the record could not be kept: %s", one_line(problem))
+            raise error from None
+        text = f"{one_line(error) or type(error).__name__}; the record is kept in {', '.join(map(str, kept))}"
+        known = isinstance(error, (ValueError, OSError, RuntimeError))
+        raise (RuntimeError(text) if known else OurMistake(f"{type(error).__name__}: {text}")) from error
 
 
 class NoSpaceLeft(OSError):
@@ -44,20 +66,20 @@ def fail_sample(folder: Path, facts: dict, error: object) -> None:
 
 
 def draw_sample(
-    records: list[Path], folder: Path, start_phrase: str, options: DrawingOptions
+    records: Sequence[AttentionRecord], folder: Path, start_phrase: str, options: DrawingOptions
 ) -> tuple[list[Path], list[str]]:
-    """Draw a kept record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
+    """Draw a record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
     said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda message: said.append(message.getMessage())
-    logger.addHandler(handler)
-    before, logger.propagate = logger.propagate, False
+
+    def keep(message: logging.LogRecord) -> bool:
+        said.extend([message.getMessage()] * (message.levelno >= logging.WARNING))
+        return False
+
+    logger.addFilter(keep)
     try:
-        kept = [AttentionRecord.load(record) for record in records]
-        return write_records(kept, kept[0].open_pictures(), None, start_phrase, folder, options), said
+        return write_records(records, records[0].open_pictures(), None, start_phrase, folder, options), said
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
+        logger.removeFilter(keep)
 
 
 def _begin_process() -> None:
@@ -69,12 +91,13 @@ def _begin_process() -> None:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A sample that is being drawn."""
+    """A sample that is being drawn, and where its records are saved."""
 
     folder: Path
     facts: dict
-    records: list[Path]
-    future: Future
+    records: Sequence[AttentionRecord]
+    saved: list[Path]
+    future: Future | None
 
 
 class BackgroundDrawing:
@@ -85,18 +108,16 @@ class BackgroundDrawing:
     """
 
     def __init__(self, start_phrase: str, options: DrawingOptions, save_record: str | None) -> None:
-        self.start_phrase, self.options, self.save_record = start_phrase, options, save_record and str(save_record)
+        self.how, self.save_record = (start_phrase, options), save_record
         self._pool: ProcessPoolExecutor | None = None
         self._processes: set[Any] = set()
         self._current: _Drawing | None = None
         self._said: set[str] = set()
 
     def __enter__(self) -> BackgroundDrawing:
-        try:
-            pickle.dumps(self.options)
+        with suppress(pickle.PicklingError, AttributeError, TypeError):  # a colour map that no other process could have
+            pickle.dumps(self.how)
             self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_process)
-        except (pickle.PicklingError, AttributeError, TypeError):  # a colour map that no other process could have
-            pass
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -104,49 +125,28 @@ class BackgroundDrawing:
             if kind is None:
                 self.finish()
         finally:
-            if self._current:
-                for process in self._processes:
-                    process.terminate()
+            for process in self._processes if self._current else ():
+                process.terminate()
             if self._pool:
                 self._pool.shutdown(cancel_futures=True)
             if self._current:
-                self._remove(self._current.records)
                 remove_stale(self._current.folder)
 
     def start(self, folder: Path, facts: dict, records: Sequence[AttentionRecord]) -> None:
         """Begin to draw the record of a sample, or two to be compared, as soon as the sample before is drawn."""
+        self.finish()
         folder.mkdir(parents=True, exist_ok=True)
-        paths: list[Path] = []
-        try:
-            for number, record in enumerate(records):
-                paths.append(self._place(folder, number))
-                record.save(paths[-1])
-            self.finish()
-        except BaseException:
-            self._remove(paths)
-            raise
-        facts = facts | record_facts(records, facts["answer"])
-        self._current = _Drawing(folder, facts, paths, self._submit(paths, folder))
-
-    def _place(self, folder: Path, number: int) -> Path:
-        """Where a record is kept, the second one's name with a b in it."""
         name = Path(self.save_record or RECORD_NAME)
-        path = folder / (f"{name.stem}_b{name.suffix}" if number else name)
-        return path if self.save_record else new_partial(path)
-
-    def _submit(self, paths: list[Path], folder: Path) -> Future:
-        """The drawing of records, begun in the process or, where there is none, done at once."""
+        saved = [folder / name, folder / f"{name.stem}_b{name.suffix}"][: len(records)] if self.save_record else []
+        for path, record in zip(saved, records):
+            record.save(path)
+        future, before = None, set(multiprocessing.active_children())
         if self._pool:
-            before = set(multiprocessing.active_children())
-            future = self._pool.submit(draw_sample, paths, folder, self.start_phrase, self.options)
+            future = self._pool.submit(draw_sample, records, folder, *self.how)
             self._processes |= set(multiprocessing.active_children()) - before
-            return future
-        done: Future = Future()
-        try:
-            done.set_result(draw_sample(paths, folder, self.start_phrase, self.options))
-        except Exception as error:
-            done.set_exception(error)
-        return done
+        self._current = _Drawing(folder, facts | record_facts(records, facts["answer"]), records, saved, future)
+        if not future:
+            self.finish()
 
     def finish(self) -> None:
         """Wait until the current sample is drawn, pass on what was said, and write its facts."""
@@ -154,30 +154,24 @@ class BackgroundDrawing:
         if not current:
             return
         try:
-            try:
-                files, said = current.future.result()
-            except BrokenProcessPool:  # it was killed, or could not import the caller's program
-                logger.warning("the process that draws has ended; drawing goes on in this one")
-                self._pool = None
-                files, said = self._submit(current.records, current.folder).result()
+            with kept_on_failure(current.records, ", ".join(map(str, current.saved)), current.folder / RECORD_NAME):
+                files, said = self._drawn(current)
+                write_facts(current.folder, current.facts, [*current.saved, *files])
             self._current = None
-            write_facts(current.folder, current.facts, [*current.records * bool(self.save_record), *files])
-            self._remove(current.records)
         except Exception as error:
             self._current = None
-            places = current.records
-            if not self.save_record:
-                places = [current.folder / f"{n or ''}{RECORD_NAME}" for n in range(len(places))]
-                with suppress(OSError):
-                    for path, place in zip(current.records, places):
-                        path.replace(place)
-            kept = ", ".join(map(str, places))
-            fail_sample(current.folder, current.facts, f"{one_line(error)}; its record is kept in {kept}")
+            fail_sample(current.folder, current.facts, error)
         for line in dict.fromkeys(said):
             if line not in self._said:  # of fonts, say: once is enough
                 logger.warning("sample %s: %s", current.facts["sample"], one_line(line))
-                self._said.add(line)
+        self._said.update(said)
 
-    def _remove(self, paths: Iterable[Path]) -> None:
-        for path in () if self.save_record else paths:
-            path.unlink(missing_ok=True)
+    def _drawn(self, current: _Drawing) -> tuple[list[Path], list[str]]:
+        """What `draw_sample` gives, of the process or, where there is none, of this one."""
+        try:
+            if current.future:
+                return current.future.result()
+        except BrokenProcessPool:  # it was killed, or could not import the caller's program
+            logger.warning("the process that draws has ended; drawing goes on in this one")
+            self._pool = None
+        return draw_sample(current.records, current.folder, *self.how)

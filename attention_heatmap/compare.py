@@ -5,8 +5,8 @@ The records may come of two checkpoints, two layers or two machines. Everything 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +16,7 @@ from attention_heatmap.maps import TINY, Cells, image_shares, map_cells
 from attention_heatmap.phases import Phase, response_phases
 from attention_heatmap.record import AttentionRecord, Head, ImageTokens
 
-_LARGEST_GRID = 2**16  # common cells of a picture; more would be finer than any model sees
 _SAME_EDGE = 0.25  # pixels; edges of cells that are as near are one
-_DRAWS = 2000  # of the bootstrap
-_INTERVAL = (2.5, 97.5)  # percent: the ends of an interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +39,7 @@ def common_cells(a: np.ndarray, b: np.ndarray) -> CommonCells:
     if a.shape == b.shape and np.allclose(a, b, atol=_SAME_EDGE):
         whole = np.arange(len(a)), np.ones(len(a), np.float32)
         return CommonCells(a, (whole, whole))
-    if len(a) * len(b) > _LARGEST_GRID**2 // 16:
+    if len(a) * len(b) > 2**28:  # finer than any model sees, and more than the memory holds
         raise ValueError(f"maps of {len(a)} and {len(b)} cells are too fine to be compared; lower max_pixels")
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -68,13 +65,11 @@ class Comparison:
     @cached_property
     def cells(self) -> tuple[CommonCells, ...]:
         """The common cells of each picture."""
-        a, b = self._own_cells
-        return tuple(common_cells(one.boxes, other.boxes) for one, other in zip(a, b))
+        return tuple(common_cells(one.boxes, other.boxes) for one, other in zip(*self._own_cells))
 
     @cached_property
     def _own_cells(self) -> tuple[list[Cells], list[Cells]]:
-        a, b = (list(map(map_cells, record.images)) for record in self.records)
-        return a, b
+        return tuple(list(map(map_cells, record.images)) for record in self.records)
 
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +80,7 @@ class Comparison:
             own = [cells.weights(rows_TS) for cells in self._own_cells[which]]
             parts = [cells.weights(which, weights) for cells, weights in zip(self.cells, own)]
             found.append(np.concatenate([rows_TS[:, :0], *parts], axis=1))
-        return found[0], found[1]
+        return tuple(found)
 
     @cached_property
     def distances(self) -> np.ndarray:
@@ -95,8 +90,7 @@ class Comparison:
     @cached_property
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """(T,) of each record: the part of each step's attention that lies on the pictures."""
-        a, b = (image_shares(record, plane)[: self.steps] for record, plane in zip(self.records, self.planes))
-        return a, b
+        return tuple(image_shares(record, plane)[: self.steps] for record, plane in zip(self.records, self.planes))
 
     def phases(self) -> list[dict[str, Any]]:
         """For each phase, and the whole response: steps, the mean share on the pictures under each, mean distance."""
@@ -122,32 +116,26 @@ class Comparison:
 
         What the two differ in lies in the prompt's image tokens only; weights of the text stay as they are.
         """
-        a, b = (self._on_common(which) for which in (0, 1))
-        return a, b
+        return self._on_common(0), self._on_common(1)
 
     def _on_common(self, which: int) -> AttentionRecord:
         record, plane = self.records[which], self.planes[which]
-        drawn = record.image_positions
-        keep = np.setdiff1d(np.arange(len(record.tokens)), drawn)
-        keep = keep[keep < record.prompt_length + self.steps]
-        counts = [len(cells.boxes) for cells in self.cells]
+        keep = np.setdiff1d(np.arange(record.prompt_length + self.steps), record.image_positions)
         # The common cells stand where the picture's first token did; all else keeps its order.
-        firsts = [int(image.positions.min()) for image in self.records[which].images]
-        order = np.concatenate([keep, *(np.full(n, first) for n, first in zip(counts, firsts))])
-        owner = np.concatenate([np.zeros(len(keep), int), *(np.full(n, k + 1) for k, n in enumerate(counts))])
-        at = np.lexsort((np.arange(len(order)), order))
+        firsts = [int(image.positions.min()) for image in record.images]
+        cells = [np.full(len(common.boxes), first) for common, first in zip(self.cells, firsts)]
+        order = np.concatenate([keep, *cells])
+        owner = np.repeat(np.arange(len(cells) + 1), [len(keep), *map(len, cells)])  # 0: none, else the picture
+        at = np.argsort(order, kind="stable")
+        order, owner = order[at], owner[at]
         rows_TS = np.concatenate([record.rows(plane)[: self.steps][:, keep], self.weights[which]], axis=1)[:, at]
-        images = tuple(
-            ImageTokens(np.flatnonzero(owner[at] == k + 1), cells.boxes) for k, cells in enumerate(self.cells)
-        )
-        tokens = [record.tokens[p] if own == 0 else "" for p, own in zip(order[at], owner[at])]
-        prompt = len(at) - self.steps
-        shift = np.searchsorted(order[at], record.problem) if record.problem else None
-        return AttentionRecord(
-            tokens=tuple(tokens), token_ids=record.token_ids[order[at]], prompt_length=prompt,
-            layers=(record.layers[plane],), heads=(record.heads[plane],), weights=rows_TS[:, None].astype(np.float32),
-            images=images, special_ids=record.special_ids, num_layers=record.num_layers,
-            problem=tuple(shift.tolist()) if shift is not None else None, pictures=record.pictures,
+        return replace(
+            record, tokens=tuple("" if own else record.tokens[p] for p, own in zip(order, owner)),
+            token_ids=record.token_ids[order], prompt_length=len(at) - self.steps, layers=(record.layers[plane],),
+            heads=(record.heads[plane],), weights=rows_TS[:, None].astype(np.float32),
+            images=tuple(ImageTokens(np.flatnonzero(owner == k), c.boxes) for k, c in enumerate(self.cells, start=1)),
+            problem=record.problem and tuple(np.searchsorted(order, record.problem).tolist()),
+            auto_layer=False, auto_head=False, neutral=None, model="", checks=(),
         )  # fmt: skip
 
 
@@ -180,18 +168,10 @@ def _check_same(a: AttentionRecord, b: AttentionRecord) -> None:
         for number, (one, other) in enumerate(zip(a.open_pictures(), b.open_pictures()), start=1):
             if one.size != other.size or np.abs(np.asarray(one, int) - np.asarray(other, int)).mean() > 8:
                 raise ValueError(f"picture {number} is not the same in both records; give two of the same sample")
-    words = [
-        np.delete(record.token_ids, record.image_positions)[: record.prompt_length - len(record.image_positions)]
-        for record in (a, b)
-    ]
-    texts = ["".join(np.delete(np.array(record.tokens, object), record.image_positions)) for record in (a, b)]
-    if len(words[0]) == len(words[1]) and (words[0] == words[1]).all():
+    prompts = [np.setdiff1d(np.arange(record.prompt_length), record.image_positions) for record in (a, b)]
+    if np.array_equal(a.token_ids[prompts[0]], b.token_ids[prompts[1]]):
         return
-    prompts = [
-        "".join(record.tokens[p] for p in range(record.prompt_length) if p not in set(record.image_positions.tolist()))
-        for record in (a, b)
-    ]
-    if prompts[0] == prompts[1] or texts[0] == texts[1]:
+    if "".join(a.tokens[p] for p in prompts[0]) == "".join(b.tokens[p] for p in prompts[1]):
         raise ValueError("the records have the same text in other tokens: the checkpoints have different tokenizers")
     raise ValueError("the records are of other prompts; give two of the same sample and prompt_template")
 
@@ -217,22 +197,6 @@ def bootstrap(values: Iterable[float], seed: int = 0) -> tuple[float, float, flo
     found = np.array([value for value in values if value is not None], float)
     if not len(found):
         return float("nan"), float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(0, len(found), (_DRAWS, len(found)))
-    low, high = np.percentile(found[draws].mean(axis=1), _INTERVAL)
+    draws = np.random.default_rng(seed).integers(0, len(found), (2000, len(found)))
+    low, high = np.percentile(found[draws].mean(axis=1), (2.5, 97.5))
     return float(found.mean()), float(low), float(high)
-
-
-def changes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What changed over samples: rows of `Comparison.phases` of all of them, to means and intervals by phase.
-
-    Returns, by phase: samples, and (mean, low, high) of the share under each, of their difference, of the distance.
-    """
-    found = []
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        own = [row for row in rows if row["phase"] == phase]
-        a, b = ([row[f"image_share_{which}"] for row in own] for which in "ab")
-        found.append({
-            "phase": phase, "samples": len(own), "image_share_a": bootstrap(a), "image_share_b": bootstrap(b),
-            "change": bootstrap(y - x for x, y in zip(a, b)), "distance": bootstrap(row["distance"] for row in own),
-        })  # fmt: skip
-    return found

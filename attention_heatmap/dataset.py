@@ -10,7 +10,6 @@ import re
 import stat
 import warnings
 from collections.abc import Iterable
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from attention_heatmap.log import logger, one_line
-from attention_heatmap.options import spans
+from attention_heatmap.options import are_whole, spans
 
 _LARGEST_LEVEL = 1e30  # of a float pixel; larger ones mark a value that is missing
 _LINES_SUFFIXES = (".jsonl", ".ndjson")  # of JSON lines; of more than one line they are known by their content
 
 
 def load_sample(
-    benchmark_json: str | Path | list,
-    image_dir: str | Path,
-    sample_idx: int = 0,
-    max_image_num: int = 2,
-    *,
+    benchmark_json: str | Path | list, image_dir: str | Path, sample_idx: int = 0, max_image_num: int = 2, *,
     allow_absolute_paths: bool = False,
-) -> tuple[dict, list[Image.Image]]:
+) -> tuple[dict, list[Image.Image]]:  # fmt: skip
     """Read one sample of a dataset and its pictures.
 
     The dataset is a JSON list of {"id", "image": ["rel/path.png"] or "rel/path.png", "problem", "solution",
@@ -40,11 +35,9 @@ def load_sample(
     ValueError for one with the wrong content, or for a picture outside image_dir unless allow_absolute_paths lets it
     be anywhere.
     """
-    samples = read_dataset(benchmark_json)
-    (number,) = select_samples([sample_idx], len(samples), samples)
+    samples, (number,) = select_from_dataset(benchmark_json, image_dir, [sample_idx])
     where = f"sample {number} of {samples}"
-    sample = samples[number]
-    return sample, open_pictures_of(sample, image_dir, max_image_num, where, allow_absolute_paths)
+    return samples[number], open_pictures_of(samples[number], image_dir, max_image_num, where, allow_absolute_paths)
 
 
 def select_samples(selection: int | str | Iterable[int], count: int, benchmark_json: object) -> list[int]:
@@ -53,10 +46,8 @@ def select_samples(selection: int | str | Iterable[int], count: int, benchmark_j
     selection: a number, several numbers, or a text: `3`, a range with both its ends `0-99`, a list `0,5-7,9`, `all`.
     Raises ValueError for what cannot be read or is out of range.
     """
-    if isinstance(selection, str) and selection.strip() == "all":
-        return list(range(count))
     if isinstance(selection, str):
-        parsed = spans(selection)
+        parsed = [(0, count - 1)] if selection.strip() == "all" else spans(selection)
         if parsed is None:
             raise ValueError(
                 f"sample_idx {one_line(selection)[:200]!r} cannot be read; expected a number, a range such as 0-99, a "
@@ -65,8 +56,7 @@ def select_samples(selection: int | str | Iterable[int], count: int, benchmark_j
     else:
         parsed = [(n, n) for n in (selection if isinstance(selection, Iterable) else [selection])]
     for span in parsed:
-        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in span)
-        if not whole or not 0 <= span[0] <= span[1] < count:
+        if not are_whole(span) or not 0 <= span[0] <= span[1] < count:
             named = "-".join(dict.fromkeys(map(str, span)))
             raise ValueError(
                 f"sample_idx {named} is out of range: {benchmark_json} has {count} samples (0..{count - 1})"
@@ -76,24 +66,23 @@ def select_samples(selection: int | str | Iterable[int], count: int, benchmark_j
     return list(dict.fromkeys(n for first, last in parsed for n in range(int(first), int(last) + 1)))
 
 
-def check_image_dir(image_dir: str | Path) -> None:
-    """Raises FileNotFoundError where there is no such folder."""
-    if not Path(image_dir).is_dir():
-        raise FileNotFoundError(f"image_dir {image_dir} is no directory; give the folder that holds the pictures")
-
-
 def open_pictures_of(
     sample: object, image_dir: str | Path, max_image_num: int, where: str, allow_absolute_paths: bool = False
 ) -> list[Image.Image]:
     """The pictures of a sample whose fields are as they should be, upright and RGB. Raises ValueError or OSError."""
-    paths = check_sample(sample, where)
-    if len(paths) > max_image_num:
+    names, folder = check_sample(sample, where), Path(image_dir)
+    if len(names) > max_image_num:
         raise ValueError(
-            f"{where} has {len(paths)} pictures, more than max_image_num={max_image_num}; "
-            f"raise it with --max_image_num {len(paths)} (in Python: max_image_num={len(paths)})"
+            f"{where} has {len(names)} pictures, more than max_image_num={max_image_num}; "
+            f"raise it with --max_image_num {len(names)} (in Python: max_image_num={len(names)})"
         )
-    check_image_dir(image_dir)
-    images = [_open_image(Path(image_dir), path, where, allow_absolute_paths) for path in paths]
+    for name in names:
+        if not allow_absolute_paths and not lies_in(folder / name, folder):
+            raise ValueError(
+                f"{where} names a picture outside image_dir {folder}: {name}; move it there, or give "
+                "--allow_absolute_paths if you trust the dataset"
+            )
+    images = [_open_image(folder / name, where) for name in names]
     logger.debug("%s: %d picture(s), sizes %s", where, len(images), [image.size for image in images])
     return images
 
@@ -103,8 +92,7 @@ def open_pictures(images: Iterable[Any]) -> list[Image.Image]:
     opened = []
     for image in [images] if isinstance(images, (str, Path, Image.Image)) else images:
         if isinstance(image, (str, os.PathLike)):
-            path = Path(image)
-            opened.append(_open_image(path.parent, path.name, "image", allow_absolute_paths=True))
+            opened.append(_open_image(Path(image), "image"))
         elif isinstance(image, Image.Image):
             opened.append(upright_rgb(image))
         else:
@@ -148,15 +136,13 @@ def _read_text(path: Path) -> str:
             if stat.S_ISFIFO(mode):
                 os.set_blocking(file.fileno(), True)
             return file.read().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"benchmark_json {path} does not exist; give a JSON list of samples") from error
-    except IsADirectoryError as error:
-        raise IsADirectoryError(f"benchmark_json {path} is a folder; give a JSON list of samples") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"benchmark_json {path} is not UTF-8 text: {one_line(error)}; expected a JSON list") from error
     except (OSError, ValueError) as error:  # ValueError: no path at all
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise OSError(f"benchmark_json {path} cannot be read: {reason}; give a JSON list of samples") from error
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
+        reason = {FileNotFoundError: "does not exist", IsADirectoryError: "is a folder"}.get(type(error), reason)
+        kind = type(error) if isinstance(error, OSError) else OSError
+        raise kind(f"benchmark_json {path} {reason}; give a JSON list of samples") from error
 
 
 def _parse_samples(text: str, path: Path) -> list:
@@ -193,7 +179,8 @@ def select_from_dataset(
     """The samples of a dataset and the numbers of those selected; the folder of their pictures is there."""
     samples = read_dataset(benchmark_json)
     numbers = select_samples(selection, len(samples), samples)
-    check_image_dir(image_dir)
+    if not Path(image_dir).is_dir():
+        raise FileNotFoundError(f"image_dir {image_dir} is no directory; give the folder that holds the pictures")
     return samples, numbers
 
 
@@ -220,14 +207,8 @@ def problem_of(sample: dict, where: str) -> str:
     return problem
 
 
-def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bool) -> Image.Image:
+def _open_image(path: Path, where: str) -> Image.Image:
     """A picture, upright and RGB: the model and the overlay both see it so."""
-    path = image_dir / name
-    if not allow_absolute_paths and not lies_in(path, image_dir):
-        raise ValueError(
-            f"{where} names a picture outside image_dir {image_dir}: {name}; move it there, or give "
-            "--allow_absolute_paths if you trust the dataset"
-        )
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError("a device or a pipe")  # reading one may never end
@@ -237,10 +218,10 @@ def _open_image(image_dir: Path, name: str, where: str, allow_absolute_paths: bo
                 if image.format == "EPS":
                     raise ValueError("a program, which Ghostscript would have to run; convert it to PNG")
                 return upright_rgb(image)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where} names a picture that does not exist: {path}; check the path") from error
-    except IsADirectoryError as error:
-        raise IsADirectoryError(f"{where} names a folder where a picture is expected: {path}") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        what = "a picture that does not exist" if missing else "a folder where a picture is expected"
+        raise type(error)(f"{where} names {what}: {path}; check the path") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{where} has a picture that is too large: {path} ({one_line(error)}); it may be made to fill the memory: "

@@ -23,7 +23,6 @@ from attention_heatmap.log import one_line
 HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
 PARTIAL_NAME = re.compile(r"\..*\.(\w+)-(\d+)(?:-\w+)?\.partial(?:\.\w+)?")
 LEAST_SPACE = 2**16  # bytes that a folder must have room for before the long work begins
-_DAY = 86400  # seconds; half-written files of other hosts are kept that long
 
 
 def new_partial(path: Path) -> Path:
@@ -70,13 +69,11 @@ def folder_advice(path: Path) -> str:
 def remove_stale(folder: Path) -> None:
     """Remove the half-written files of processes that ended without doing so; of other hosts', those a day old."""
     for path in folder.glob(".*.partial*"):
-        match = PARTIAL_NAME.fullmatch(path.name)
-        with suppress(OSError):  # another process may have been faster
-            old = match and (
-                not _is_running(int(match[2])) if match[1] == HOST else time.time() - path.lstat().st_mtime > _DAY
-            )
-            if old:
-                path.unlink()
+        if match := PARTIAL_NAME.fullmatch(path.name):
+            with suppress(OSError):  # another process may have been faster
+                age = time.time() - path.lstat().st_mtime  # seconds
+                if age > 86400 if match[1] != HOST else not _is_running(int(match[2])):
+                    path.unlink()
 
 
 def _is_running(pid: int) -> bool:
@@ -109,12 +106,6 @@ def check_target(path: str | Path, keep: tuple[str | Path, ...] = ()) -> None:
             raise ValueError(f"{path} is read by this run and must not be overwritten; give another name")
 
 
-def check_targets(folder: str | Path, pattern: str) -> None:
-    """Raises ValueError where a folder, a device or a pipe has a name that files may be given."""
-    for path in Path(folder).glob(pattern):
-        check_target(path)
-
-
 def free_name(path: Path) -> Path:
     """The path, or the first one like it with a number, where nothing is: what stands there is not replaced."""
     numbered = (path.with_stem(f"{path.stem}_{n}") if n else path for n in count())
@@ -132,6 +123,5 @@ def check_output_dir(output_dir: str | Path, name: str = "output_dir") -> None:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(LEAST_SPACE))
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: no path at all; RuntimeError: a ring of links
-        raise OSError(
-            f"{name} {str(output_dir)!r} cannot be written to ({one_line(error)}); give another folder"
-        ) from error
+        text = f"{name} {str(output_dir)!r} cannot be written to ({one_line(error)}); give another folder"
+        raise OSError(text) from error

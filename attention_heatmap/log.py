@@ -35,6 +35,14 @@ def one_line(text: object) -> str:
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
 
 
+def package_missing(error: ModuleNotFoundError) -> str:
+    """What to say, and to do, where a package is not installed."""
+    module = (error.name or str(error)).partition(".")[0]
+    return (
+        f"the package {'pillow' if module == 'PIL' else module} is not installed; run pip install -r requirements.txt"
+    )
+
+
 @contextmanager
 def said_of(name: str) -> Iterator[None]:
     """Within this block whatever is logged begins with a name, such as that of a sample."""

@@ -222,14 +222,11 @@ def attention_shares(record: AttentionRecord, plane: int) -> list[Share]:
     """Where each step's attention lies: each picture, the rest of the prompt, the response, the first token."""
     rows_TS = record.rows(plane)
     total = np.maximum(rows_TS.sum(axis=1), TINY)
-    kind = np.full(rows_TS.shape[1], 0)  # 0: problem
-    kind[record.prompt_length :] = 1
-    kind[0] = 2
-    for number, image in enumerate(record.images):
-        kind[image.positions] = 3 + number
-    pictures = [("image", 3 + number) for number in range(len(record.images))]
-    kinds = [*pictures, ("problem", 0), ("response", 1), ("first", 2)]
-    return [Share(name, rows_TS[:, kind == number].sum(axis=1) / total) for name, number in kinds]
+    kind_S = np.full(rows_TS.shape[1], "problem", object)
+    kind_S[record.prompt_length :], kind_S[0], kind_S[record.image_positions] = "response", "first", "image"
+    parts = [("image", np.sort(image.positions)) for image in record.images]
+    parts += [(kind, kind_S == kind) for kind in ("problem", "response", "first")]
+    return [Share(kind, rows_TS[:, at].sum(axis=1) / total) for kind, at in parts]
 
 
 def image_shares(record: AttentionRecord, plane: int) -> np.ndarray:

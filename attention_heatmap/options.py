@@ -42,14 +42,14 @@ def option(
     return dataclasses.field(default=default, metadata=facts)
 
 
-def names_of(kind: type) -> list[str]:
-    """The names of a class's options."""
-    return [field.name for field in dataclasses.fields(kind)]
-
-
 def defaults_of(kind: type) -> dict[str, Any]:
     """The defaults of a class's options by name."""
     return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def names_of(kind: type) -> list[str]:
+    """The names of a class's options."""
+    return list(defaults_of(kind))
 
 
 def are_whole(values: object) -> bool:
@@ -117,9 +117,9 @@ def check_options(options: Any) -> None:
 def pick(given: dict, *kinds: type) -> list[dict]:
     """Options given by name, parted between classes. Raises ValueError for a name that none of them has."""
     known = [names_of(kind) for kind in kinds]
+    every = sorted({name for names in known for name in names})
     for name in given:
-        if not any(name in names for names in known):
-            every = sorted(set().union(*known))
+        if name not in every:
             near = difflib.get_close_matches(name, [*every, "layer_idx"], 1)
             advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(every)}"
             raise ValueError(f"there is no option {name!r}; {advice}")
@@ -130,19 +130,13 @@ def shows_options(*kinds: type) -> Callable:
     """A function whose `**options` are those of some classes: its signature, for help and completion, lists them."""
 
     def decorate(function: Callable) -> Callable:
-        signature, new = inspect.signature(function), []
-        for parameter in signature.parameters.values():
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                new.append(parameter)
-                continue
-            own = set(signature.parameters)
-            for field in (field for kind in kinds for field in dataclasses.fields(kind) if field.name not in own):
-                new.append(
-                    inspect.Parameter(
-                        field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
-                    )
-                )
-        function.__signature__ = signature.replace(parameters=new)
+        signature = inspect.signature(function)
+        *own, _ = signature.parameters.values()
+        more = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for kind in kinds for field in dataclasses.fields(kind) if field.name not in signature.parameters
+        ]  # fmt: skip
+        function.__signature__ = signature.replace(parameters=[*own, *more])
         return function
 
     return decorate
@@ -154,18 +148,11 @@ def add_flags(parser: argparse.ArgumentParser, groups: dict[str, Any], kind: typ
     groups: the headings that are there already, by name; new ones are added.
     """
     for field in dataclasses.fields(kind):
-        facts = field.metadata
+        facts, default = field.metadata, field.default
         if facts["group"] not in groups:
             groups[facts["group"]] = parser.add_argument_group(facts["group"])
-        shown = facts["shown"] or ("" if field.default in (None, ()) or field.default is False else str(field.default))
-        flag: dict[str, Any] = {
-            "default": field.default,
-            "help": facts["help"].replace("%", "%%") + (f" (default: {shown})" if shown else ""),
-        }
-        if field.type == "bool":
-            flag["action"] = "store_true"
-        elif field.type in _READERS:
-            flag["type"] = _READERS[field.type]
-        if facts["choices"]:
-            flag["choices"] = facts["choices"]
-        groups[facts["group"]].add_argument(f"--{field.name}", **(flag | facts["flag"]))
+        shown = facts["shown"] or ("" if default in (None, ()) or default is False else str(default))
+        help = facts["help"].replace("%", "%%") + (f" (default: {shown})" if shown else "")
+        flag = {"action": "store_true"} if field.type == "bool" else {"type": _READERS.get(field.type)}
+        flag |= {"choices": facts["choices"]} if facts["choices"] else {}
+        groups[facts["group"]].add_argument(f"--{field.name}", default=default, help=help, **(flag | facts["flag"]))

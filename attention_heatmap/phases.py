@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
+from attention_heatmap.options import number_or_text
 from attention_heatmap.record import AttentionRecord
 
 
@@ -50,19 +52,17 @@ def steps_of(record: AttentionRecord, what: int | str) -> tuple[str, list[int]]:
     Tokens are numbered from 1, as in the frames. Raises ValueError where the response has no such token or word.
     """
     T = record.response_length
-    number = int(what) if isinstance(what, str) and what.lstrip("-").isdecimal() and len(what) < 10 else what
+    number = number_or_text(what) if isinstance(what, str) else what
     if isinstance(number, int):
         step = record.step_of(number)
         return f"token {step + 1}, “{record.tokens[record.prompt_length + step].strip()}”", [step]
     for phase in [*response_phases(record), Phase("response", 0, T)]:
         if phase.name == what:
             return f"{what}: mean of {phase.last - phase.first} steps", list(range(phase.first, phase.last))
-    text, ends, at, found = record.response, response_ends(record), -1, []
-    while what and (at := text.find(what, at + 1)) >= 0:
-        found.append(at)
+    found = [match.start() for match in re.finditer(f"(?={re.escape(what)})", record.response)] if what else []
     if not found:
         raise ValueError(
             f"the response does not hold {what!r}; give one of its words, a phase such as answer, or a step"
         )
-    steps = list(dict.fromkeys(np.searchsorted(ends, found, side="right").tolist()))
+    steps = list(dict.fromkeys(np.searchsorted(response_ends(record), found, side="right").tolist()))
     return f"“{what}”: " + (f"mean of {len(steps)} mentions" if len(steps) > 1 else f"token {steps[0] + 1}"), steps

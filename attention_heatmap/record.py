@@ -39,10 +39,8 @@ class ImageTokens:
     NaN where a token has no place in it."""
 
     def __post_init__(self) -> None:
-        if self.boxes.shape != (len(self.positions), 4):
-            raise ValueError(
-                f"boxes has shape {self.boxes.shape}; expected ({len(self.positions)}, 4): one box an image token"
-            )
+        if self.boxes.shape != (expected := (len(self.positions), 4)):
+            raise ValueError(f"boxes has shape {self.boxes.shape}; expected {expected}: one box an image token")
 
 
 @dataclass(frozen=True)
@@ -78,17 +76,15 @@ class Check:
     def __str__(self) -> str:
         falls = self.hottest, np.mean(self.random), min(self.random), max(self.random)
         hottest, mean, low, high = (f"{times:.2f}" if times < 10 else f"{times:.3g}" for times in np.exp(falls))
-        part = f"{CHECK_PART:.0%}"
+        unclear = "more than most random draws, not all: unclear, check more answers"
         meaning = {
             True: "the map points at what it needs",
             False: "no better than random: do not trust this map",
-            None: "more than most random draws, not all: unclear, check more answers",
+            None: unclear if self.matters else "the pictures hardly matter to it here, so this says nothing of the map",
         }[self.points]
-        if not self.matters:
-            meaning = "the pictures hardly matter to it here, so this says nothing of the map"
         return (
-            f"hiding the hottest {part} of the cells made the {self.part} {hottest} times as unlikely per token, as "
-            f"many elsewhere {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
+            f"hiding the hottest {CHECK_PART:.0%} of the cells made the {self.part} {hottest} times as unlikely per "
+            f"token, as many elsewhere {mean} times ({low} to {high} in {len(self.random)} draws): {meaning}"
         )
 
 
@@ -141,7 +137,7 @@ class AttentionRecord(Showing):
         _check_shapes(self)
 
     def __repr__(self) -> str:
-        planes = ", ".join(map(self.plane_name, range(min(len(self.layers), 3)))) + ", ..." * (len(self.layers) > 3)
+        planes = ", ".join([*map(self.plane_name, range(len(self.layers)))][:3] + ["..."] * (len(self.layers) > 3))
         return (
             f"AttentionRecord({self.response_length} response tokens after {self.prompt_length} of the prompt, "
             f"{len(self.images)} picture(s) of {len(self.image_positions)} image tokens, {len(self.layers)} plane(s): "
@@ -193,10 +189,9 @@ class AttentionRecord(Showing):
     def plane_name(self, plane: int) -> str:
         """A plane in words, such as "layer 7, head 2"."""
         head = self.heads[plane]
+        one = f"mean of heads {', '.join(map(str, head))}" if isinstance(head, tuple) else f"head {head}"
         names = {"mean": "mean of the heads", "max": "maximum of the heads"}
-        if isinstance(head, tuple):
-            return f"layer {self.layers[plane]}, mean of heads {', '.join(map(str, head))}"
-        return f"layer {self.layers[plane]}, {names.get(head, f'head {head}')}"
+        return f"layer {self.layers[plane]}, {names.get(head, one)}"
 
     def plane_key(self, plane: int) -> str:
         """A plane in the names of files and columns: "layer7", with its head where the layer has several planes."""
@@ -250,24 +245,18 @@ class AttentionRecord(Showing):
 
 def _check_shapes(record: AttentionRecord) -> None:
     """Raises ValueError where the parts of a record do not fit each other."""
-    S, T, N = len(record.tokens), record.response_length, len(record.layers)
-    if len(record.token_ids) != S:
-        raise ValueError(f"token_ids has {len(record.token_ids)} entries; expected {S}, one for each of tokens")
+    S, T, N, M = len(record.tokens), record.response_length, len(record.layers), len(record.image_positions)
+    pictures = len(record.images) if record.pictures else 0
+    counts = {"token_ids": (S, "tokens"), "heads": (N, "planes"), "pictures": (pictures, "images, or 0")}
+    for name, (expected, of) in counts.items():
+        if (count := len(getattr(record, name))) != expected:
+            raise ValueError(f"{name} has {count} entries; expected {expected}, the number of {of}")
     if not 0 < record.prompt_length <= S:
         raise ValueError(f"prompt_length is {record.prompt_length}; expected 1..{S}, the number of tokens")
-    if record.weights.shape != (T, N, S):
-        raise ValueError(
-            f"weights has shape {record.weights.shape}; expected {(T, N, S)}: response tokens, planes, positions"
-        )
-    if len(record.pictures) not in (0, len(record.images)):
-        raise ValueError(
-            f"pictures has {len(record.pictures)} entries; expected {len(record.images)}, one an image, or 0"
-        )
-    if len(record.heads) != N:
-        raise ValueError(f"heads has {len(record.heads)} entries; expected {N}, one a plane")
-    tokens = len(record.image_positions)
-    if record.neutral is not None and record.neutral.shape != (N, tokens):
-        raise ValueError(f"neutral has shape {record.neutral.shape}; expected {(N, tokens)}: planes, image tokens")
+    weights = "weights", record.weights, (T, N, S), "response tokens, planes, positions"
+    for name, array, expected, axes in (weights, ("neutral", record.neutral, (N, M), "planes, image tokens")):
+        if array is not None and array.shape != expected:
+            raise ValueError(f"{name} has shape {array.shape}; expected {expected}: {axes}")
     for number, image in enumerate(record.images, start=1):
         if len(image.positions) and not 0 <= image.positions.min() <= image.positions.max() < S:
             raise ValueError(f"image {number} has tokens outside the {S} positions of the record")
@@ -280,21 +269,6 @@ def picture_file(image: Image.Image) -> bytes:
     if png.tell() > _PICTURE_BYTES:
         image.save(jpeg, "JPEG", quality=92)
     return jpeg.getvalue() or png.getvalue()
-
-
-def check_replaced(path: str | Path) -> None:
-    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).exists() or not Path(path).stat().st_size:
-        return
-    try:
-        with safe_open(path, framework="numpy") as data:
-            ours = "facts" in (data.metadata() or {})
-    except (SafetensorError, OSError):
-        ours = False
-    if not ours:
-        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
 
 
 def check_pictures(record: AttentionRecord, given: Sequence[Image.Image] | None) -> list[Image.Image]:

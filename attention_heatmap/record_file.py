@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.log import one_line
@@ -23,9 +25,7 @@ _LARGEST_SIDE, _LARGEST_TOKEN, _LONGEST_VIEW = 2**20, 2**16, 200
 
 
 def write_record(record: AttentionRecord, path: str | Path) -> None:
-    """Write a record as one safetensors file, whole or not at all. Raises OSError."""
-    from safetensors.numpy import save_file
-
+    """What `AttentionRecord.save` does."""
     facts = {name: getattr(record, name) for name in _PLAIN_FIELDS} | {
         "format": _FORMAT, "images": len(record.images), "pictures": len(record.pictures),
         "checks": [asdict(check) for check in record.checks],
@@ -35,34 +35,39 @@ def write_record(record: AttentionRecord, path: str | Path) -> None:
         arrays |= {f"positions_{number}": image.positions, f"boxes_{number}": image.boxes}
     arrays |= {f"picture_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(record.pictures)}
     arrays |= {} if record.neutral is None else {"neutral": record.neutral}
-    # safetensors writes strided arrays as their bytes lie.
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # strided ones come out as they lie
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(Path(path).parent).free
+    needed, free = sum(array.nbytes for array in arrays.values()) >> 20, shutil.disk_usage(Path(path).parent).free >> 20
     if needed > free:
-        raise OSError(
-            f"{path} needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; record fewer layers or heads"
-        )
+        raise OSError(f"{path} needs {needed} MiB, {free} MiB are free; record fewer layers or heads")
     with moved_into_place(Path(path)) as temporary:
-        save_file(arrays, temporary, {"facts": json.dumps(facts)})
+        safetensors.numpy.save_file(arrays, temporary, {"facts": json.dumps(facts)})
 
 
 def read_record(path: str | Path, layers: Iterable[int] | None = None) -> AttentionRecord:
-    """Read a record that `write_record` wrote; nothing in it is run. layers: only the planes of these are read.
-
-    Raises OSError, or ValueError for any other file.
-    """
+    """What `AttentionRecord.load` does."""
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise ValueError("it is a folder, a device or a pipe")  # reading one may never end
         return _read(path, layers)
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise type(error)(
-            f"the record {path} cannot be read: {reason}; give a file that --save_record or save() wrote"
-        ) from error
+        text = f"the record {path} cannot be read: {error.strerror or one_line(error)}"
+        raise type(error)(f"{text}; give a file that --save_record or save() wrote") from error
     except Exception as error:  # whatever a broken or hostile file leads to
         raise ValueError(f"{path} is no attention record: {one_line(error)}; make one with save()") from error
+
+
+def check_replaced(path: str | Path) -> None:
+    """Raises ValueError where a file is there that is no record: the weights of a model, say, or a picture."""
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    try:
+        with safetensors.safe_open(path, framework="numpy") as data:
+            ours = "facts" in (data.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is there and no attention record, and is not overwritten; give another name")
 
 
 # The fields of a record that are texts and numbers: they stand in its file as JSON.
@@ -74,15 +79,11 @@ _PLAIN_FIELDS = [
 
 def _read(path: str | Path, layers: Iterable[int] | None) -> AttentionRecord:
     """The record in a file; raises whatever a broken one leads to."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as data:
+    with safetensors.safe_open(path, framework="numpy") as data:
         facts = json.loads((data.metadata() or {}).get("facts") or "{}")
         if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
             raise ValueError(f"its format is {facts.get('format')!r}, this version reads {_FORMAT}")
-        plain = {name: facts[name] for name in _PLAIN_FIELDS if name in facts}
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        plain["heads"] = tuple(tuple(head) if isinstance(head, list) else head for head in plain["heads"])
+        plain = {name: _tuples(facts[name]) for name in _PLAIN_FIELDS if name in facts or name == "heads"}
         kept = range(len(plain["layers"]))
         if layers is not None:
             wanted = set(layers)
@@ -113,15 +114,18 @@ def _read(path: str | Path, layers: Iterable[int] | None) -> AttentionRecord:
     return record
 
 
+def _tuples(value: Any) -> Any:
+    """The lists of JSON as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _check_values(record: AttentionRecord) -> None:
     """Raises ValueError where a record that was read holds what no recording gives."""
     P, numbered = record.prompt_length, [head for head in record.heads if head not in ("mean", "max")]
     heads = [one for head in numbered for one in (head if isinstance(head, tuple) and head else (head,))]
     numbers = [P, *record.layers, *record.special_ids, *(record.problem or (0, 1))]
-    checks = record.checks
+    checks, neutral = record.checks, np.zeros(1) if record.neutral is None else record.neutral
     falls = [fall for check in checks for fall in (check.hottest, *check.random)]
-    extra = np.concatenate([np.zeros(1), np.ravel(0 if record.neutral is None else record.neutral)])
-    boxes = np.concatenate([np.zeros((1, 4)), *(image.boxes for image in record.images)])
     low, high = record.weights.min(initial=0), record.weights.max(initial=0)
     arrays = [record.token_ids, *(image.positions for image in record.images)]
     rules = {
@@ -140,14 +144,14 @@ def _check_values(record: AttentionRecord) -> None:
         "ids and positions must be rows of whole numbers": all(a.ndim == 1 and a.dtype.kind == "i" for a in arrays),
         "weights must be float32 or float16, from 0 to 1": record.weights.dtype in (np.float32, np.float16)
         and bool(0 <= low <= high <= _LARGEST_WEIGHT),
-        "neutral must be from 0 up and finite": extra.dtype.kind == "f"
-        and bool(((extra >= 0) & (extra < np.inf)).all()),
+        "neutral must be from 0 up and finite": neutral.dtype.kind == "f"
+        and bool(((neutral >= 0) & (neutral < np.inf)).all()),
         "checks must be of planes, their falls numbers": all(c.plane in range(len(record.layers)) for c in checks)
         and all(type(fall) is float and abs(fall) < _LARGEST_FALL for fall in falls)
         and len(checks) <= len(record.layers) and all(c.random for c in checks)
         and all(type(name) is str and len(name) <= _LONGEST_VIEW for c in checks for name in (c.view, c.part)),
-        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": all(i.boxes.dtype.kind == "f" for i in record.images)
-        and not ((boxes < 0) | (boxes > _LARGEST_SIDE)).any(),
+        f"boxes must lie within 0 and {_LARGEST_SIDE} pixels": all(
+            i.boxes.dtype.kind == "f" and not ((i.boxes < 0) | (i.boxes > _LARGEST_SIDE)).any() for i in record.images),
     }  # fmt: skip
     broken = [rule for rule, kept in rules.items() if not kept]
     if broken:

@@ -20,14 +20,9 @@ class Showing:
     """The methods of a record that draw it."""
 
     def show(
-        self,
-        step: int,
-        layer: int | None = None,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        *,
-        head: Head | None = None,
-        **options: Any,
-    ) -> Image.Image:
+        self, step: int, layer: int | None = None, start_phrase: str = DEFAULT_START_PHRASE, *,
+        head: Head | None = None, **options: Any,
+    ) -> Image.Image:  # fmt: skip
         """The frame of one step as a PIL image, of the last recorded layer by default. options: `DrawingOptions`.
 
         step: the number of the response token, from 1, as every frame names it; -1: the last.
@@ -35,15 +30,9 @@ class Showing:
         return self.figure(step, layer, start_phrase=start_phrase, head=head, **options)
 
     def figure(
-        self,
-        step: int,
-        layer: int | None = None,
-        path: str | Path | None = None,
-        *,
-        start_phrase: str = DEFAULT_START_PHRASE,
-        head: Head | None = None,
-        **options: Any,
-    ) -> Image.Image | Path:
+        self, step: int, layer: int | None = None, path: str | Path | None = None, *,
+        start_phrase: str = DEFAULT_START_PHRASE, head: Head | None = None, **options: Any,
+    ) -> Image.Image | Path:  # fmt: skip
         """One step as a picture: the whole frame, or the map alone with `figure="map"`; step and the rest as in `show`.
 
         Returns a PIL image or, with a path (.png, .svg or .pdf), writes the file and returns its path: in SVG and PDF

@@ -21,7 +21,6 @@ _LARGEST_FACTS = 2**26  # bytes; a larger file is none of ours
 _LONGEST_NAME = 255  # bytes of a file's name, on most systems
 _SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and plane
 _NUMBERS = ("image_share_", "distance_", "change_")  # what the columns of numbers begin with
-_ENDS = ("mean", "2.5%", "97.5%")  # of a comparison: the last rows of the table
 _LAST_COLUMNS = ("map", "check", "files", "error")
 # What a spreadsheet runs a cell for, at its beginning or after what some programs split cells at; plain numbers aside.
 _FORMULA = re.compile(
@@ -103,49 +102,35 @@ def phase_shares(record: AttentionRecord, plane: int) -> dict[str, float]:
 
 def record_facts(records: Sequence[AttentionRecord], answer: object) -> dict:
     """What the record of a sample, or two that are compared, say of it, for the table."""
-    record, planes = records[0], range(len(records[0].layers))
-    facts = {
+    record, planes, columns = records[0], range(len(records[0].layers)), {}
+    for plane in planes:
+        key = record.plane_key(plane)
+        columns |= {f"image_share_{phase}_{key}": share for phase, share in phase_shares(record, plane).items()}
+        if len(records) > 1:
+            for row in compare(*records, record.layers[plane], record.heads[plane]).phases():
+                columns |= {f"{name}_{row['phase']}_{key}": row[name] for name in ("image_share_b", "distance")}
+    return {
         "response": record.response,
         "correct": is_correct(record.response, answer),
-        "image_share": {record.plane_key(plane): phase_shares(record, plane) for plane in planes},
+        "columns": columns,
         "map": "; ".join(map(record.plane_name, planes)),
         "check": "; ".join(f"{record.plane_name(check.plane)}: {check}" for check in record.checks),
     }
-    if len(records) > 1:
-        named = [(record.plane_key(plane), record.layers[plane], record.heads[plane]) for plane in planes]
-        facts["compared"] = {key: compare(*records, layer, head).phases() for key, layer, head in named}
-    return facts
 
 
 def table_row(folder: Path) -> dict:
     """A sample's row of the table."""
     facts = read_facts(folder)
-    shares, correct = facts.get("image_share"), facts.get("correct")
-    columns = {
-        f"image_share_{phase}_{plane}": share
-        for plane, phases in (shares.items() if isinstance(shares, dict) else ())
-        for phase, share in (phases.items() if isinstance(phases, dict) else ())
-    }
-    columns |= _compared_columns(facts)
+    columns, correct = facts.get("columns"), facts.get("correct")
+    numbers = columns.items() if isinstance(columns, dict) else ()
     return {
         **{name: facts.get(name) for name in _SHARED_COLUMNS},
         "sample": int(folder.name.rpartition("_")[2]),
         "correct": int(correct) if isinstance(correct, bool) else None,
-        **columns,
+        **{name: n for name, n in numbers if name.startswith(_NUMBERS) and isinstance(n, (int, float))},
         **{name: facts.get(name) for name in ("map", "check")},
         "files": ";".join(f"{folder.name}/{path.name}" for path in own_files(folder, facts) if path.is_file()),
         "error": facts.get("error") or ("" if is_finished(folder, facts) else "not finished"),
-    }
-
-
-def _compared_columns(facts: dict) -> dict[str, float]:
-    """What a comparison with a second checkpoint found: the second's shares, and how far the maps lie apart."""
-    compared = facts.get("compared")
-    return {
-        f"{name}_{row['phase']}_{plane}": row[key]
-        for plane, rows in (compared.items() if isinstance(compared, dict) else ())
-        for row in rows
-        for name, key in (("image_share_b", "image_share_b"), ("distance", "distance"))
     }
 
 
@@ -159,7 +144,8 @@ def table_ends(rows: Sequence[dict]) -> list[dict]:
     for second, first in pairs:
         both = [(row.get(first), row.get(second)) for row in rows if not row["error"]]
         found[f"change_{first}"] = bootstrap([b - a for a, b in both if None not in (a, b)])
-    return [{"sample": word, **{n: values[k] for n, values in found.items()}} for k, word in enumerate(_ENDS)]
+    ends = "mean", "2.5%", "97.5%"
+    return [{"sample": end, **{n: values[k] for n, values in found.items()}} for k, end in enumerate(ends)]
 
 
 def _cell(value: object) -> object:

@@ -72,7 +72,7 @@ def test_a_dataset_is_answered_by_the_first_and_read_by_the_second_with_resume(v
     before = {path: path.stat().st_mtime_ns for path in sample_folder(tmp_path / "out", 1).iterdir()}
     assert visualizer.visualize_dataset(*where, **options) == first
     assert {path: path.stat().st_mtime_ns for path in sample_folder(tmp_path / "out", 1).iterdir()} == before
-    assert facts["compared"]["layer1"][-1]["phase"] == "response"
+    assert facts["columns"]["distance_response_layer1"] == first[1]["distance_response_layer1"]
     with pytest.raises(ValueError, match=r"made with other settings.*second"):
         visualizer.visualize_dataset(*where, **{**options, "compare_model_path": None})
 

@@ -17,6 +17,7 @@ from conftest import ROOT
 from records import SMALL, make_record, picture
 
 import attention_heatmap.background as background
+from attention_heatmap.background import kept_on_failure
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.log import OurMistake, logger
@@ -25,7 +26,6 @@ from attention_heatmap.sweep import (
     NoSpaceLeft,
     SamplesFailed,
     fingerprint,
-    kept_on_failure,
     report_samples,
     settings_of_run,
 )
@@ -192,22 +192,6 @@ def test_a_finished_sample_of_other_settings_or_data_is_told_before_the_model_is
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
-def test_a_sample_that_another_run_has_finished_meanwhile_is_left_alone(tiny, dataset, tmp_path, monkeypatch):
-    options = {"output_dir": tmp_path / "out", **GIVEN}
-    recorded, record = [], tiny.record
-
-    @functools.wraps(record)
-    def beside_another_run(sample, *arguments, **more):
-        recorded.append(sample["id"])
-        if recorded == ["n0"]:
-            tiny.visualize_dataset(*dataset, [3], 1, **options)
-        return record(sample, *arguments, **more)
-
-    monkeypatch.setattr(tiny, "record", beside_another_run)
-    rows = tiny.visualize_dataset(*dataset, "0,3", 1, **options)
-    assert recorded == ["n0", "n3"] and [row["error"] for row in rows] == ["", ""]
-
-
 def test_what_is_said_of_one_sample_names_it_and_later_words_do_not(tiny, dataset, tmp_path, caplog):
     tiny.visualize_dataset(*dataset, [3, 2, 0], 1, output_dir=tmp_path / "out", **QUICK)
     cut = [record.getMessage().split(": ")[0] for record in caplog.records if "was cut at" in record.getMessage()]
@@ -241,6 +225,13 @@ def test_a_dataset_may_be_a_list(tiny, dataset, tmp_path, caplog):
     samples = json.loads(dataset[0].read_text())
     rows = tiny.visualize_dataset(samples, dataset[1], [1, 2], 1, output_dir=tmp_path / "out", **GIVEN)
     assert rows[0]["error"] == "" and "sample 2 of the dataset names a picture" in rows[1]["error"]
+
+
+def test_a_sample_that_json_cannot_hold_fails_alone(tiny, dataset, tmp_path):
+    samples = json.loads(dataset[0].read_text())
+    samples[0] |= {3: "no text"}
+    rows = tiny.visualize_dataset(samples, dataset[1], [0, 1], 1, output_dir=tmp_path / "out", **GIVEN)
+    assert [bool(row["error"]) for row in rows] == [True, False]
 
 
 def test_options_of_any_kind_of_number_and_path_reach_the_drawing(tiny, dataset, tmp_path):
@@ -280,11 +271,10 @@ def test_a_sample_that_cannot_be_drawn_is_reported_and_its_record_is_kept(tiny, 
     breaking(monkeypatch, IndexError("no paint"))
     rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path / "out", **GIVEN)
     for number, row in enumerate(rows):
-        kept = tmp_path / "out" / f"sample_{number:04d}" / "0record.safetensors"
-        kept = kept if kept.exists() else kept.with_name("record.safetensors")
-        assert row["error"] == f"no paint; its record is kept in {kept}"
+        kept = tmp_path / "out" / f"sample_{number:04d}" / "record.safetensors"
+        assert row["error"] == f"IndexError: no paint; the record is kept in {kept}"
         assert row["response"] == "<answer> a </answer>" == AttentionRecord.load(kept).response
-    assert "sample 1: no paint" in caplog.text
+    assert "sample 1: IndexError: no paint" in caplog.text
     assert not list(tmp_path.rglob("*.mp4")) and not list(tmp_path.rglob("*.partial*"))
 
 
@@ -311,7 +301,7 @@ def test_a_full_disk_stops_the_run_and_what_was_finished_stays(tiny, dataset, tm
 
     monkeypatch.setattr(AttentionRecord, "save", full)
     with pytest.raises(OSError, match="has no space left; make room, and the same command goes on"):
-        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", **GIVEN)
+        tiny.visualize_dataset(*dataset, "0,1,3", 1, output_dir=tmp_path / "out", save_record=RECORD, **GIVEN)
     assert len(saved) == 2 and [row["sample"] for row in table(tmp_path / "out")] == ["0", "1"]
     assert not list(tmp_path.rglob("*.partial*"))
 
@@ -367,7 +357,7 @@ def test_no_failure_after_a_record_exists_loses_it(tmp_path, saved, error, kind)
     record, place = make_record(["a"], ["b"]), tmp_path / "out" / "record.safetensors"
     with (
         pytest.raises(kind, match=r"no; the record is kept in ") as told,
-        kept_on_failure(record, "elsewhere" if saved else None, place),
+        kept_on_failure([record], "elsewhere" if saved else None, place),
     ):
         raise error
     assert str(told.value).endswith("elsewhere" if saved else str(place)) and place.exists() is not saved
@@ -378,7 +368,7 @@ def test_a_record_that_cannot_be_kept_hides_no_error(tmp_path, caplog):
     (tmp_path / "file").touch()
     with (
         pytest.raises(IndexError, match=r"^no$"),
-        kept_on_failure(make_record(["a"], ["b"]), None, tmp_path / "file" / "record.safetensors"),
+        kept_on_failure([make_record(["a"], ["b"])], None, tmp_path / "file" / "record.safetensors"),
     ):
         raise IndexError("no")
     assert "the record could not be kept" in caplog.text
@@ -438,6 +428,8 @@ def test_a_table_that_cannot_be_written_is_told_at_once(tiny, dataset, tmp_path,
         (["go"], ["a.png"], "the problem of the sample is None"),
         ({"problem": "go"}, ["none.png"], "names a picture that does not exist: none.png"),
         ({"problem": "go"}, [3], "a picture is a int; expected a path or a PIL image"),
+        ({"problem": "go"}, [], r"0 pictures were given; expected 1\.\.2 \(max_image_num\)"),
+        ({"problem": "go"}, ["a.png"] * 3, r"3 pictures were given; expected 1\.\.2 \(max_image_num\)"),
     ],
 )
 def test_a_sample_that_cannot_be_answered_is_told_before_the_weights(tiny, sample, images, message):

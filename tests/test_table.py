@@ -75,7 +75,8 @@ def test_the_shares_of_the_phases_are_means_of_the_shares_that_the_frames_show()
 def test_the_facts_of_a_record_are_json():
     facts = record_facts([make_record(["go"], ["a"])], "a")
     assert json.loads(json.dumps(facts)) == facts and facts["correct"] is True
-    assert facts["image_share"].keys() == {"layer0", "layer1"} and "layer 0" in facts["map"]
+    names = {f"image_share_response_layer{n}" for n in (0, 1)}
+    assert facts["columns"].keys() == names and "layer 0" in facts["map"]
 
 
 # --- finished or not
@@ -206,7 +207,7 @@ def test_the_table_holds_hostile_text_and_runs_none_of_it(tmp_path):
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: (
     st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)), max_leaves=6)  # fmt: skip
-KEYS = ("sample", "id", "response", "answer", "correct", "image_share", "map", "check", "files", "error", "settings")
+KEYS = ("sample", "id", "response", "answer", "correct", "columns", "map", "check", "files", "error", "settings")
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), JSON))
