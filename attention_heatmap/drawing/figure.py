@@ -21,34 +21,26 @@ from attention_heatmap.maps import BASELINES
 SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
 
 
-def draw_figure(renderer: FrameRenderer, step: int, figure: str) -> Image.Image:
-    """A step, from 0, as an RGB image: "frame" or "map"."""
+def draw_figure(renderer: FrameRenderer, step: int, figure: str, as_shapes: bool = False) -> Image.Image | VectorPen:
+    """A step, from 0, as an RGB image, or as shapes: "frame" or "map"."""
     if figure == "frame":
-        return Image.fromarray(renderer.draw(step))
-    canvas = Image.new("RGB", _map_size(renderer), PAPER)
-    canvas.paste(Image.fromarray(renderer.maps[0].layout.picture).crop((0, 0, *_pictures_size(renderer))))
-    _draw_map(Pen(canvas), renderer, step)
-    return canvas
-
-
-def figure_shapes(renderer: FrameRenderer, step: int, figure: str) -> VectorPen:
-    """The same as shapes."""
-    if figure == "frame":
-        return renderer.draw_shapes(step)
-    pen = VectorPen(*_map_size(renderer))
-    _draw_map(pen, renderer, step)
-    return pen
+        return renderer.draw_shapes(step) if as_shapes else Image.fromarray(renderer.draw(step))
+    layout = renderer.maps[0].layout
+    width, height = used_size([place[2:] for place in layout.places], [(x, y, 1.0) for x, y, *_ in layout.places])
+    size = max(width, renderer.px(BAR_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
+    canvas = Image.new("RGB", size, PAPER)
+    canvas.paste(Image.fromarray(layout.picture).crop((0, 0, width, height)))
+    pen = VectorPen(*size) if as_shapes else Pen(canvas)
+    _draw_map(pen, renderer, step, *size)
+    return pen if as_shapes else canvas
 
 
 def write_figure(renderer: FrameRenderer, step: int, path: str | Path) -> Path:
     """Write a step, from 0, as a file of the suffix .png, .svg or .pdf; its path."""
-    path, figure = Path(path), renderer.options.figure
-    if path.suffix.lower() not in (f".{kind}" for kind in STILLS):
+    path, kind = Path(path), Path(path).suffix.lower()
+    if kind[1:] not in STILLS:
         raise ValueError(f"{path} has no suffix of a picture; expected .{', .'.join(STILLS)}")
-    if path.suffix.lower() == ".png":
-        save_picture(draw_figure(renderer, step, figure), path)
-    else:
-        save_picture(figure_shapes(renderer, step, figure), path)
+    save_picture(draw_figure(renderer, step, renderer.options.figure, kind != ".png"), path)
     return path
 
 
@@ -61,18 +53,8 @@ def save_picture(picture: Image.Image | VectorPen, path: Path) -> None:
             (write_pdf if path.suffix.lower() == ".pdf" else write_svg)(picture, temporary)
 
 
-def _pictures_size(renderer: FrameRenderer) -> tuple[int, int]:
-    layout = renderer.maps[0].layout
-    return used_size([place[2:] for place in layout.places], [(x, y, 1.0) for x, y, *_ in layout.places])
-
-
-def _map_size(renderer: FrameRenderer) -> tuple[int, int]:
-    width, height = _pictures_size(renderer)
-    return max(width, renderer.px(BAR_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
-
-
-def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int) -> None:
-    """The map, its marks, and below it its scale and the share of the pictures."""
+def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, height: int) -> None:
+    """The map, its marks, and below it its scale and the share of the pictures, at the foot of a size."""
     panel, number, fonts, options = renderer.maps[0], step - renderer.first_step, renderer.label_fonts, renderer.options
     at, panel.at = panel.at, (0, 0)
     try:
@@ -80,16 +62,13 @@ def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int) -> None:
         renderer.draw_marks(pen, panel, step)
     finally:
         panel.at = at
-    width, height = _map_size(renderer)
     unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
     high = f"{amount_text(float(panel.ends[number]), relative)} or more" if panel.any_heat else "nothing"
     shades = tinted(np.linspace(0, 1, 256) ** options.power, panel.colormap, CELL_ALPHA, float(panel.strengths[number]))
-    y, share = (
-        height - round(fonts.size * 0.6),
-        f"{panel.shares[number]:.1%} on the picture{'s' * (len(renderer.sizes) > 1)}",
-    )
-    end, shown = width - fonts.width(share), width > fonts.width(share) * 3
-    last, amounts = round(end - renderer.px(20)) if shown else width, ("0" if relative else "0%", high, unit)
+    share = f"{panel.shares[number]:.1%} on the picture{'s' * (len(renderer.sizes) > 1)}"
+    y, end = height - round(fonts.size * 0.6), width - fonts.width(share)
+    is_shown = width > fonts.width(share) * 3
+    last, amounts = round(end - renderer.px(20)) if is_shown else width, ("0" if relative else "0%", high, unit)
     draw_scale(pen, (0, y), last, "a cell", amounts, shades, fonts, renderer.px)
-    if shown:
+    if is_shown:
         pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)

@@ -18,70 +18,64 @@ PDF_ADVICE = "PDF files need fpdf2, which keeps text as text; run pip install fp
 
 def write_svg(pen: VectorPen, path: str | Path) -> None:
     """Write the shapes as an SVG file. Text names its font and its width, so that another font takes the same room."""
+    writer = _SvgWriter()
+    for kind, values in pen.shapes:
+        getattr(writer, kind)(**values)
     size = f'width="{pen.width}" height="{pen.height}" viewBox="0 0 {pen.width} {pen.height}"'
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size}>']
-    lines.append('<rect width="100%" height="100%" fill="#ffffff"/>')
-    lines += [_SVG[kind](**values) for kind, values in pen.shapes]
-    Path(path).write_text("\n".join([*lines, "</svg>\n"]), encoding="utf-8")
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size}>'
+    paper = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    Path(path).write_text("\n".join([head, paper, *writer.elements, "</svg>\n"]), encoding="utf-8")
 
 
-def _colour(rgb: Any) -> str:
-    return "none" if rgb is None else "#" + "".join(f"{round(channel):02x}" for channel in rgb)
-
-
-def _svg_text(at: tuple, text: str, width: float, font: Any, fill: tuple) -> str:
-    # A control character is no XML; its code point was drawn, so none comes here.
-    text = html.escape("".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs")))
-    return (
-        f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" font-size="{font.size}" font-family="{_family(font)}, sans-serif" '
-        f'fill="{_colour(fill)}" textLength="{width:.1f}" lengthAdjust="spacingAndGlyphs" xml:space="preserve">'
-        f"{text}</text>"
-    )
-
-
-def _family(font: Any) -> str:
-    return html.escape(font.getname()[0] or "sans-serif")
-
-
-def _svg_box(box: tuple, fill: Any, outline: Any, width: float, radius: float, opacity: float) -> str:
-    left, top, right, bottom = box
-    edge = f' stroke="{_colour(outline)}" stroke-width="{width}"' if outline is not None else ""
-    return (
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" rx="{radius}" '
-        f'fill="{_colour(fill)}" fill-opacity="{opacity:.3f}"{edge}/>'
-    )
-
-
-def _svg_picture(image: Image.Image, at: tuple, size: tuple) -> str:
-    data = base64.b64encode(_png(image)).decode()
-    return (
-        f'<image x="{at[0]:.1f}" y="{at[1]:.1f}" width="{size[0]}" height="{size[1]}" preserveAspectRatio="none" '
-        f'xlink:href="data:image/png;base64,{data}"/>'
-    )
-
-
-def _png(image: Image.Image) -> bytes:
+def picture_address(image: Image.Image, kind: str = "PNG", **how: Any) -> str:
+    """A picture as the address of its own data."""
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    image.save(file, kind, **how)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _svg_ring(at: tuple, radius: float, colour: Any, width: float, opacity: float, fill: Any) -> str:
-    return (
-        f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius:.1f}" fill="{_colour(fill)}" '
-        f'stroke="{_colour(colour)}" stroke-width="{width:.1f}" opacity="{opacity:.2f}"/>'
-    )
+class _SvgWriter:
+    """The shapes of a `VectorPen` as elements of SVG."""
 
+    def __init__(self) -> None:
+        self.elements: list[str] = []
 
-def _svg_line(points: list, colour: Any, width: float, opacity: float) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return (
-        f'<polyline points="{path}" fill="none" stroke="{_colour(colour)}" stroke-width="{width:.1f}" '
-        f'stroke-linejoin="round" opacity="{opacity:.2f}"/>'
-    )
+    def _add(self, tag: str, words: str = "", **attributes: Any) -> None:
+        """An element, its lengths to a tenth of a pixel; colours are RGB or None, "_" in a name stands for "-"."""
+        parts = [tag]
+        for name, value in attributes.items():
+            if name in ("fill", "stroke"):
+                value = "none" if value is None else "#" + "".join(f"{round(channel):02x}" for channel in value)
+            value = f"{value:.1f}" if isinstance(value, float) else html.escape(str(value))
+            parts.append(f'{name.replace("_", "-")}="{value}"')
+        self.elements.append(f"<{' '.join(parts)}>{html.escape(words)}</{tag}>")
 
+    def text(self, at: tuple, text: str, width: float, font: Any, fill: tuple) -> None:
+        # A control character is no XML; its code point was drawn, so none comes here.
+        text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs"))
+        family = f"{font.getname()[0] or 'sans-serif'}, sans-serif"
+        place = {"x": at[0], "y": at[1], "textLength": width, "lengthAdjust": "spacingAndGlyphs"}
+        look = {"font_size": font.size, "font_family": family, "fill": fill, "xml:space": "preserve"}
+        self._add("text", text, **place, **look)
 
-_SVG = {"text": _svg_text, "box": _svg_box, "picture": _svg_picture, "ring": _svg_ring, "line": _svg_line}
+    def box(self, box: tuple, fill: Any, outline: Any, width: float, radius: float, opacity: float) -> None:
+        left, top, right, bottom = box
+        place = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rx": radius}
+        edge = {} if outline is None else {"stroke": outline, "stroke_width": width}
+        self._add("rect", **place, fill=fill, fill_opacity=f"{opacity:.3f}", **edge)
+
+    def picture(self, image: Image.Image, at: tuple, size: tuple) -> None:
+        place = {"x": at[0], "y": at[1], "width": size[0], "height": size[1], "preserveAspectRatio": "none"}
+        self._add("image", **place, **{"xlink:href": picture_address(image)})
+
+    def ring(self, at: tuple, radius: float, colour: Any, width: float, opacity: float, fill: Any) -> None:
+        look = {"fill": fill, "stroke": colour, "stroke_width": width, "opacity": f"{opacity:.2f}"}
+        self._add("circle", cx=at[0], cy=at[1], r=radius, **look)
+
+    def line(self, points: list, colour: Any, width: float, opacity: float) -> None:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        look = {"stroke": colour, "stroke_width": width, "stroke_linejoin": "round", "opacity": f"{opacity:.2f}"}
+        self._add("polyline", points=path, fill=None, **look)
 
 
 def write_pdf(pen: VectorPen, path: str | Path) -> None:
@@ -107,16 +101,15 @@ class _PdfWriter:
         self.pdf, self.families = pdf, {}
 
     def text(self, at: tuple, text: str, width: float, font: Any, fill: tuple) -> None:
-        family = self._family(font)
+        family, fill = self._family(font), tuple(map(round, fill))
         shaped = any(unicodedata.bidirectional(c) in ("R", "AL") or "\u0900" <= c <= "\u109f" for c in text)
         if family is None or shaped:
             self._drawn(at, text, font, fill)
             return
         self.pdf.set_font(family, size=font.size)
-        self.pdf.set_text_color(*map(round, fill))
-        natural = self.pdf.get_string_width(text) or width
-        self.pdf.set_stretching(100 * width / natural)
-        self.pdf.text(at[0], at[1], text)
+        self.pdf.set_text_color(*fill)
+        self.pdf.set_stretching(100 * width / (self.pdf.get_string_width(text) or width))
+        self.pdf.text(*at, text)
 
     def _family(self, font: Any) -> str | None:
         """The name under which a font's file is embedded; None where it cannot be."""
@@ -135,33 +128,33 @@ class _PdfWriter:
         fine = font.font_variant(size=font.size * 4)
         left, top, right, bottom = fine.getbbox(text, anchor="ls")
         if right > left and bottom > top:
-            image = Image.new("RGBA", (int(right - left) + 1, int(bottom - top) + 1), (*map(round, fill), 0))
-            ImageDraw.Draw(image).text((-left, -top), text, tuple(map(round, fill)), fine, anchor="ls")
+            image = Image.new("RGBA", (int(right - left) + 1, int(bottom - top) + 1), (*fill, 0))
+            ImageDraw.Draw(image).text((-left, -top), text, fill, fine, anchor="ls")
             self.picture(image, (at[0] + left / 4, at[1] + top / 4), (image.width / 4, image.height / 4))
 
-    def box(self, box: tuple, fill: Any, outline: Any, width: float, radius: float, opacity: float) -> None:
-        style = "F" * (fill is not None) + "D" * (outline is not None)
-        self._colours(fill, outline, width)
-        with self.pdf.local_context(fill_opacity=opacity):
-            corners = {"round_corners": True, "corner_radius": radius} if radius else {}
-            self.pdf.rect(box[0], box[1], box[2] - box[0], box[3] - box[1], style=style[::-1], **corners)
-
-    def _colours(self, fill: Any, outline: Any, width: float) -> None:
+    def _look(self, fill: Any, outline: Any, width: float, **opacities: float) -> Any:
+        """A context in which shapes have these colours, an edge so wide, and these opacities."""
         if fill is not None:
             self.pdf.set_fill_color(*map(round, fill))
         if outline is not None:
             self.pdf.set_draw_color(*map(round, outline))
             self.pdf.set_line_width(width)
+        return self.pdf.local_context(**opacities)
+
+    def box(self, box: tuple, fill: Any, outline: Any, width: float, radius: float, opacity: float) -> None:
+        left, top, right, bottom = box
+        style = "D" * (outline is not None) + "F" * (fill is not None)
+        corners = {"round_corners": True, "corner_radius": radius} if radius else {}
+        with self._look(fill, outline, width, fill_opacity=opacity):
+            self.pdf.rect(left, top, right - left, bottom - top, style=style, **corners)
 
     def picture(self, image: Image.Image, at: tuple, size: tuple) -> None:
-        self.pdf.image(image, at[0], at[1], size[0], size[1])
+        self.pdf.image(image, *at, *size)
 
     def ring(self, at: tuple, radius: float, colour: Any, width: float, opacity: float, fill: Any) -> None:
-        self._colours(fill, colour, width)
-        with self.pdf.local_context(fill_opacity=opacity, stroke_opacity=opacity):
+        with self._look(fill, colour, width, fill_opacity=opacity, stroke_opacity=opacity):
             self.pdf.ellipse(at[0] - radius, at[1] - radius, 2 * radius, 2 * radius, style="DF" if fill else "D")
 
     def line(self, points: list, colour: Any, width: float, opacity: float) -> None:
-        self._colours(None, colour, width)
-        with self.pdf.local_context(stroke_opacity=opacity):
+        with self._look(None, colour, width, stroke_opacity=opacity):
             self.pdf.polyline(points)
