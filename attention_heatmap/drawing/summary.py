@@ -15,7 +15,7 @@ from attention_heatmap.drawing.legend import NOTES, amount_text, map_notes, plan
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, LETTERS, text_pieces
-from attention_heatmap.drawing.text_layout import layout_text
+from attention_heatmap.drawing.text_layout import TextLayout, layout_text
 from attention_heatmap.drawing.text_panel import put_text
 from attention_heatmap.maps import BASELINES, TINY, image_shares, shown_rows
 from attention_heatmap.phases import response_ends, response_phases
@@ -60,19 +60,22 @@ def summary_facts(
     return [f"{share}, highest cell {amount_text(top, relative)}{unit}" for share, top in zip(looked, tops)]
 
 
-def _draw_caption(
-    pen: AnyPen, record: AttentionRecord, plane: int, options: DrawingOptions, fonts_of: tuple[FontSet, FontSet],
-    px: Callable[[float], int],
-) -> None:  # fmt: skip
-    """Whose attention the summary shows, and the scale of its text."""
-    margin, (title_fonts, fonts), highest = px(MARGIN), fonts_of, image_shares(record, plane).max()
-    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
-    caption = f"each token coloured by its attention on the picture{'s' * (len(record.images) > 1)}: 0% "
-    x = round(pen.text((margin, margin + px(74)), caption, fonts))
-    shades = text_colours(np.linspace(0, 1, px(220)), colour_map(options.colormap), options.text_style)
-    shades = shades[options.text_style == "glyph"]
-    pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
-    pen.text((x + px(230), margin + px(74)), f"{highest:.1%}", fonts)
+def lengths_and_fonts(options: DrawingOptions) -> tuple[Callable[[float], int], list[FontSet]]:
+    """What gives the pixels of a length in a picture of the default width, and the fonts of text, titles, labels."""
+
+    def px(length: float) -> int:
+        return max(round(length * options.frame_size[0] / DEFAULT_FRAME_SIZE[0]), 1)
+
+    return px, [FontSet(px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)]
+
+
+def answer_values(
+    record: AttentionRecord, values_T: np.ndarray, fonts: FontSet, width: int
+) -> tuple[TextLayout, np.ndarray]:
+    """The answer laid out, and (pieces,) the highest value of each piece's tokens, 1 for the highest of all."""
+    pieces = text_pieces(record, record.prompt_length)
+    first = np.array([piece.start - record.prompt_length for piece in pieces])
+    return layout_text(pieces, fonts, width), np.maximum.reduceat(values_T, first) / max(values_T.max(), TINY)
 
 
 def draw_summary(
@@ -84,43 +87,42 @@ def draw_summary(
     The text is coloured by the share of each token's attention that lies on the pictures. as_shapes: for an SVG or PDF.
     """
     options = options or DrawingOptions()
-    colormap, width = colour_map(options.colormap), options.frame_size[0]
-    px = lambda length: max(round(length * width / DEFAULT_FRAME_SIZE[0]), 1)  # noqa: E731
-    text_fonts, title_fonts, fonts = (FontSet(px(n), options.font_path) for n in (FONT_TEXT, FONT_TITLE, FONT_LABEL))
-    margin, text_style, shares_T = px(MARGIN), options.text_style, image_shares(record, plane)
-    shown = shown_rows(record, plane, *options.map)
-    pieces = text_pieces(record, record.prompt_length)
-    text = layout_text(pieces, text_fonts, width - 2 * margin)
-    first = np.array([piece.start - record.prompt_length for piece in pieces])
-    values = np.maximum.reduceat(shares_T, first) / max(shares_T.max(), TINY)
-
-    spans = summary_spans(record, plane)
+    width, (px, (text_fonts, title_fonts, fonts)) = options.frame_size[0], lengths_and_fonts(options)
+    margin, colormap, shown = px(MARGIN), colour_map(options.colormap), shown_rows(record, plane, *options.map)
+    shares_T, spans = image_shares(record, plane), summary_spans(record, plane)
+    text, values = answer_values(record, shares_T, text_fonts, width - 2 * margin)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks, options.picture)
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
     notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
     notes = wrapped(notes, fonts, width - 2 * margin)
-    facts = [wrapped([text], fonts, tile) for text in summary_facts(spans, shares_T, cells_TN, len(images), options)]
+    facts = [wrapped([fact], fonts, tile) for fact in summary_facts(spans, shares_T, cells_TN, len(images), options)]
     y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
     tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
     y_text = margin + px(100) + len(notes) * px(NOTES)
     y_maps = y_text + px(40) + len(text.ink)
-    height = y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height
-    canvas = Image.new("RGB", (width, height), PAPER)
-    pen: AnyPen = VectorPen(width, height) if as_shapes else Pen(canvas)
-    _draw_caption(pen, record, plane, options, (title_fonts, fonts), px)
+    size = width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height
+    canvas = Image.new("RGB", size, PAPER)
+    pen: AnyPen = VectorPen(*size) if as_shapes else Pen(canvas)
+
+    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
+    caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
+    x = round(pen.text((margin, margin + px(74)), caption, fonts))
+    shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
+    pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
+    pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
-    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, text_style, 1)
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, options.text_style, 1)
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
-        cells = cells_TN[start:end].mean(axis=0)
         pen.text((x, y + px(22)), name, fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
+        cells = cells_TN[start:end].mean(axis=0)
         scaled = np.clip(cells / max(np.nan_to_num(cells).max(initial=0), TINY), 0, 1) ** options.power
-        if isinstance(pen, VectorPen):
+        if as_shapes:
             draw_heat_by_pen(pen, (x, y + y_heat), image, scaled, colormap, 1, fonts)
         else:
             heat = draw_heat(image, scaled, colormap)
             pen.picture(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
-    return pen if isinstance(pen, VectorPen) else canvas
+    return pen if as_shapes else canvas

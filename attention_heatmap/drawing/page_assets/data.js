@@ -55,9 +55,9 @@ function cellName(picture, cell) {
 }
 
 // A plane: levels of its weights, (T, S), and the highest weight of each row's text and pictures, (T, 1 + pictures).
-async function readPlane(facts, block) {
+async function readPlane(facts) {
   const [rows, peaks, cellStrengths, textStrengths, median, neutral, ...shares] = await Promise.all([
-    unpack(byId(block).textContent, Uint8Array), unpack(facts.peaks, Float32Array),
+    unpack(facts.rows, Uint8Array), unpack(facts.peaks, Float32Array),
     unpack(facts.cellStrengths, Float32Array), unpack(facts.textStrengths, Float32Array),
     unpack(facts.median, Float32Array), facts.neutral ? unpack(facts.neutral, Float32Array) : null,
     ...facts.shares.map((share) => unpack(share.weights, Float32Array)),
@@ -94,7 +94,7 @@ const data = {
 
   plane(record, number) {
     const planes = this.records[record].planes;
-    planes[number] ??= readPlane(this.facts.records[record].planes[number], `rows-${record}-${number}`);
+    planes[number] ??= readPlane(this.facts.records[record].planes[number]);
     return planes[number];
   },
 
