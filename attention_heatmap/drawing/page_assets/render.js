@@ -2,9 +2,8 @@
 
 function buildPictures() {
   const sides = SIDES[state.show], several = data.pictures.length > 1;
-  const names = { first: data.records[0].name, second: data.records[1]?.name, difference: "difference" };
   pictureViews = data.pictures.flatMap((picture) => sides.map((side) => {
-    const title = [several && picture.name, sides.length > 1 && names[side]].filter(Boolean).join(" \u00b7 ");
+    const title = [several && picture.name, sides.length > 1 && nameOf(side)].filter(Boolean).join(" \u00b7 ");
     const view = new PictureView(picture, side, title);
     listenToPicture(view);
     return view;
@@ -33,9 +32,8 @@ function layoutPictures() {
 }
 
 function drawGrounds() {
-  for (const shown of pictureViews) {
-    shown.drawGround(state.look, Array.from(shown.picture.cells, (p) => views.some((view) => view.isSink[p])));
-  }
+  const isSink = (p) => views.some((view) => view.isSink[p]);
+  pictureViews.forEach((shown) => shown.drawGround(state.look, Array.from(shown.picture.cells, isSink)));
 }
 
 // The maps by side, and the end of their scale.
@@ -54,8 +52,8 @@ function currentMaps() {
 function marksUpTo(step) {
   if (!state.look.marks) return [];
   const named = data.facts.marks.filter((mark) => mark.step <= step);
-  const shown = named.filter((mark) => mark.phase === named.at(-1).phase), { most } = data.facts.markLook;
-  return shown.map((mark, n) => ({ ...mark, number: n + 1, age: shown.length - 1 - n })).slice(-most);
+  const shown = named.filter((mark) => mark.phase === named.at(-1).phase), count = shown.length;
+  return shown.map((mark, n) => ({ ...mark, number: n + 1, age: count - 1 - n })).slice(-data.facts.markLook.most);
 }
 
 // How strong the tint of some steps is: it follows the share of their attention that is shown.
@@ -83,7 +81,7 @@ function render() {
   const steps = shownSteps(), dark = isDark(), place = placeAsked();
   const table = tableOf(strengthOf("cellStrengths", steps));
   views.forEach((view) => view.hold(steps));
-  const key = [steps.length > 1 ? steps.join() : steps[0], state.plane, state.show].join("|");
+  const key = [steps.join(), state.plane, state.show].join("|");
   if (key !== drawnMap) {
     drawnMap = key;
     state.map = currentMaps();
@@ -91,11 +89,11 @@ function render() {
   }
   const marks = marksUpTo(steps.at(-1));
   for (const view of pictureViews) {
-    const number = view.picture.number, pinned = state.place?.picture === number ? state.place.cells : null;
-    view.drawOver(marks.filter((mark) => mark.image === number), pinned, state.cursor?.picture === number ? state.cursor.cell : null);
+    const { number } = view.picture, [own, cursor] = [state.place, state.cursor].map((one) => (one?.picture === number ? one : null));
+    view.drawOver(marks.filter((mark) => mark.image === number), own?.cells ?? null, cursor?.cell ?? null);
   }
   const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
-  if (asked !== askedPlace) looked = place ? lookedAt(place) : null;
+  if (asked !== askedPlace) looked = place && oneOf(views.map((view) => view.lookedAt(place.picture, place.cells)));
   askedPlace = asked;
   drawTexts(steps, table, dark);
   drawWords(steps, place);
@@ -105,10 +103,8 @@ function render() {
   writeHash();
 }
 
-function lookedAt({ picture, cells }) {
-  const each = views.map((view) => view.lookedAt(picture, cells));
-  return isTwo() ? minus(each[1], each[0]) : each[0];
-}
+// What one view says, or, of a difference, the second minus the first.
+const oneOf = (each) => (isTwo() ? minus(each[1], each[0]) : each[0]);
 
 function drawTexts(steps, cellTable, dark) {
   const { facts, pieces, stepPiece, P } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
@@ -122,8 +118,7 @@ function drawTexts(steps, cellTable, dark) {
     end = Math.max(...looked.map(Math.abs), TINY);
     last = pieces.length;
   } else {
-    const each = views.map((view) => view.pieces());
-    values = two ? minus(each[1], each[0]) : each[0];
+    values = oneOf(views.map((view) => view.pieces()));
     const frame = scaleEnd(shownTexts(values).map(Math.abs), facts.quantiles.text);
     end = state.look.scale === "video" && !two ? views[0].wholeEnds().text : frame;
   }
@@ -138,7 +133,7 @@ function drawTexts(steps, cellTable, dark) {
 }
 
 function legend(id, name, amountOf, end, unit, table, dark, kind) {
-  const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
+  const [left, bar, right] = byId(id).children, two = isTwo();
   const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
   left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
   right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
@@ -147,12 +142,12 @@ function legend(id, name, amountOf, end, unit, table, dark, kind) {
   if (bar.table === table && bar.shown === shown) return;
   [bar.table, bar.shown] = [table, shown];
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
-  const word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
-  words.forEach((_, n) => {
+  for (let n = 0; n < bar.width; n++) {
     const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
-    words[n] = kind === "cells" ? table.cells[level] : word(table[named][level]);
-  });
-  context.putImageData(image, 0, 0);
+    if (kind === "cells") words[n] = table.cells[level];
+    else image.data.set([...table[named][level], 255], 4 * n);
+  }
+  bar.getContext("2d").putImageData(image, 0, 0);
 }
 
 // The strip follows the pinned tokens once they rest, one plane at a time.

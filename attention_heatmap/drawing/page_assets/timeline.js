@@ -3,7 +3,7 @@
 const timeline = {
   build(onStep) {
     const slider = byId("slider"), { facts, T } = data;
-    slider.setAttribute("aria-valuemax", T);
+    slider.ariaValueMax = T;
     const stepAt = (event) => {
       const box = slider.getBoundingClientRect();
       return Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * T), 0), T - 1);
@@ -14,8 +14,7 @@ const timeline = {
     });
     slider.addEventListener("pointermove", (event) => event.buttons && onStep(stepAt(event)));
     for (const phase of facts.phases) {
-      const span = document.createElement("span");
-      span.textContent = phase.name;
+      const span = make("span", { textContent: phase.name });
       span.style.left = `${(100 * phase.first) / T}%`;
       span.style.width = `${(100 * (phase.last - phase.first)) / T}%`;
       span.style.backgroundColor = css(phase.rgb);
@@ -81,8 +80,8 @@ const timeline = {
     const { T } = data, first = Math.min(...steps), last = Math.max(...steps), thumb = byId("thumb");
     thumb.style.left = `${(100 * first) / T}%`;
     thumb.style.width = `max(4px, ${(100 * (last + 1 - first)) / T}%)`;
-    byId("slider").setAttribute("aria-valuenow", last + 1);
-    byId("slider").setAttribute("aria-valuetext", `token ${last + 1} of ${T}, ${data.tokenText(last)}`);
+    const said = `token ${last + 1} of ${T}, ${data.tokenText(last)}`;
+    Object.assign(byId("slider"), { ariaValueNow: last + 1, ariaValueText: said });
   },
 
   // The bar of shares and its key: [{name, rgb, value}], one list a record.
@@ -102,20 +101,13 @@ const timeline = {
   },
 
   shareRow(list, name) {
-    const row = document.createElement("div"), bar = document.createElement("div"), key = document.createElement("div");
-    [row.className, bar.className, key.className] = ["sharerow", "stackbar", "key"];
-    bar.setAttribute("aria-hidden", "true");
-    if (name) row.append(Object.assign(document.createElement("b"), { textContent: name }));
+    const bar = make("div", { className: "stackbar", ariaHidden: "true" }), key = make("div", { className: "key" });
     for (const share of list) {
-      const part = document.createElement("span"), entry = document.createElement("span");
-      part.style.backgroundColor = css(share.rgb);
-      const swatch = Object.assign(document.createElement("i"), { className: "swatch" });
-      swatch.style.backgroundColor = css(share.rgb);
-      entry.append(swatch, `${share.name} `, Object.assign(document.createElement("b"), {}));
+      const part = make("span"), swatch = make("i", { className: "swatch" });
+      part.style.backgroundColor = swatch.style.backgroundColor = css(share.rgb);
       bar.append(part);
-      key.append(entry);
+      key.append(make("span", {}, swatch, `${share.name} `, make("b")));
     }
-    row.append(bar, key);
-    return row;
+    return make("div", { className: "sharerow" }, ...(name ? [make("b", { textContent: name })] : []), bar, key);
   },
 };
