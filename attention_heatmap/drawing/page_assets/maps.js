@@ -57,7 +57,7 @@ class View {
     this.matrices = pictures.map((picture) => cellMatrix(picture, look.smooth, (p) => this.isSink[p]));
     this.raw = new Float64Array(S); // sums over the steps that are held
     this.sum = this.muted ? new Float64Array(S) : this.raw;
-    this.held = new Set();
+    this.held = [];
   }
 
   setBaseline(name) {
@@ -71,31 +71,23 @@ class View {
     });
   }
 
-  // Add one step's row to the sums, or take it away.
-  add(step, sign) {
-    const { S, P, groups, groupOf, weightOf } = data, { rows, peaks } = this.plane, { raw, sum, less, times } = this;
-    const end = P + step, row = step * S, high = peaks.subarray(step * groups, (step + 1) * groups);
-    for (let p = 0; p < end; p++) {
-      const level = rows[row + p];
-      if (!level) continue;
-      const weight = high[groupOf[p]] * weightOf[level];
-      raw[p] += sign * weight;
-      if (this.muted && groupOf[p] && weight > less[p]) sum[p] += sign * (weight - less[p]) * times[p];
-    }
-  }
-
-  // Hold the rows of these steps: few changes are made one by one, many all anew.
+  // Hold the rows of these steps: their sums.
   hold(steps) {
-    const wanted = new Set(steps), gone = [...this.held].filter((t) => !wanted.has(t));
-    if (gone.length * 2 >= this.held.size) {
-      this.raw.fill(0);
-      this.sum.fill(0);
-      wanted.forEach((t) => this.add(t, 1));
-    } else {
-      gone.forEach((t) => this.add(t, -1));
-      steps.filter((t) => !this.held.has(t)).forEach((t) => this.add(t, 1));
+    if (steps.join() === this.held.join()) return;
+    const { S, P, groups, groupOf, weightOf } = data, { rows, peaks } = this.plane, { raw, sum, less, times } = this;
+    this.held = steps;
+    raw.fill(0);
+    sum.fill(0);
+    for (const step of steps) {
+      const end = P + step, row = step * S, high = peaks.subarray(step * groups, (step + 1) * groups);
+      for (let p = 0; p < end; p++) {
+        const level = rows[row + p];
+        if (!level) continue;
+        const weight = high[groupOf[p]] * weightOf[level];
+        raw[p] += weight;
+        if (this.muted && groupOf[p] && weight > less[p]) sum[p] += (weight - less[p]) * times[p];
+      }
     }
-    this.held = wanted;
   }
 
   // The mean map of the steps held, an array a picture; NaN for a sink.
@@ -105,7 +97,7 @@ class View {
       return Float32Array.from(picture.cells, (p, c) => {
         let value = 0;
         for (let i = at[c]; i < at[c + 1]; i++) value += parts[i] * this.sum[positions[i]];
-        return this.isSink[p] ? NaN : Math.max(value, 0) / (this.held.size || 1);
+        return this.isSink[p] ? NaN : value / this.held.length;
       });
     });
   }
@@ -118,7 +110,7 @@ class View {
         value += this.raw[p];
         sink ||= this.isSink[p] && kind !== "image";
       }
-      return sink ? NaN : Math.max(value, 0) / (this.held.size || 1);
+      return sink ? NaN : value / this.held.length;
     });
   }
 
@@ -142,38 +134,17 @@ class View {
     });
   }
 
-  // The ends of the scales of the whole answer: a quantile of all weights above 0, to 0.3%.
+  // The ends of the scales of the whole answer.
   wholeEnds() {
     if (this.ends) return this.ends;
-    const counts = { cells: new Histogram(), text: new Histogram() }, before = [...this.held];
-    for (let t = 0; t < data.T; t++) {
+    const cells = [], texts = [], before = this.held, { quantiles } = data.facts;
+    for (const t of range(0, data.T - 1)) {
       this.hold([t]);
-      this.cells().forEach((values) => counts.cells.add(values));
-      counts.text.add(shownTexts(this.pieces()));
+      cells.push(...this.cells());
+      texts.push(shownTexts(this.pieces()));
     }
     this.hold(before);
-    const { cells, text } = data.facts.quantiles;
-    return (this.ends = { cells: counts.cells.quantile(cells), text: counts.text.quantile(text) });
-  }
-}
-
-class Histogram {
-  counts = new Uint32Array(2 ** 14);
-  total = 0;
-  add(values) {
-    for (const value of values) {
-      if (!(value > 0)) continue;
-      this.counts[Math.max(0, Math.min(16383, Math.round(Math.log2(value) * 256) + 12288))]++;
-      this.total++;
-    }
-  }
-  quantile(part) {
-    let left = Math.ceil(part * (this.total - 1)) + 1;
-    for (let bin = 0; this.total && bin < this.counts.length; bin++) {
-      left -= this.counts[bin];
-      if (left <= 0) return 2 ** ((bin - 12288) / 256);
-    }
-    return 1;
+    return (this.ends = { cells: scaleEnd(joined(cells), quantiles.cells), text: scaleEnd(joined(texts), quantiles.text) });
   }
 }
 
@@ -189,5 +160,5 @@ function scaleEnd(values, quantile) {
   return shown.length ? shown[Math.ceil(quantile * (shown.length - 1))] : 1;
 }
 
-// Of several arrays, one for each picture, as one.
+// Several arrays as one.
 const joined = (arrays) => Float32Array.from(arrays.flatMap((array) => [...array]));

@@ -130,7 +130,7 @@ async function start() {
   if (planes.length > 1) {
     strip = new Strip(byId("strip"), planes.map((plane) => plane.name), choosePlane);
     byId("strip").hidden = false;
-    strip.resize(Math.min(Math.max(innerHeight / 12, 44), 72));
+    strip.resize(Math.min(Math.max(Math.min(innerHeight / 12, innerWidth / 8), 44), 72));
   }
   listenToText();
   listenToKeys();

@@ -25,7 +25,8 @@ function drawElement(context, element, ground) {
     context.fill();
   }
   if (element.matches(".ringed, .thumb, .plane[aria-selected=true]")) {
-    [context.strokeStyle, context.lineWidth] = [getComputedStyle(document.documentElement).getPropertyValue("--ring"), 2];
+    context.strokeStyle = style.outlineStyle === "none" ? style.borderTopColor : style.outlineColor;
+    context.lineWidth = 2;
     context.strokeRect(box.left + 1, box.top + 1, box.width - 2, box.height - 2);
   }
   if (style.overflow !== "visible") {
