@@ -8,13 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from attention_heatmap.compare import compare
-from attention_heatmap.drawing.changes import draw_changes
 from attention_heatmap.drawing.figure import save_picture, write_figure
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.options import PAGE, STILLS, VIDEOS, DrawingOptions
-from attention_heatmap.drawing.overview import draw_overview
 from attention_heatmap.drawing.page import write_page
-from attention_heatmap.drawing.summary import draw_summary
+from attention_heatmap.drawing.summary import draw_changes, draw_overview, draw_summary
 from attention_heatmap.drawing.together import comparison_maps, planes_together
 from attention_heatmap.drawing.video import write_video
 from attention_heatmap.log import logger

@@ -139,20 +139,14 @@ def _pack(array: np.ndarray, kind: str = "<f4") -> str:
 
 def _quantised(record: AttentionRecord, plane: int) -> tuple[np.ndarray, np.ndarray]:
     """((T, S) uint8, (T, 1 + pictures) float32): levels, and the highest weight of the text and of each picture."""
-    rows_TS = record.rows(plane)
-    group_S = np.zeros(rows_TS.shape[1], int)
+    rows_TS, group_S = record.rows(plane), np.zeros(len(record.tokens), int)
     for number, image in enumerate(record.images, start=1):
         group_S[image.positions] = number
-    levels_TS = np.zeros(rows_TS.shape, np.uint8)
-    peaks_TG = np.zeros((len(rows_TS), len(record.images) + 1), np.float32)
-    for group in range(peaks_TG.shape[1]):
-        columns = np.flatnonzero(group_S == group)
-        part = rows_TS[:, columns]
-        peaks_TG[:, group] = peak_T = part.max(axis=1, initial=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            levels = np.round(255 + 254 / LOG_RANGE * np.log(part / peak_T[:, None]))
-        levels_TS[:, columns] = np.where(levels >= 1, levels, 0)
-    return levels_TS, peaks_TG
+    groups = range(len(record.images) + 1)
+    peaks_TG = np.stack([rows_TS[:, group_S == group].max(axis=1, initial=0) for group in groups], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels_TS = np.round(255 + 254 / LOG_RANGE * np.log(rows_TS / peaks_TG[:, group_S]))
+    return np.where(levels_TS >= 1, levels_TS, 0).astype(np.uint8), peaks_TG
 
 
 def _plane_facts(record: AttentionRecord, n: int, text_start: int) -> dict:

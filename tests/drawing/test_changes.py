@@ -10,12 +10,12 @@ from PIL import Image
 from records import make_record, picture
 
 from attention_heatmap.compare import compare
-from attention_heatmap.drawing import changes as room
-from attention_heatmap.drawing.changes import draw_changes
+from attention_heatmap.drawing import summary as room
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.image_panel import layout_images
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import Pen
+from attention_heatmap.drawing.summary import draw_changes
 
 WORDS = ["<think>", " lamp", "</think>", "<answer>", " left", " of", " it"]
 LONG = "Qwen2-VL-7B-Instruct" + "-trajectory" * 5
