@@ -81,29 +81,34 @@ class PictureView {
     this.shown = null;
   }
 
+  // The picture as it stands under the heat: part of its colour gone, its shades others; the grid, and stripes over sinks.
   drawGround(look, isSink) {
-    const context = this.ground.getContext("2d", { willReadFrequently: true }), { width, height, index } = this;
+    const context = this.ground.getContext("2d", { willReadFrequently: true }), { width, height, index, scale } = this;
+    const { greyed, grid } = data.facts, grey = { colour: 0, muted: greyed, grey: 1 }[look.picture], { shades, cells } = this.picture;
+    const hasGrid = look.grid && Math.sqrt((width * height) / (cells.length || 1)) / scale >= grid.smallest;
+    const stripe = Math.max(Math.round(HATCH * scale), 2);
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture.bitmap, 0, 0, width, height);
-    const pixels = context.getImageData(0, 0, width, height);
-    if (look.picture !== "colour") mute(pixels.data, look.picture === "grey" ? 1 : data.facts.greyed, this.picture.shades);
-    if (look.grid) this.drawGrid(pixels.data);
-    if (isSink.some(Boolean)) hatch(pixels, index, isSink, Math.max(Math.round(HATCH * this.scale), 2));
-    context.putImageData(pixels, 0, 0);
-  }
-
-  drawGrid(pixels) {
-    const { rgb, alpha, smallest } = data.facts.grid, { index, width, height } = this;
-    const side = Math.sqrt((width * height) / (this.picture.cells.length || 1)) / this.scale;
-    if (side < smallest) return;
-    const line = (i) => [0, 1, 2].forEach((c) => (pixels[4 * i + c] += (rgb[c] - pixels[4 * i + c]) * alpha));
-    for (let y = 0, i = 0; y < height; y++) {
-      for (let x = 0; x < width; x++, i++) {
-        if (!index[i]) continue;
-        const starts = index[i] !== (x ? index[i - 1] : 0) || index[i] !== (y ? index[i - width] : 0);
-        if (starts || x === width - 1 || y === height - 1 || !index[i + 1] || !index[i + width]) line(i);
+    const image = context.getImageData(0, 0, width, height), pixels = image.data;
+    for (let i = 0; i < index.length; i++) {
+      const x = i % width, y = (i - x) / width, at = 4 * i;
+      const light = 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2];
+      const isLine = hasGrid && index[i] && this.isEdge(i, x, y), isHatched = index[i] && isSink[index[i] - 1];
+      const shade = Math.floor((x + y) / stripe) % 2 ? 255 : 24;
+      for (let c = 0; c < 3; c++) {
+        if (grey) pixels[at + c] = shades[Math.round(pixels[at + c] + (light - pixels[at + c]) * grey)];
+        if (isLine) pixels[at + c] += (grid.rgb[c] - pixels[at + c]) * grid.alpha;
+        if (isHatched) pixels[at + c] += (shade - pixels[at + c]) * 0.6;
       }
     }
+    context.putImageData(image, 0, 0);
+  }
+
+  // Whether a pixel is the first of its cell, or the last before none.
+  isEdge(i, x, y) {
+    const { index, width, height } = this;
+    const starts = index[i] !== (x ? index[i - 1] : 0) || index[i] !== (y ? index[i - width] : 0);
+    return starts || x === width - 1 || y === height - 1 || !index[i + 1] || !index[i + width];
   }
 
   drawHeat(values, end, table, two) {
@@ -162,25 +167,6 @@ function strokeTwice(context, path, colour, thickness, scale) {
   for (const [shade, wide] of [["white", thickness + 2 * scale], [colour, thickness]]) {
     [context.strokeStyle, context.lineWidth] = [shade, wide];
     context.stroke(path);
-  }
-}
-
-// The picture as it stands under the heat: part of its colour gone, its shades others.
-function mute(pixels, greyed, shades) {
-  for (let i = 0; i < pixels.length; i += 4) {
-    const grey = 0.299 * pixels[i] + 0.587 * pixels[i + 1] + 0.114 * pixels[i + 2];
-    for (let c = i; c < i + 3; c++) pixels[c] = shades[Math.round(pixels[c] + (grey - pixels[c]) * greyed)];
-  }
-}
-
-// Dark and light stripes over the cells that are sinks.
-function hatch({ data: pixels, width, height }, index, isSink, stripe) {
-  for (let y = 0, i = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, i++) {
-      if (!index[i] || !isSink[index[i] - 1]) continue;
-      const shade = Math.floor((x + y) / stripe) % 2 ? 255 : 24;
-      for (let c = 4 * i; c < 4 * i + 3; c++) pixels[c] += (shade - pixels[c]) * 0.6;
-    }
   }
 }
 

@@ -33,7 +33,7 @@ function layoutPictures() {
 
 function drawGrounds() {
   const isSink = (p) => views.some((view) => view.isSink[p]);
-  pictureViews.forEach((shown) => shown.drawGround(state.look, Array.from(shown.picture.cells, isSink)));
+  pictureViews.forEach((view) => view.drawGround(state.look, Array.from(view.picture.cells, isSink)));
 }
 
 // The maps by side, and the end of their scale.

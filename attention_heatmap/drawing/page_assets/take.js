@@ -79,20 +79,16 @@ function csvText(value) {
 
 // The map, a line a cell; `maps`: {name of the column: (pictures)(cells) weights}.
 function mapTable(maps) {
-  const lines = [["image", "left", "top", "right", "bottom", ...Object.keys(maps).map(csvText)]];
-  data.pictures.forEach((picture, n) => {
-    picture.cellBoxes.forEach((box, c) => {
-      const weights = Object.values(maps).map((map) => (Number.isNaN(map[n][c]) ? "" : +map[n][c].toPrecision(6)));
-      lines.push([n + 1, ...box.map((side) => +side.toFixed(2)), ...weights]);
-    });
-  });
-  return lines.map((line) => line.join()).join("\n") + "\n";
+  const number = (value) => (Number.isNaN(value) ? "" : +value.toPrecision(6));
+  const lines = data.pictures.flatMap(({ cellBoxes }, n) => cellBoxes.map((box, c) =>
+    [n + 1, ...box.map((side) => +side.toFixed(2)), ...Object.values(maps).map((map) => number(map[n][c]))]));
+  return [["image", "left", "top", "right", "bottom", ...Object.keys(maps).map(csvText)], ...lines];
 }
 
 // How much each token looked at a place, a line a token.
 function placeTable(looked) {
   const lines = Array.from(looked, (value, t) => [t + 1, csvText(data.pieces[data.stepPiece[t]].text), +value.toPrecision(6)]);
-  return [["token", "text", "weight"], ...lines].map((line) => line.join()).join("\n") + "\n";
+  return [["token", "text", "weight"], ...lines];
 }
 
 async function copyText(words) {
@@ -113,6 +109,6 @@ async function copyText(words) {
 async function copyTable() {
   const { maps } = state.map, sides = Object.keys(maps), ofPlace = looked && state.place;
   const named = Object.fromEntries(sides.map((side) => [sides.length > 1 || isTwo() ? nameOf(side) : "weight", maps[side]]));
-  const table = ofPlace ? placeTable(looked) : mapTable(named), lines = table.split("\n").length - 2;
-  toast((await copyText(table)) ? `copied ${lines} ${ofPlace ? "tokens" : "cells"}` : "this browser does not let the page copy");
+  const table = ofPlace ? placeTable(looked) : mapTable(named), words = table.map((line) => `${line.join()}\n`).join("");
+  toast((await copyText(words)) ? `copied ${table.length - 1} ${ofPlace ? "tokens" : "cells"}` : "this browser does not let the page copy");
 }

@@ -30,10 +30,11 @@ const timeline = {
     [this.plane, this.looked] = [null, null];
   },
 
-  // Left and width of the bar of a step, in pixels.
-  bar(step) {
-    const [left, right] = [step, step + 1].map((t) => Math.round((t * this.width) / data.T));
-    return [left, Math.max(right - left - this.gap, 1)];
+  // The bar of a step, a part of the whole height, on what is drawn of it so far.
+  drawBar(context, step, part, base = []) {
+    const [left, right] = [step, step + 1].map((t) => Math.round((t * this.width) / data.T)), high = part * this.height;
+    base[step] = (base[step] ?? 0) + high;
+    context.fillRect(left, this.height - base[step], Math.max(right - left - this.gap, 1), high);
   },
 
   // The shares of the pictures, one on the other; over them, where a place is asked for, its own curve.
@@ -47,18 +48,14 @@ const timeline = {
 
   drawShares(plane) {
     this.plane = plane;
-    const context = byId("curve").getContext("2d"), shares = plane.shares.slice(0, data.pictures.length), totals = new Float32Array(data.T);
-    shares.forEach(({ weights }) => weights.forEach((weight, t) => (totals[t] += weight)));
+    const context = byId("curve").getContext("2d"), shares = plane.shares.slice(0, data.pictures.length);
+    const totals = shares.map(({ weights }) => weights).reduce((a, b) => a.map((value, t) => value + b[t]));
     this.top = Math.max(...totals, TINY);
     context.clearRect(0, 0, this.width, this.height);
     const base = new Float32Array(data.T);
     for (const { rgb, weights } of shares) {
       context.fillStyle = css(rgb);
-      weights.forEach((weight, t) => {
-        const [left, width] = this.bar(t), high = (weight / this.top) * this.height;
-        base[t] += high;
-        context.fillRect(left, this.height - base[t], width, high);
-      });
+      weights.forEach((weight, t) => this.drawBar(context, t, weight / this.top, base));
     }
   },
 
@@ -70,10 +67,7 @@ const timeline = {
     if (!looked) return;
     this.most = Math.max(...looked.map(Math.abs), TINY);
     context.fillStyle = css(dark ? night.ink : fixed.ink);
-    looked.forEach((value, t) => {
-      const [left, width] = this.bar(t), high = (Math.abs(value) / this.most) * this.height;
-      if (high) context.fillRect(left, this.height - Math.max(high, 1), width, Math.max(high, 1));
-    });
+    looked.forEach((value, t) => value && this.drawBar(context, t, Math.max(Math.abs(value) / this.most, 1 / this.height)));
   },
 
   move(steps) {
