@@ -7,9 +7,10 @@ const GAP = 14; // pixels between pictures
 const state = {
   pinned: [0], hover: null, drag: null, // steps; the step under the pointer; the step that a drag began at
   place: null, cursor: null, // {picture, cells} that is pinned; {picture, cell} under the pointer or the keys
-  plane: 0, show: "first", look: {}, word: "", several: false, timer: null, planes: [],
+  plane: 0, show: "first", look: {}, word: "", several: false, timer: null,
 };
 const darkScreen = matchMedia("(prefers-color-scheme: dark)");
+const keptViews = {};
 let views = [], pictureViews = [], strip = null, looked = null, waiting = 0, drawnMap = "", stripRun = 0;
 
 const asAmount = (value) => amount(value, state.look.baseline === "relative");
@@ -79,11 +80,17 @@ async function choosePlane(number) {
   changed();
 }
 
+// The view of a plane of a record, as the look wants it; each is kept.
+async function viewOf(record, number) {
+  const { baseline, sinks, smooth } = state.look, key = [record, number, baseline, sinks, smooth].join();
+  const plane = await data.plane(record, number);
+  return (keptViews[key] ??= new View(plane, { baseline, sinks, smooth }));
+}
+
 async function loadViews() {
-  const wanted = state.plane, planes = await Promise.all(recordsShown().map((r) => data.plane(r, wanted)));
+  const wanted = state.plane, found = await Promise.all(recordsShown().map((r) => viewOf(r, wanted)));
   if (wanted !== state.plane) return;
-  views = planes.map((plane) => new View(plane, state.look));
-  state.planes = planes;
+  views = found;
   drawnMap = "";
   drawGrounds();
 }

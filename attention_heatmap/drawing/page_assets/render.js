@@ -36,16 +36,13 @@ function drawGrounds() {
   pictureViews.forEach((view) => view.drawGround(state.look, Array.from(view.picture.cells, isSink)));
 }
 
-// The maps by side, and the end of their scale.
-function currentMaps() {
-  const maps = views.map((view) => view.cells()), { cells: quantile } = data.facts.quantiles;
-  if (isTwo()) {
-    const difference = maps[1].map((map, n) => minus(map, maps[0][n]));
-    return { maps: { difference }, end: scaleEnd(joined(difference).map(Math.abs), quantile) };
-  }
-  const sides = SIDES[state.show], whole = state.look.scale === "video";
-  const end = whole ? Math.max(...views.map((view) => view.wholeEnds().cells)) : scaleEnd(joined(maps.flat()), quantile);
-  return { maps: Object.fromEntries(sides.map((side, n) => [side, maps[n]])), end };
+// The maps of some views by side, and the end of their scale.
+function mapsOf(views, scale) {
+  const each = views.map((view) => view.cells()), two = isTwo();
+  const maps = two ? [each[1].map((map, n) => minus(map, each[0][n]))] : each;
+  const end = scale === "video" && !two ? Math.max(...views.map((view) => view.wholeEnds().cells))
+    : scaleEnd(joined(maps.flat()).map(Math.abs), data.facts.quantiles.cells);
+  return { maps: Object.fromEntries(maps.map((map, n) => [SIDES[state.show][n], map])), end };
 }
 
 // The places named up to a step, in the phase of the last of them: the last ones, with their ages.
@@ -78,13 +75,13 @@ const placeAsked = () => (state.cursor && !state.place ? { picture: state.cursor
 
 function render() {
   if (!views.length || !pictureViews.length) return;
-  const steps = shownSteps(), dark = isDark(), place = placeAsked();
+  const steps = shownSteps(), place = placeAsked();
   const table = tableOf(strengthOf("cellStrengths", steps));
   views.forEach((view) => view.hold(steps));
   const key = [steps.join(), state.plane, state.show].join("|");
   if (key !== drawnMap) {
     drawnMap = key;
-    state.map = currentMaps();
+    state.map = mapsOf(views, state.look.scale);
     for (const view of pictureViews) view.drawHeat(state.map.maps[view.side][view.picture.number], state.map.end, table, isTwo());
   }
   const marks = marksUpTo(steps.at(-1));
@@ -95,9 +92,9 @@ function render() {
   const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
   if (asked !== askedPlace) looked = place && oneOf(views.map((view) => view.lookedAt(place.picture, place.cells)));
   askedPlace = asked;
-  drawTexts(steps, table, dark);
+  drawTexts(steps, table);
   drawWords(steps, place);
-  timeline.draw(views[0].plane, looked, dark);
+  timeline.draw(views[0].plane, looked);
   timeline.move(steps);
   drawStripLater();
   writeHash();
@@ -106,8 +103,11 @@ function render() {
 // What one view says, or, of a difference, the second minus the first.
 const oneOf = (each) => (isTwo() ? minus(each[1], each[0]) : each[0]);
 
-function drawTexts(steps, cellTable, dark) {
-  const { facts, pieces, stepPiece, P } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
+// Which colours of a table the text has.
+const textKind = () => ({ tint: ["ground", "darkGround"], glyph: ["glyph", "darkGlyph"] })[state.look.style][Number(isDark())];
+
+function drawTexts(steps, cellTable) {
+  const { facts, pieces, stepPiece } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
   let values, end, last = stepPiece[steps.at(-1)];
   if (looked) {
     values = new Float32Array(pieces.length).fill(NaN);
@@ -123,29 +123,28 @@ function drawTexts(steps, cellTable, dark) {
     end = state.look.scale === "video" && !two ? views[0].wholeEnds().text : frame;
   }
   const table = tableOf(looked ? 1 : strengthOf("textStrengths", steps));
-  text.tint(values, end, { table, two, dark, style: state.look.style, last, chosen, outlined: Boolean(looked) });
+  text.tint(values, end, { table, two, last, chosen, outlined: Boolean(looked) });
   state.texts = { values, end };
   say("text-title", looked ? "Who looked there" : "Weights on the text");
   const unit = looked ? (state.look.baseline === "relative" ? facts.baselines.relative[1] : "of its attention") : "of the attention";
   const textAmount = looked ? asAmount : (value) => amount(value, false);
-  legend("text-legend", "a token", textAmount, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
-  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, dark, "cells");
+  legend("text-legend", "a token", textAmount, end, unit, table, textKind());
+  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, "cells");
 }
 
-function legend(id, name, amountOf, end, unit, table, dark, kind) {
+function legend(id, name, amountOf, end, unit, table, kind) {
   const [left, bar, right] = byId(id).children, two = isTwo();
   const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
   left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
   right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
-  const named = kind === "cells" ? kind : dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind;
-  const shown = [named, two, state.look.power].join();
+  const shown = [kind, two, state.look.power].join();
   if (bar.table === table && bar.shown === shown) return;
   [bar.table, bar.shown] = [table, shown];
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
   for (let n = 0; n < bar.width; n++) {
     const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
     if (kind === "cells") words[n] = table.cells[level];
-    else image.data.set([...table[named][level], 255], 4 * n);
+    else image.data.set([...table[kind][level], 255], 4 * n);
   }
   bar.getContext("2d").putImageData(image, 0, 0);
 }
@@ -163,22 +162,13 @@ function drawStripLater() {
   stripRun = setTimeout(drawStrip, STRIP_WAIT, key);
 }
 
-const stripViews = new Map();
 async function drawStrip(key) {
-  const table = tableOf(1);
   for (let n = 0; n < data.records[0].planes.length; n++) {
-    const planes = await Promise.all(recordsShown().map((r) => data.plane(r, n)));
+    const own = await Promise.all(recordsShown().map((r) => viewOf(r, n)));
     if (key !== stripKey) return;
-    const maps = planes.map((plane) => {
-      const name = JSON.stringify([plane.title, planes.indexOf(plane), state.show, n, state.look.baseline, state.look.sinks, state.look.smooth]);
-      if (!stripViews.has(name)) stripViews.set(name, new View(plane, state.look));
-      const view = stripViews.get(name);
-      view.hold(state.pinned);
-      return view.cells();
-    });
-    const shown = isTwo() ? maps[1].map((map, i) => minus(map, maps[0][i])) : maps[0];
-    const end = scaleEnd(joined(shown).map(Math.abs), data.facts.quantiles.cells);
-    strip.draw(n, shown, table, end, isTwo());
+    own.forEach((view) => view.hold(state.pinned));
+    const { maps, end } = mapsOf(isTwo() ? own : own.slice(0, 1), "frame");
+    strip.draw(n, Object.values(maps)[0], tableOf(1), end, isTwo());
     if (n % 4 === 3) await new Promise((go) => setTimeout(go));
   }
 }

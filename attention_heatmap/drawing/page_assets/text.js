@@ -54,10 +54,8 @@ const text = {
 
   paint(view) {
     if (!this.wanted) return;
-    const { values, end, table, two, dark, style, last, chosen, outlined } = this.wanted;
-    const { colours } = data.facts, { pieces } = data, letters = style === "glyph";
-    const kind = letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground";
-    const [plain, special] = this.colours(table, kind, dark ? colours.dark.paper : colours.fixed.paper);
+    const { values, end, table, two, last, chosen, outlined } = this.wanted;
+    const { pieces } = data, letters = state.look.style === "glyph", [plain, special] = this.colours(table, textKind());
     for (let i = 0; i < pieces.length; i++) {
       if (view && !(this.tops[i] >= view[0] && this.tops[i] <= view[1])) continue;
       const shade = chosen.has(i) && !outlined ? "chosen" : i > last ? "later" : Number.isNaN(values[i]) ? "plain" : levelOf(values[i], end, two);
@@ -74,8 +72,9 @@ const text = {
   },
 
   // CSS colours of each level, of words and of special tokens.
-  colours(table, kind, paper) {
+  colours(table, kind) {
     if (table[`${kind} css`]) return table[`${kind} css`];
+    const { paper } = data.facts.colours[kind.startsWith("dark") ? "dark" : "fixed"];
     const kept = kind.endsWith("lyph") ? 0.7 : data.facts.colours.special;
     const special = table[kind].map((rgb) => css(rgb.map((c, n) => paper[n] + (c - paper[n]) * kept)));
     return (table[`${kind} css`] = [table[kind].map((rgb) => css(rgb)), special]);

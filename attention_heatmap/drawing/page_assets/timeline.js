@@ -38,9 +38,9 @@ const timeline = {
   },
 
   // The shares of the pictures, one on the other; over them, where a place is asked for, its own curve.
-  draw(plane, looked, dark) {
+  draw(plane, looked) {
     if (plane !== this.plane) this.drawShares(plane);
-    if (looked !== this.looked) this.drawPlace(looked, dark);
+    if (looked !== this.looked) this.drawPlace(looked);
     const images = data.pictures.length > 1 ? "s" : "";
     say("line-title", looked ? `in front: attention on the chosen place at each token, up to ${asAmount(this.most)}`
       : `attention on the picture${images} at each token, up to ${amount(this.top, false)}`);
@@ -59,14 +59,14 @@ const timeline = {
     }
   },
 
-  drawPlace(looked, dark) {
+  drawPlace(looked) {
     this.looked = looked;
     byId("slider").classList.toggle("asked", Boolean(looked));
-    const context = byId("place-curve").getContext("2d"), { fixed, dark: night } = data.facts.colours;
+    const context = byId("place-curve").getContext("2d"), { fixed, dark } = data.facts.colours;
     context.clearRect(0, 0, this.width, this.height);
     if (!looked) return;
     this.most = Math.max(...looked.map(Math.abs), TINY);
-    context.fillStyle = css(dark ? night.ink : fixed.ink);
+    context.fillStyle = css(isDark() ? dark.ink : fixed.ink);
     looked.forEach((value, t) => value && this.drawBar(context, t, Math.max(Math.abs(value) / this.most, 1 / this.height)));
   },
 

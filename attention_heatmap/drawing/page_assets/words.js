@@ -12,7 +12,7 @@ function drawWords(steps, place) {
   const on = shares.map((list) => list.slice(0, count).reduce((sum, share) => sum + share.value, 0));
   const onPicture = on.map((value) => `${(100 * value).toFixed(1)}%`).join(" and ");
   say("looked", `${several ? "mean, " : ""}${onPicture} on the picture${count > 1 ? "s" : ""}`);
-  say("plane-title", [...new Set(state.planes.map((plane) => plane.title))].join(" | "));
+  say("plane-title", [...new Set(views.map(({ plane }) => plane.title))].join(" | "));
   timeline.showShares(shares, shares.length > 1 ? data.records.map((record) => record.name) : [""]);
   drawReadout(steps, place);
   drawNotes();
@@ -67,8 +67,8 @@ function placeLine({ picture, cells }) {
 }
 
 function drawNotes() {
-  const { baseline, sinks, smooth } = state.look, plane = state.planes[0];
-  const count = views[0].isSink.reduce((sum, one) => sum + one, 0), percent = (100 * plane.leftOut).toFixed(1);
+  const { baseline, sinks, smooth } = state.look, { plane, isSink } = views[0];
+  const count = isSink.reduce((sum, one) => sum + one, 0), percent = (100 * plane.leftOut).toFixed(1);
   const found = count ? `${count}, with ${percent}% of the attention on the pictures` : "none found";
   const wide = smooth && `smoothed over ${smooth} cell${smooth === 1 ? "" : "s"}`;
   const words = (sunk) => [data.facts.baselines[baseline][0], sinks && sunk, wide].filter(Boolean).join(", ");
