@@ -25,6 +25,7 @@ from PIL import Image
 from attention_heatmap.drawing import image_panel
 from attention_heatmap.drawing.answer_side import TEXT_SCALE_QUANTILE
 from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
+from attention_heatmap.drawing.figure import picture_address
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
@@ -32,7 +33,6 @@ from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.page_colours import page_colours
 from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
-from attention_heatmap.drawing.vector import picture_address
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.maps import BASELINES, TINY, image_shares, map_cells, mean_cells, shown_rows
 from attention_heatmap.phases import response_phases

@@ -7,7 +7,7 @@ const GAP = 14; // pixels between pictures
 const state = {
   pinned: [0], hover: null, drag: null, // steps; the step under the pointer; the step that a drag began at
   place: null, cursor: null, // {picture, cells} that is pinned; {picture, cell} under the pointer or the keys
-  plane: 0, show: "first", look: {}, word: "", several: false, timer: null,
+  plane: 0, show: "first", look: {}, several: false, timer: null,
 };
 const darkScreen = matchMedia("(prefers-color-scheme: dark)");
 const keptViews = {};

@@ -74,7 +74,7 @@ function changed() {
 const placeAsked = () => (state.cursor && !state.place ? { picture: state.cursor.picture, cells: [state.cursor.cell] } : state.place);
 
 function render() {
-  if (!views.length || !pictureViews.length) return;
+  if (views.length !== recordsShown().length || !pictureViews.length) return; // not there yet
   const steps = shownSteps(), place = placeAsked();
   const table = tableOf(strengthOf("cellStrengths", steps));
   views.forEach((view) => view.hold(steps));
