@@ -154,7 +154,7 @@ function listenToKeys() {
 function fillMenu(id, options, value, onChoice) {
   byId(id).replaceChildren(...options.map(([own, label = own]) => new Option(label, own)));
   byId(id).value = value;
-  byId(id).onchange = (event) => onChoice(event.target.value);
+  if (onChoice) byId(id).onchange = (event) => onChoice(event.target.value);
 }
 
 function buildMenus() {
@@ -162,9 +162,9 @@ function buildMenus() {
   const two = [["both", "both, side by side"], ["difference", "their difference"]];
   fillMenu("show", records.length > 1 ? [...sides, ...two] : sides, state.show, setShow);
   byId("show-field").hidden = records.length < 2;
-  byId("colours").replaceChildren(...Object.keys(facts.colours.maps).map((name) => new Option(name.replaceAll("_", " "), name)));
-  byId("baseline").replaceChildren(...Object.entries(facts.baselines).map(([name, [words]]) =>
-    new Option(words ? `${name}: ${words}` : "off: the model's weights", name)));
+  const baselines = Object.entries(facts.baselines).map(([name, [words]]) => [name, `${name}: ${words || "the model's weights"}`]);
+  fillMenu("colours", Object.keys(facts.colours.maps).map((name) => [name, name.replaceAll("_", " ")]), facts.look.colours);
+  fillMenu("baseline", baselines, facts.look.baseline);
   const speeds = [...new Set([...SPEEDS, facts.look.fps])].sort((a, b) => a - b).map((speed) => [speed, `${speed} a second`]);
   fillMenu("speed", speeds, facts.look.fps, () => state.timer && play(true));
 }

@@ -13,19 +13,12 @@ function colourTable(name, strength) {
   const packed = name === "difference" ? colours.difference : colours.maps[name], part = (kind, channels) =>
     bytesOf(packed[kind]).slice(near * levels * channels, (near + 1) * levels * channels);
   const table = { cells: new Uint32Array(part("cells", 4).buffer) };
-  table.flat = table.cells.map(onWhite);
   for (const kind of ["ground", "glyph", "darkGround", "darkGlyph"]) {
     const bytes = part(kind, 3);
     table[kind] = Array.from({ length: levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
   }
   (tables[name] ??= {})[near] = table;
   return table;
-}
-
-// A word of RGBA as it looks on white.
-function onWhite(word) {
-  const cover = (word >>> 24) / 255, mixed = [0, 8, 16].map((shift) => Math.round(255 + (((word >>> shift) & 255) - 255) * cover));
-  return ((255 << 24) | (mixed[2] << 16) | (mixed[1] << 8) | mixed[0]) >>> 0;
 }
 
 const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
@@ -262,7 +255,7 @@ class Strip {
     const context = this.items[number].canvas.getContext("2d");
     let x = 0;
     this.parts.forEach(({ width, index, image }, n) => {
-      tint(image, index, values[n], end, table.flat, two); // the map alone, no picture below it
+      tint(image, index, values[n], end, table.cells, two); // on white, no picture below it
       context.putImageData(image, x, 0);
       x += width + 2;
     });
