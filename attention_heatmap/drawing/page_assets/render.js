@@ -137,9 +137,6 @@ function legend(id, name, amountOf, end, unit, table, kind) {
   const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
   left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
   right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
-  const shown = [kind, two, state.look.power].join();
-  if (bar.table === table && bar.shown === shown) return;
-  [bar.table, bar.shown] = [table, shown];
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
   for (let n = 0; n < bar.width; n++) {
     const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
