@@ -69,7 +69,7 @@ class Showing:
     def overview(self, what: int | str, **options: Any) -> Image.Image:
         """A small map for each plane, rows are layers, columns heads: what a step, word or phase looked at."""
         from attention_heatmap.drawing.options import drawing_options
-        from attention_heatmap.drawing.overview import draw_overview
+        from attention_heatmap.drawing.summary import draw_overview
 
         return draw_overview(self, self.open_pictures(), what, drawing_options(options))
 

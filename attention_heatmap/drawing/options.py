@@ -113,21 +113,19 @@ class DrawingOptions:
         if not 0 < self.power <= MOST_POWER:
             raise ValueError(f"power is {self.power}; expected a number above 0, at most {MOST_POWER}; 1 for none")
         if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
-            raise ValueError(
-                f"smooth is {self.smooth}; expected a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
-            )
+            expected = f"a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
+            raise ValueError(f"smooth is {self.smooth}; expected {expected}")
         colour_map(self.colormap)
         object.__setattr__(self, "frames", self._numbers())
         if not are_whole(self.frame_size) or len(self.frame_size) != 2:
+            given = one_line(repr(self.frame_size))
+            raise ValueError(f"frame_size is {given}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
+        sides = list(zip(self.frame_size, SMALLEST_FRAME))
+        if any(side % 2 or not least <= side <= LARGEST_SIDE_OF_FRAME for side, least in sides):
             raise ValueError(
-                f"frame_size is {one_line(repr(self.frame_size))}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}"
-            )
-        (width, height), (least_width, least_height) = self.frame_size, SMALLEST_FRAME
-        fits = least_width <= width <= LARGEST_SIDE_OF_FRAME and least_height <= height <= LARGEST_SIDE_OF_FRAME
-        if width % 2 or height % 2 or not fits:
-            raise ValueError(
-                f"frame_size {width}x{height} cannot be used: both must be even, at least {least_width}x{least_height} "
-                f"and at most {LARGEST_SIDE_OF_FRAME}"
+                "frame_size {}x{} cannot be used: both must be even, at least {}x{} and at most {}".format(
+                    *self.frame_size, *SMALLEST_FRAME, LARGEST_SIDE_OF_FRAME
+                )
             )
         FontSet(FONT_TEXT, self.font_path)
         for name, value in CLEAR_DRAWING.items():
@@ -137,16 +135,13 @@ class DrawingOptions:
     def _numbers(self) -> tuple[int | str, ...]:
         """The tokens that frames names: numbers, or "all". Raises ValueError for anything else."""
         numbers = tuple(expand(self.frames, "frames"))
-        for one in numbers:
-            if isinstance(one, str) and one == "all":
-                continue
-            if not are_whole([one]) or not one:
-                zero = are_whole([one])
-                advice = "tokens are numbered from 1, as in the heading of each frame" if zero else "such as (1, 52)"
-                raise ValueError(
-                    f"frames is {one_line(repr(self.frames))[:200]}; expected the numbers of tokens: {advice}"
-                )
-        return tuple(one if isinstance(one, str) else int(one) for one in numbers)
+        wrong = [one for one in numbers if one != "all" and not (are_whole([one]) and one)]
+        if wrong:
+            zero = are_whole(wrong[:1])
+            advice = "tokens are numbered from 1, as in the heading of each frame" if zero else "such as (1, 52)"
+            shown = one_line(repr(self.frames))[:200]
+            raise ValueError(f"frames is {shown}; expected the numbers of tokens: {advice}")
+        return tuple(one if one == "all" else int(one) for one in numbers)
 
     @property
     def map(self) -> tuple[str, bool, float]:

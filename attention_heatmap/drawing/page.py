@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 import math
 import re
@@ -23,20 +22,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attention_heatmap.drawing import image_panel
 from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
+from attention_heatmap.drawing.figure import picture_address
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
-from attention_heatmap.drawing.image_panel import (
-    GREYED,
-    GRID_ALPHA,
-    GRID_LINE,
-    IMAGE_SCALE_QUANTILE,
-    MARK_OPACITY,
-    MARK_RADIUS,
-    MOST_MARKS,
-    OLD_MARK,
-    SMALLEST_GRIDDED_CELL,
-    heat_shades,
-)
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
 from attention_heatmap.drawing.options import DrawingOptions
@@ -45,25 +34,14 @@ from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.drawing.text_panel import TEXT_SCALE_QUANTILE
 from attention_heatmap.files import moved_into_place
-from attention_heatmap.maps import BASELINES, image_shares, map_cells, mean_cells, shown_rows
+from attention_heatmap.maps import BASELINES, TINY, image_shares, map_cells, mean_cells, shown_rows
 from attention_heatmap.phases import response_phases
 from attention_heatmap.record import AttentionRecord, picture_file
 from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 ASSETS = Path(__file__).parent / "page_assets"
-SCRIPTS = (
-    "data.js",
-    "maps.js",
-    "pictures.js",
-    "text.js",
-    "timeline.js",
-    "words.js",
-    "render.js",
-    "hands.js",
-    "address.js",
-    "take.js",
-    "page.js",
-)  # in the order they run
+# The scripts, in the order they run.
+SCRIPTS = ("data", "maps", "pictures", "text", "timeline", "words", "render", "hands", "address", "take", "page")
 # A weight is kept as one of 255 levels on a logarithmic scale below the row's highest one: two of them are 4.4% apart,
 # so a weight is right to 2.2%, and one below a 65536th of the highest is 0.
 LOG_RANGE = math.log(65536)
@@ -73,19 +51,20 @@ LARGEST_NOTEBOOK_PAGE = 3 * 2**20  # bytes; a larger page would make notebooks h
 
 def write_page(
     records: AttentionRecord | Sequence[AttentionRecord], path: str | Path, start_phrase: str = DEFAULT_START_PHRASE,
-    options: DrawingOptions | None = None, *, images: Sequence[Image.Image] | None = None, names: Sequence[str] = (),
-    plane: int | None = None,
+    options: DrawingOptions | None = None, **more: Any,
 ) -> Path:  # fmt: skip
     """Write one HTML file that shows a record, or two of the same tokens beside each other and their difference.
 
-    images: the pictures, where the records keep none. names: of the two records, such as two checkpoints'.
-    plane: which is shown first. Returns the path. Raises ValueError for records that do not fit, or OSError.
+    The rest as for `page_html`. Returns the path. Raises ValueError for records that do not fit, or OSError.
     """
-    path = Path(path)
-    page = page_html(records, start_phrase, options, images=images, names=names, plane=plane)
+    return save_page(page_html(records, start_phrase, options, **more), Path(path))
+
+
+def save_page(page: str, path: Path) -> Path:
+    """Write a page whole or not at all, and as it is: a hash is of its very bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with moved_into_place(path) as temporary:
-        temporary.write_bytes(page.encode())  # as it is: a hash is of its very bytes
+        temporary.write_bytes(page.encode())
     return path
 
 
@@ -94,7 +73,11 @@ def page_html(
     options: DrawingOptions | None = None, *, images: Sequence[Image.Image] | None = None, names: Sequence[str] = (),
     plane: int | None = None,
 ) -> str:  # fmt: skip
-    """The page; arguments as for `write_page`."""
+    """The page of a record, or of two.
+
+    images: the pictures, where the records keep none. names: of the two records, such as two checkpoints'.
+    plane: which is shown first. Raises ValueError for records that do not fit.
+    """
     records = [records] if isinstance(records, AttentionRecord) else list(records)
     options, first = options or DrawingOptions(), _check_records(records)
     pictures = list(images) if images and not first.pictures else first.open_pictures()
@@ -105,29 +88,27 @@ def page_html(
     facts = _text_facts(first, start_phrase)
     facts |= {
         "images": [_picture_facts(first, number, file, pictures[number]) for number, file in enumerate(files)],
-        "records": [{"name": name, "planes": _planes(record, facts["shownFrom"])}
-                    for name, record in zip(names, records)],
+        "records": [
+            {"name": name, "planes": [_plane_facts(record, n, facts["shownFrom"]) for n in range(len(record.layers))]}
+            for name, record in zip(names, records)
+        ],
         "marks": [vars(m) for m in response_marks(first, plane, [i.size for i in pictures], options.draw_points)],
         "plane": plane,
         "look": _look(options),
         "logRange": LOG_RANGE,
-        "quantiles": {"text": TEXT_SCALE_QUANTILE, "cells": IMAGE_SCALE_QUANTILE},
+        "quantiles": {"text": TEXT_SCALE_QUANTILE, "cells": image_panel.IMAGE_SCALE_QUANTILE},
         "baselines": {name: words for name, words in BASELINES.items() if replayed or name in ("off", "median")},
         "colours": page_colours(options),
-        "grid": {"rgb": GRID_LINE, "alpha": GRID_ALPHA, "smallest": SMALLEST_GRIDDED_CELL},
-        "markLook": {"radius": MARK_RADIUS, "opacity": MARK_OPACITY, "old": OLD_MARK, "most": MOST_MARKS},
-        "greyed": GREYED,
+        "grid": {"rgb": image_panel.GRID_LINE, "alpha": image_panel.GRID_ALPHA,
+                 "smallest": image_panel.SMALLEST_GRIDDED_CELL},
+        "markLook": {"radius": image_panel.MARK_RADIUS, "opacity": image_panel.MARK_OPACITY,
+                     "old": image_panel.OLD_MARK, "most": image_panel.MOST_MARKS},
+        "greyed": image_panel.GREYED,
         "start": next((step for step, _ in words_that_looked(first, plane, 1)), 0),
     }  # fmt: skip
-    rows = {
-        f"rows-{r}-{n}": plane.pop("rows")
-        for r, record in enumerate(facts["records"])
-        for n, plane in enumerate(record["planes"])
-    }
-    scripts = "\n".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS)
-    data = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in rows.items())
+    scripts = "\n".join((ASSETS / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     return filled_page(
-        "page.html", (ASSETS / "page.css").read_text("utf-8"), scripts, facts=_json(facts), data=data,
+        "page.html", (ASSETS / "page.css").read_text("utf-8"), scripts, facts=_json(facts),
         title=html.escape(visible_text(" ".join(first.response.split())[:80])),
         thumbnail=_thumbnail(first, plane, pictures),
     )  # fmt: skip
@@ -151,49 +132,36 @@ def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
     return first
 
 
-def _pack(array: np.ndarray) -> str:
-    """An array as base64 of its compressed bytes, little end first."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)  # no header: what browsers call deflate-raw
-    data = packer.compress(np.ascontiguousarray(array).tobytes()) + packer.flush()
-    return base64.b64encode(data).decode()
+def _pack(array: np.ndarray, kind: str = "<f4") -> str:
+    """An array as base64 of its bytes, little end first and deflated without a header: browsers' deflate-raw."""
+    return base64.b64encode(zlib.compress(array.astype(kind).tobytes(), 9, -15)).decode()
 
 
 def _quantised(record: AttentionRecord, plane: int) -> tuple[np.ndarray, np.ndarray]:
     """((T, S) uint8, (T, 1 + pictures) float32): levels, and the highest weight of the text and of each picture."""
-    rows_TS = record.rows(plane)
-    group_S = np.zeros(rows_TS.shape[1], int)
+    rows_TS, group_S = record.rows(plane), np.zeros(len(record.tokens), int)
     for number, image in enumerate(record.images, start=1):
         group_S[image.positions] = number
-    levels_TS = np.zeros(rows_TS.shape, np.uint8)
-    peaks_TG = np.zeros((len(rows_TS), len(record.images) + 1), np.float32)
-    for group in range(peaks_TG.shape[1]):
-        columns = np.flatnonzero(group_S == group)
-        part = rows_TS[:, columns]
-        peaks_TG[:, group] = peak_T = part.max(axis=1, initial=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            levels = np.round(255 + 254 / LOG_RANGE * np.log(part / peak_T[:, None]))
-        levels_TS[:, columns] = np.where(levels >= 1, levels, 0)
-    return levels_TS, peaks_TG
-
-
-def _planes(record: AttentionRecord, text_start: int) -> list[dict]:
-    """What the page needs of each plane; text_start: the position at which the text is shown."""
-    return [_plane_facts(record, n, text_start) for n in range(len(record.layers))]
+    groups = range(len(record.images) + 1)
+    peaks_TG = np.stack([rows_TS[:, group_S == group].max(axis=1, initial=0) for group in groups], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels_TS = np.round(255 + 254 / LOG_RANGE * np.log(rows_TS / peaks_TG[:, group_S]))
+    return np.where(levels_TS >= 1, levels_TS, 0).astype(np.uint8), peaks_TG
 
 
 def _plane_facts(record: AttentionRecord, n: int, text_start: int) -> dict:
+    """What the page needs of a plane; text_start: the position at which the text is shown."""
     words = np.setdiff1d(np.arange(text_start, len(record.tokens)), record.image_positions)
-    strong = strengths(image_shares(record, n)), strengths(record.rows(n)[:, words].sum(axis=1))
-    shown, entries = shown_rows(record, n, "off", True, 0), key_entries(record, n)
-    levels_TS, peaks_TG = _quantised(record, n)
+    shown, (levels_TS, peaks_TG) = shown_rows(record, n, "off", True, 0), _quantised(record, n)
     return {
         "title": plane_title(record, n), "name": record.plane_name(n), "key": record.plane_key(n),
         "layer": record.layers[n], "head": record.plane_name(n).partition(", ")[2],
-        "rows": _pack(levels_TS), "peaks": _pack(peaks_TG),
-        "cellStrengths": _pack(strong[0].astype("<f4")), "textStrengths": _pack(strong[1].astype("<f4")),
-        "shares": [{"name": e.name, "rgb": e.colour, "weights": _pack(e.weights.astype("<f4"))} for e in entries],
-        "median": _pack(np.median(record.rows(n)[:, record.image_positions], axis=0).astype("<f4")),
-        "neutral": None if record.neutral is None else _pack(record.neutral[n].astype("<f4")),
+        "rows": _pack(levels_TS, "u1"), "peaks": _pack(peaks_TG),
+        "cellStrengths": _pack(strengths(image_shares(record, n))),
+        "textStrengths": _pack(strengths(record.rows(n)[:, words].sum(axis=1))),
+        "shares": [{"name": e.name, "rgb": e.colour, "weights": _pack(e.weights)} for e in key_entries(record, n)],
+        "median": _pack(np.median(record.rows(n)[:, record.image_positions], axis=0)),
+        "neutral": None if record.neutral is None else _pack(record.neutral[n]),
         "sinks": np.flatnonzero(shown.sinks).tolist(), "leftOut": shown.left_out,
         "checks": [{"view": check.view, "text": str(check)} for check in record.checks if check.plane == n],
     }  # fmt: skip
@@ -201,11 +169,11 @@ def _plane_facts(record: AttentionRecord, n: int, text_start: int) -> dict:
 
 def visible_text(text: str) -> str:
     """Text as a browser may show it: what turns or hides other text, and what has no glyph, as its code point."""
-    hidden = ("Cc", "Cs", "Cn", "Co")
-    return "".join(
-        f"[U+{ord(c):04X}]" if c in TURNING_MARKS or (unicodedata.category(c) in hidden and c not in "\n\t") else c
-        for c in text
-    )
+
+    def is_hidden(c: str) -> bool:
+        return c in TURNING_MARKS or (unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") and c not in "\n\t")
+
+    return "".join(f"[U+{ord(c):04X}]" if is_hidden(c) else c for c in text)
 
 
 def _text_facts(record: AttentionRecord, start_phrase: str) -> dict:
@@ -226,11 +194,10 @@ def _picture_facts(record: AttentionRecord, number: int, file: bytes, picture: I
     spread = [[position, on.tolist(), parts.astype(float).round(6).tolist()] for position, on, parts in cells.spread]
     return {
         "name": f"image {number + 1}", "width": picture.width, "height": picture.height,
-        "shades": heat_shades(picture),
+        "shades": image_panel.heat_shades(picture),
         "kind": "image/png" if file.startswith(b"\x89PNG") else "image/jpeg", "file": base64.b64encode(file).decode(),
-        "positions": _pack(tokens.positions.astype("<i4")), "boxes": _pack(tokens.boxes.astype("<f4")),
-        "cells": _pack(cells.positions.astype("<i4")), "cellBoxes": _pack(cells.boxes.astype("<f4")),
-        "spread": spread,
+        "positions": _pack(tokens.positions, "<i4"), "boxes": _pack(tokens.boxes),
+        "cells": _pack(cells.positions, "<i4"), "cellBoxes": _pack(cells.boxes), "spread": spread,
     }  # fmt: skip
 
 
@@ -244,21 +211,17 @@ def _look(options: DrawingOptions) -> dict:
 
 
 def _thumbnail(record: AttentionRecord, plane: int, pictures: Sequence[Image.Image]) -> str:
-    """The first picture under its mean map as the address of a small JPEG; "" without a picture."""
-    if not pictures:
-        return "data:,"
+    """The first picture under its mean map as the address of a small JPEG."""
     picture = pictures[0].convert("RGB")
     boxes, weights = mean_cells(record, shown_rows(record, plane, "off", True, 0))[0]
     picture.thumbnail(THUMBNAIL)
-    stretch = picture.width / pictures[0].width
-    values = np.nan_to_num(weights) / max(np.nan_to_num(weights).max(initial=0), np.finfo(np.float32).tiny)
+    boxes = np.round(boxes * (picture.width / pictures[0].width)).astype(int)
+    values = np.nan_to_num(weights) / max(np.nan_to_num(weights).max(initial=0), TINY)
     pixels = np.asarray(picture, float).copy()
-    for (left, top, right, bottom), value in zip(np.round(boxes * stretch).astype(int), values):
+    for (left, top, right, bottom), value in zip(boxes, values):
         part = pixels[top:bottom, left:right]
         part += (COLORMAPS["red_to_green"](value) - part) * opacity(value, CELL_ALPHA)
-    file = io.BytesIO()
-    Image.fromarray(pixels.round().astype(np.uint8)).save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return picture_address(Image.fromarray(pixels.round().astype(np.uint8)), "JPEG", quality=80)
 
 
 def _json(value: Any) -> str:
@@ -290,7 +253,5 @@ def notebook_html(record: AttentionRecord) -> str:
             'style="position: absolute; inset: 0; width: 100%; height: 100%; border: 0; background: white" '
             f'srcdoc="{html.escape(page)}"></iframe></div>'
         )
-    file = io.BytesIO()
-    draw_summary(record, record.open_pictures(), record.plane()).save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="summary of an attention record" style="max-width: 100%" src="data:image/png;base64,{data}">'
+    summary = picture_address(draw_summary(record, record.open_pictures(), record.plane()))
+    return f'<img alt="summary of an attention record" style="max-width: 100%" src="{summary}">'

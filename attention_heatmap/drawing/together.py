@@ -9,24 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import (
-    CELL_ALPHA,
-    MUTED,
-    colour_map,
-    opacity,
-    purple_to_green,
-    scale_ends,
-    strengths,
-)
+from attention_heatmap.drawing import colour, image_panel
 from attention_heatmap.drawing.fonts import FontSet
-from attention_heatmap.drawing.image_panel import (
-    IMAGE_SCALE_QUANTILE,
-    ImageLayout,
-    cell_colours,
-    label_height,
-    painted,
-    painted_by_pen,
-)
+from attention_heatmap.drawing.image_panel import IMAGE_SCALE_QUANTILE, ImageLayout
 from attention_heatmap.drawing.legend import amount_text
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, VectorPen
@@ -59,16 +44,15 @@ class ShownMap:
 
 
 def planes_together(record: AttentionRecord, planes: Sequence[int]) -> tuple[str, list[ShownMap]]:
-    """The heading and the maps of planes of one record."""
+    """The heading and the maps of planes of one record; what all have in common is said once, in the heading."""
     names = [record.plane_name(plane) for plane in planes]
-    parts = [name.partition(", ") for name in names]
-    same = next((k for k in (0, 2) if len({part[k] for part in parts}) == 1), None)
-    if same is not None and len(planes) > 1:  # what all have in common is said once
-        shown, heading = [part[2 - same] for part in parts], f"attention in {parts[0][same]}" * (same == 0)
-        heading = heading or f"attention, {parts[0][2]}"
-    else:
-        shown, heading = names, "attention in several layers and heads"
-    return heading, [ShownMap(name, record, plane) for name, plane in zip(shown, planes)]
+    layers, heads = zip(*(name.split(", ", 1) for name in names))
+    heading = "attention in several layers and heads"
+    if len(planes) > 1 and len(set(layers)) == 1:
+        names, heading = heads, f"attention in {layers[0]}"
+    elif len(planes) > 1 and len(set(heads)) == 1:
+        names, heading = layers, f"attention, {heads[0]}"
+    return heading, [ShownMap(name, record, plane) for name, plane in zip(names, planes)]
 
 
 def comparison_maps(comparison: Comparison, names: Sequence[str], difference: bool) -> tuple[str, list[ShownMap]]:
@@ -78,12 +62,20 @@ def comparison_maps(comparison: Comparison, names: Sequence[str], difference: bo
     return f"attention in {a.record.plane_name(0)}", [a, b, *more]
 
 
+def difference_note(names: Sequence[str]) -> str:
+    """What the colours of a difference mean."""
+    return f"difference: green where {names[1]} looks more, purple where {names[0]} does"
+
+
 def notes_below(maps: Sequence[ShownMap]) -> list[str]:
     """What has to be said of several maps, below them."""
-    notes = [f"text, shares and time line: {maps[0].name}"]
-    if maps[-1].minus:
-        notes.append(f"difference: green where {maps[1].name} looks more, purple where {maps[0].name} does")
-    return notes
+    names = [one.name for one in maps]
+    return [f"text, shares and time line: {names[0]}", *[difference_note(names)] * (maps[-1].minus is not None)]
+
+
+def two_sided_colours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """((cells, 3), (cells,)) RGB and opacity of differences of -1..1: those of 0 hardly tinted, either end alike."""
+    return colour.purple_to_green((values + 1) / 2), colour.opacity(np.abs(values), colour.CELL_ALPHA)
 
 
 class MapsTogether:
@@ -94,18 +86,19 @@ class MapsTogether:
         options: DrawingOptions,
     ) -> None:  # fmt: skip
         self.maps, self.title, self.layout, self.at = list(maps), heading, layout, at
-        self.colormap, self.power, self.first_step = colour_map(options.colormap), options.power, first_step
+        self.colormap, self.power, self.first_step = colour.colour_map(options.colormap), options.power, first_step
         found = [one.weights(layout, options)[first_step:] for one in maps]
         self.weights = np.concatenate(found, axis=1)
         self.any_heat = bool((np.nan_to_num(self.weights) > 0).any())
-        plain = [weights for weights, one in zip(found, maps) if one.minus is None]
-        shared = scale_ends(np.concatenate(plain, axis=1), IMAGE_SCALE_QUANTILE, options.scale)
-        own = [scale_ends(np.abs(weights), IMAGE_SCALE_QUANTILE, options.scale) for weights in found]
+        scale = IMAGE_SCALE_QUANTILE, options.scale
+        shared = colour.scale_ends(np.concatenate([w for w, m in zip(found, maps) if not m.minus], axis=1), *scale)
         self.own_scale = options.together != "shared" and len(maps) > 1
-        self._ends = [ends if self.own_scale or one.minus else shared for ends, one in zip(own, maps)]
-        self.ends = self._ends[0]
-        self.shares = maps[0].shares[first_step:]
-        self.strengths = strengths(np.max([one.shares[first_step:] for one in maps if one.minus is None], axis=0))
+        self._ends = [
+            colour.scale_ends(np.abs(weights), *scale) if self.own_scale or one.minus else shared
+            for weights, one in zip(found, maps)
+        ]
+        self.ends, self.shares = self._ends[0], maps[0].shares[first_step:]
+        self.strengths = colour.strengths(np.max([m.shares[first_step:] for m in maps if not m.minus], axis=0))
 
     def scale_end(self, number: int) -> float | str:
         """The weight at the end of the scale of a frame, or words for it."""
@@ -115,10 +108,11 @@ class MapsTogether:
         """The heat of a frame, and above each of several maps its share and the end of its scale."""
         tints, alphas = (np.concatenate(parts) for parts in zip(*self._colours(number)))
         if isinstance(pen, VectorPen):
-            painted_by_pen(pen, self.at, self.layout, tints, alphas, fonts)
+            image_panel.painted_by_pen(pen, self.at, self.layout, tints, alphas, fonts)
         else:
-            pen.picture(painted(self.layout, tints, alphas), (self.at[0], self.at[1] + self.layout.cell_rows.start))
-        pictures, label = len(self.layout.places) // len(self.maps), label_height(fonts, 2)
+            heat = image_panel.painted(self.layout, tints, alphas)
+            pen.picture(heat, (self.at[0], self.at[1] + self.layout.cell_rows.start))
+        pictures, label = len(self.layout.places) // len(self.maps), image_panel.label_height(fonts, 2)
         for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
             left, top, width, _ = self.layout.places[k * pictures]
             share = one.shares[self.first_step + number]
@@ -127,17 +121,16 @@ class MapsTogether:
                 words += f", up to {amount_text(float(self._ends[k][number]), False)}"
             x = left + width - fonts.width(words)
             if x > left + fonts.width(self.layout.labels[k * pictures]) + fonts.size / 2:
-                pen.text((self.at[0] + x, self.at[1] + top - label * 0.3), words, fonts, MUTED)
+                pen.text((self.at[0] + x, self.at[1] + top - label * 0.3), words, fonts, colour.MUTED)
 
     def _colours(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """((cells, 3), (cells,)) RGB and opacity of each map's cells."""
         parts, found = np.split(self.weights[number], len(self.maps)), []
         for one, weights, ends in zip(self.maps, parts, self._ends):
             values = weights / max(float(ends[number]), TINY)
-            if one.minus is None:
-                scaled = np.clip(values, 0, 1) ** self.power
-                found.append(cell_colours(scaled, self.colormap, float(self.strengths[number])))
+            if one.minus:
+                found.append(two_sided_colours(np.clip(np.nan_to_num(values), -1, 1)))
             else:
-                values = np.clip(np.nan_to_num(values), -1, 1)
-                found.append((purple_to_green((values + 1) / 2), opacity(np.abs(values), CELL_ALPHA)))
+                scaled = np.clip(values, 0, 1) ** self.power
+                found.append(image_panel.cell_colours(scaled, self.colormap, float(self.strengths[number])))
         return found

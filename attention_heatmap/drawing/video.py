@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ _ENCODERS = {
     ".webm": ("libvpx-vp9", "yuv420p", "-deadline realtime -cpu-used 6 -row-mt 1 -crf 28 -b:v 0"),
     ".gif": ("libx264rgb", "rgb24", "-preset ultrafast -qp 0"),
 }
-_GIF_WIDTH, _GIF_COLOURS = 960, 256  # at most: a GIF of full frames would have many megabytes
+_GIF_WIDTH = 960  # pixels at most: a GIF of full frames would have many megabytes
 _KEY_FRAME_SECONDS, _FEWEST_BETWEEN_KEYS = 5, 60  # lets a player jump about; still frames are decoded in no time
 SLOWEST_FPS, FASTEST_FPS = 0.01, 240
 FASTEST_GIF = 50  # frames a second: delays are whole hundredths of a second, and players draw out a single one
@@ -88,19 +89,15 @@ def _encode(frames: Iterable[np.ndarray], target: Path, fps: float, suffix: str)
     codec, pixel_format, options = _ENCODERS[suffix]
     between = str(max(round(_KEY_FRAME_SECONDS * fps), _FEWEST_BETWEEN_KEYS))
     settings = {"fps": fps, "codec": codec, "pixelformat": pixel_format, "quality": None, "macro_block_size": 1}
-    writer = get_writer(
-        target, "FFMPEG", **settings, output_params=[*options.split(), "-g", between], ffmpeg_log_level="quiet"
-    )
+    settings |= {"output_params": [*options.split(), "-g", between], "ffmpeg_log_level": "quiet"}
     count = 0
-    try:
+    with closing(get_writer(target, "FFMPEG", **settings)) as writer:
         for frame in _drawn_ahead(frames):
+            count += 1
             try:
                 writer.append_data(frame)
             except OSError as error:
                 raise OSError(f"the video could not be written: the encoder ended; {folder_advice(target)}") from error
-            count += 1
-    finally:
-        writer.close()
     return count
 
 
@@ -122,13 +119,12 @@ def _write_gif(frames: Iterable[np.ndarray], target: Path, fps: float) -> int:
     One palette for the whole video and no dithering: what does not change from frame to frame costs nothing.
     """
     lossless = new_partial(target.with_name(f"{target.name.split('.')[1]}.mkv"))
+    size = f"scale='min({_GIF_WIDTH},iw)':-1:flags=area"
+    filters = (
+        f"[0]{size},palettegen[palette];[1]{size}[frames];[frames][palette]paletteuse=dither=none:diff_mode=rectangle"
+    )
     try:
         count = _encode(frames, lossless, fps, ".gif")
-        size = f"scale='min({_GIF_WIDTH},iw)':-1:flags=area"
-        filters = (
-            f"[0]{size},palettegen=max_colors={_GIF_COLOURS}[palette];"
-            f"[1]{size}[frames];[frames][palette]paletteuse=dither=none:diff_mode=rectangle"
-        )
         inputs = ["-i", str(lossless)] * 2
         command = [find_encoder(), "-y", "-loglevel", "error", *inputs, "-lavfi", filters, str(target)]
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")

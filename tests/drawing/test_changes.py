@@ -10,10 +10,12 @@ from PIL import Image
 from records import make_record, picture
 
 from attention_heatmap.compare import compare
-from attention_heatmap.drawing import changes as room
-from attention_heatmap.drawing.changes import draw_changes
+from attention_heatmap.drawing import summary as room
+from attention_heatmap.drawing.fonts import FontSet
+from attention_heatmap.drawing.image_panel import layout_images
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import Pen
+from attention_heatmap.drawing.summary import draw_changes
 
 WORDS = ["<think>", " lamp", "</think>", "<answer>", " left", " of", " it"]
 LONG = "Qwen2-VL-7B-Instruct" + "-trajectory" * 5
@@ -68,7 +70,7 @@ def test_no_words_run_into_others_or_off_the_picture(written, names, size):
 
 def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_the_second_did():
     comparison = compare(*pair(8))
-    layout = room.layout_images(comparison.common_records()[0], [picture()], 400, 300, room.FontSet(16))
+    layout = layout_images(comparison.common_records()[0], [picture()], 400, 300, FontSet(16))
     maps = room._maps(comparison, layout, 1, ("base", "tuned"), OPTIONS)
     centres = [((t + b) // 2, (x + r) // 2) for x, t, r, b in layout.edges]
     pixels = [[np.asarray(image, int)[at] for at in centres] for *_, image in maps]

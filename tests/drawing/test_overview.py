@@ -8,7 +8,7 @@ from PIL import Image
 from records import make_record
 
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.overview import draw_overview
+from attention_heatmap.drawing.summary import draw_overview
 from attention_heatmap.phases import steps_of
 from attention_heatmap.record import picture_file
 

@@ -117,7 +117,7 @@ def test_right_to_left_script_is_turned_round_and_its_numbers_are_not():
 
 def needs_font_of(text):
     """Skips a test of letters that no installed font has."""
-    if not all(FONTS.font_for(char) for char in text):
+    if not all(FONTS._font_for(char) for char in text):
         pytest.skip(f"no installed font has {text}: install one, such as Debian's fonts-noto-core")
 
 

@@ -4,10 +4,10 @@ let written = null, writing = 0;
 function writeHash() {
   clearTimeout(writing);
   writing = setTimeout(() => {
-    const parts = new URLSearchParams(), { look, place, plane, show, pinned } = state;
-    parts.set("tokens", spans(pinned).join("_").replaceAll("\u2013", "-"));
-    if (data.records[0].planes.length > 1) parts.set("plane", data.facts.records[0].planes[plane].key);
-    if (data.records.length > 1 && show !== "first") parts.set("show", show);
+    const { look, place, plane, show, pinned } = state, { planes } = data.facts.records[0];
+    const parts = new URLSearchParams({ tokens: spans(pinned).join("_").replaceAll("\u2013", "-") });
+    if (planes.length > 1) parts.set("plane", planes[plane].key);
+    if (show !== "first") parts.set("show", show);
     if (place) parts.set("place", placeName(place));
     for (const [name, value] of Object.entries(look)) if (value !== firstLook[name]) parts.set(name, value);
     written = `#${parts}`;
@@ -23,19 +23,19 @@ function placeName({ picture, cells }) {
   return [picture + 1, ...ends.map((end) => Math.round(end * 1e4))].join("_");
 }
 
-async function readHash() {
+function readHash() {
   const parts = new URLSearchParams(location.hash.slice(1)), { T, facts, records, pictures } = data;
   const steps = (parts.get("tokens") ?? "").split("_").flatMap((span) => {
     const [a, b = a] = span.split("-").map((n) => Number(n) - 1);
-    return a >= 0 && b < T && a <= b ? Array.from({ length: b - a + 1 }, (_, n) => a + n) : [];
+    return a >= 0 && b < T && a <= b ? range(a, b) : [];
   });
   state.pinned = steps.length ? steps : [facts.start];
   const plane = facts.records[0].planes.findIndex(({ key }) => key === parts.get("plane"));
   state.plane = plane >= 0 ? plane : facts.plane;
   state.show = records.length > 1 && SIDES[parts.get("show")] ? parts.get("show") : "first";
   for (const [name, first] of Object.entries(firstLook)) {
-    const given = parts.get(name), control = byId(name), known = !control?.options || [...control.options].some((o) => o.value === given);
-    const value = typeof first === "boolean" ? given === "true" : typeof first === "number" ? Number(given) : given;
+    const given = parts.get(name), { options } = byId(name), known = !options || [...options].some(({ value }) => value === given);
+    const value = { boolean: given === "true", number: Number(given) }[typeof first] ?? given;
     state.look[name] = given === null || !known || Number.isNaN(value) ? first : value;
   }
   const [number, ...ends] = (parts.get("place") ?? "").split("_").map(Number), picture = pictures[number - 1];

@@ -1,46 +1,38 @@
 // Hands on the page: pointer, keys, menus.
 
+const sorted = (a, b) => (a < b ? [a, b] : [b, a]);
+
+// The cells of a picture that touch the rectangle between two points in parts of it.
 function cellsIn(picture, [x0, y0], [x1, y1]) {
-  const [l, r] = [x0, x1].sort((a, b) => a - b).map((x) => x * picture.width), cells = [];
-  const [t, b] = [y0, y1].sort((a, b) => a - b).map((y) => y * picture.height), boxes = picture.cellBoxes;
-  for (let c = 0; c < picture.cells.length; c++) {
-    if (boxes[4 * c] < r && boxes[4 * c + 2] > l && boxes[4 * c + 1] < b && boxes[4 * c + 3] > t) cells.push(c);
-  }
-  return cells;
+  const [left, right] = sorted(x0 * picture.width, x1 * picture.width), [top, bottom] = sorted(y0 * picture.height, y1 * picture.height);
+  return [...picture.cells.keys()].filter((cell) => {
+    const [l, t, r, b] = picture.cellBoxes[cell];
+    return l < right && r > left && t < bottom && b > top;
+  });
 }
 
 function listenToPicture(view) {
-  const canvas = view.over, number = view.picture.number;
-  let from = null, at = null, moved = false;
-  const cursor = (cell) => (state.cursor = cell >= 0 ? { picture: number, cell } : null);
-  canvas.addEventListener("pointermove", (event) => {
-    cursor(view.cellAt(event.clientX, event.clientY));
-    if (from && (moved ||= Math.hypot(event.clientX - at[0], event.clientY - at[1]) > 4)) {
-      const cells = cellsIn(view.picture, from, view.partAt(event.clientX, event.clientY));
-      if (cells.length) state.place = { picture: number, cells };
-    }
-    changed();
-  });
-  canvas.addEventListener("pointerdown", (event) => {
+  const canvas = view.over, picture = view.picture.number;
+  let from = null, moved = false;
+  canvas.onpointermove = (event) => {
+    const cell = view.cellAt(event);
+    state.cursor = cell >= 0 ? { picture, cell } : null;
+    moved ||= from && Math.hypot(event.clientX - from.clientX, event.clientY - from.clientY) > 4;
+    const cells = from && moved ? cellsIn(view.picture, view.partAt(from), view.partAt(event)) : [];
+    update(cells.length ? { place: { picture, cells } } : {});
+  };
+  canvas.onpointerdown = (event) => {
     canvas.setPointerCapture(event.pointerId);
-    [from, at, moved] = [view.partAt(event.clientX, event.clientY), [event.clientX, event.clientY], false];
-  });
-  canvas.addEventListener("pointerup", (event) => {
-    if (from && !moved) pinCell(number, view.cellAt(event.clientX, event.clientY));
+    [from, moved] = [event, false];
+  };
+  canvas.onpointerup = (event) => {
+    if (from && !moved) pinCell(picture, view.cellAt(event));
     from = null;
-    if (event.pointerType !== "mouse") state.cursor = null;
-    changed();
-  });
-  canvas.addEventListener("pointercancel", () => (from = null));
-  canvas.addEventListener("pointerleave", () => {
-    state.cursor = null;
-    changed();
-  });
-  canvas.addEventListener("keydown", (event) => moveOverCells(event, view));
-  canvas.addEventListener("blur", () => {
-    state.cursor = null;
-    changed();
-  });
+    update(event.pointerType === "mouse" ? {} : { cursor: null });
+  };
+  canvas.onpointercancel = () => (from = null);
+  canvas.onpointerleave = canvas.onblur = () => update({ cursor: null });
+  canvas.onkeydown = (event) => moveOverCells(event, view);
 }
 
 function pinCell(picture, cell) {
@@ -57,20 +49,19 @@ function moveOverCells(event, view) {
   const { picture } = view, here = state.cursor?.picture === picture.number ? state.cursor.cell : -1;
   if (event.key === "Enter") pinCell(picture.number, here);
   else {
-    const cell = here < 0 ? hottest(view.values) : neighbour(picture, here, way);
+    const cell = here < 0 ? hottest(view.values) : neighbour(picture, here, way), from = state.place?.from ?? here;
     state.cursor = { picture: picture.number, cell };
-    if (event.shiftKey && here >= 0) {
-      const corners = [state.place?.from ?? here, cell].map((c) => middle(picture, c));
-      state.place = { picture: picture.number, cells: cellsIn(picture, ...corners), from: state.place?.from ?? here };
-    }
+    const cells = event.shiftKey && here >= 0 && cellsIn(picture, middle(picture, from), middle(picture, cell));
+    if (cells) state.place = { picture: picture.number, cells, from };
   }
   changed();
 }
 
 const hottest = (values) => values.reduce((best, value, c) => (value > (values[best] || 0) ? c : best), 0);
 
+// The middle of a cell in parts of its picture.
 function middle(picture, cell) {
-  const [l, t, r, b] = picture.cellBoxes.subarray(4 * cell, 4 * cell + 4);
+  const [l, t, r, b] = picture.cellBoxes[cell];
   return [(l + r) / 2 / picture.width, (t + b) / 2 / picture.height];
 }
 
@@ -85,84 +76,71 @@ function neighbour(picture, cell, [dx, dy]) {
 }
 
 function letGo() {
-  [state.place, state.cursor, state.hover] = [null, null, null];
   byId("search").value = "";
-  changed();
+  update({ place: null, cursor: null, hover: null });
 }
 
 function listenToText() {
-  const answer = byId("answer"), stepAt = (event) => {
-    const span = event.target.closest("[data-piece]");
-    return span ? text.stepOf(Number(span.dataset.piece)) : -1;
-  };
-  answer.addEventListener("pointerover", (event) => {
+  const answer = byId("answer"), pieceAt = (event) => Number(event.target.closest("[data-piece]")?.dataset.piece ?? -1);
+  const stepAt = (event) => (pieceAt(event) < 0 ? -1 : text.stepOf(pieceAt(event)));
+  const pinAt = (step, more) => pin(more || state.several ? upTo(step) : [step], { scroll: false });
+  answer.onpointerover = (event) => {
     const step = stepAt(event);
     if (event.pointerType === "touch" || step < 0) return;
-    if (state.drag !== null && event.buttons) {
-      const [a, b] = [state.drag, step].sort((x, y) => x - y);
-      return pin(Array.from({ length: b - a + 1 }, (_, n) => a + n), { scroll: false });
-    }
-    state.hover = step;
-    changed();
-  });
-  answer.addEventListener("pointerleave", () => {
-    state.hover = null;
-    changed();
-  });
-  answer.addEventListener("pointerdown", (event) => {
+    if (state.drag !== null && event.buttons) pin(range(...sorted(state.drag, step)), { scroll: false });
+    else update({ hover: step });
+  };
+  answer.onpointerleave = () => update({ hover: null });
+  answer.onpointerdown = (event) => {
     const step = stepAt(event);
     if (step < 0 || event.pointerType === "touch") return;
     play(false);
-    pin(event.shiftKey || state.several ? upTo(step) : [step], { scroll: false });
+    pinAt(step, event.shiftKey);
     state.drag = step;
-  });
+  };
   addEventListener("pointerup", () => (state.drag = null));
-  answer.addEventListener("click", (event) => {
-    const step = stepAt(event);
-    if (event.pointerType !== "touch" || step < 0) return;
-    pin(state.several ? upTo(step) : [step], { scroll: false });
-  });
-  byId("prompt").addEventListener("pointerover", (event) => {
-    const piece = Number(event.target.closest("[data-piece]")?.dataset.piece ?? -1), { texts } = state;
-    if (piece < 0 || looked || !texts) return;
-    const line = document.createElement("p"), word = document.createElement("bdi");
-    word.textContent = data.pieces[piece].text.trim() || "space";
-    line.append(word, ": ", bold(amount(texts.values[piece], false)), " of the attention");
-    byId("readout").replaceChildren(line);
-  });
-  byId("prompt").addEventListener("pointerleave", changed);
-  byId("several").addEventListener("click", () => {
+  answer.onclick = (event) => {
+    if (event.pointerType === "touch" && stepAt(event) >= 0) pinAt(stepAt(event), false);
+  };
+  byId("prompt").onpointerover = (event) => {
+    const piece = pieceAt(event);
+    if (piece < 0 || looked || !state.texts) return;
+    const word = make("bdi", { textContent: data.pieces[piece].text.trim() || "space" });
+    const share = bold(amount(state.texts.values[piece], false));
+    byId("readout").replaceChildren(make("p", {}, word, ": ", share, " of the attention"));
+  };
+  byId("prompt").onpointerleave = changed;
+  byId("several").onclick = () => {
     state.several = !state.several;
-    byId("several").setAttribute("aria-pressed", String(state.several));
-  });
-  byId("scroll").addEventListener("scroll", () => text.paint(text.inView()));
-  byId("more").addEventListener("click", () => text.showAll(byId("more").getAttribute("aria-expanded") !== "true"));
-  byId("search").addEventListener("input", (event) => {
+    byId("several").ariaPressed = String(state.several);
+  };
+  byId("scroll").onscroll = () => text.paint(text.inView());
+  byId("more").onclick = () => text.showAll(byId("more").ariaExpanded !== "true");
+  byId("search").oninput = (event) => {
     const { steps, places } = text.find(event.target.value);
     if (steps.length) pin(steps);
     toast(event.target.value.trim() ? `${places || "no"} place${places === 1 ? "" : "s"}` : "");
-  });
+  };
 }
 
 function listenToKeys() {
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("[popover]")) return;
+    const { target, shiftKey } = event, plane = (by) => choosePlane(state.plane + by);
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest?.("[popover]")) return;
     if (event.key === "Escape") {
       document.activeElement?.blur();
       return letGo();
     }
-    if (event.target.matches?.("input, select, textarea")) return;
-    const onButton = event.target.matches?.("button"), keys = {
-      ArrowLeft: () => stepBy(-1, event.shiftKey), ArrowRight: () => stepBy(1, event.shiftKey),
-      Home: () => pin([0]), End: () => pin([data.T - 1]), j: () => choosePlane(state.plane + 1), k: () => choosePlane(state.plane - 1),
-      " ": onButton ? null : () => play(!state.timer), "/": () => byId("search").focus(), "?": () => byId("help").showPopover(),
+    if (target.matches?.("input, select, textarea")) return;
+    const keys = {
+      ArrowLeft: () => stepBy(-1, shiftKey), ArrowRight: () => stepBy(1, shiftKey), Home: () => pin([0]), End: () => pin([data.T - 1]),
+      j: () => plane(1), k: () => plane(-1), "/": () => byId("search").focus(), "?": () => byId("help").showPopover(),
+      " ": target.matches?.("button") ? null : () => play(!state.timer),
     };
-    if (event.target.id === "strip" || event.target.id === "answer" || event.target.id === "slider") {
-      const plane = event.target.id === "strip";
-      Object.assign(keys, {
-        ArrowUp: () => (plane ? choosePlane(state.plane - 1) : stepBy(-1)), ArrowDown: () => (plane ? choosePlane(state.plane + 1) : stepBy(1)),
-        ...(plane && { ArrowLeft: () => choosePlane(state.plane - 1), ArrowRight: () => choosePlane(state.plane + 1) }),
-      });
+    if (["answer", "slider"].includes(target.id)) Object.assign(keys, { ArrowUp: () => stepBy(-1), ArrowDown: () => stepBy(1) });
+    if (target.id === "strip") {
+      keys.ArrowUp = keys.ArrowLeft = () => plane(-1);
+      keys.ArrowDown = keys.ArrowRight = () => plane(1);
     }
     const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act) return;
@@ -172,33 +150,31 @@ function listenToKeys() {
   });
 }
 
-const option = (value, label) => new Option(label, value);
+// Fill a menu: [value, label] of each of its options, the value that is chosen, what a choice does.
+function fillMenu(id, options, value, onChoice) {
+  byId(id).replaceChildren(...options.map(([own, label = own]) => new Option(label, own)));
+  byId(id).value = value;
+  if (onChoice) byId(id).onchange = (event) => onChoice(event.target.value);
+}
 
 function buildMenus() {
-  const { planes } = data.facts.records[0], { records, facts } = data;
-  byId("layer").addEventListener("change", (event) => choosePlane(planes.findIndex((p) => String(p.layer) === event.target.value)));
-  byId("head").addEventListener("change", (event) => choosePlane(Number(event.target.value)));
-  byId("show").replaceChildren(...records.map(({ name }, n) => option(["first", "second"][n], name)));
-  if (records.length > 1) byId("show").append(option("both", "both, side by side"), option("difference", "their difference"));
+  const { records, facts } = data, sides = records.map(({ name }, n) => [["first", "second"][n], name]);
+  const two = [["both", "both, side by side"], ["difference", "their difference"]];
+  fillMenu("show", records.length > 1 ? [...sides, ...two] : sides, state.show, setShow);
   byId("show-field").hidden = records.length < 2;
-  byId("show").addEventListener("change", (event) => setShow(event.target.value));
-  byId("colours").replaceChildren(...Object.keys(facts.colours.maps).map((name) => option(name, name.replaceAll("_", " "))));
-  const said = (name, words) => (words ? `${name}: ${words}` : "off: the model's weights");
-  byId("baseline").replaceChildren(...Object.entries(facts.baselines).map(([name, [words]]) => option(name, said(name, words))));
-  const speeds = [...new Set([...SPEEDS, facts.look.fps])].sort((a, b) => a - b);
-  byId("speed").replaceChildren(...speeds.map((speed) => option(speed, `${speed} a second`)));
-  byId("speed").value = facts.look.fps;
-  byId("speed").addEventListener("change", () => state.timer && play(true));
+  const baselines = Object.entries(facts.baselines).map(([name, [words]]) => [name, `${name}: ${words || "the model's weights"}`]);
+  fillMenu("colours", Object.keys(facts.colours.maps).map((name) => [name, name.replaceAll("_", " ")]), facts.look.colours);
+  fillMenu("baseline", baselines, facts.look.baseline);
+  const speeds = [...new Set([...SPEEDS, facts.look.fps])].sort((a, b) => a - b).map((speed) => [speed, `${speed} a second`]);
+  fillMenu("speed", speeds, facts.look.fps, () => state.timer && play(true));
 }
 
 // The menus of layers and heads, at the plane that is shown.
 function showPlane() {
   const { planes } = data.facts.records[0], { layer } = planes[state.plane];
   const layers = [...new Set(planes.map((plane) => plane.layer))], own = planes.filter((plane) => plane.layer === layer);
-  byId("layer").replaceChildren(...layers.map((number) => option(number, number)));
-  byId("head").replaceChildren(...own.map((plane) => option(planes.indexOf(plane), plane.head)));
-  byId("layer").value = layer;
-  byId("head").value = state.plane;
+  fillMenu("layer", layers.map((number) => [number]), layer, (wanted) => choosePlane(planes.findIndex((p) => String(p.layer) === wanted)));
+  fillMenu("head", own.map((plane) => [planes.indexOf(plane), plane.head]), state.plane, (number) => choosePlane(Number(number)));
   byId("layer-field").hidden = layers.length < 2;
   byId("head-field").hidden = planes.length === layers.length;
 }
@@ -207,10 +183,7 @@ function showPlane() {
 function buildLook() {
   for (const name of Object.keys(firstLook)) {
     const control = byId(name);
-    control.addEventListener("input", () => {
-      const value = { checkbox: control.checked, range: Number(control.value) }[control.type] ?? control.value;
-      setLook(name, value);
-    });
+    control.oninput = () => setLook(name, { checkbox: control.checked, range: Number(control.value) }[control.type] ?? control.value);
   }
 }
 
@@ -220,8 +193,7 @@ function showLook() {
   text.forget();
   for (const [name, value] of Object.entries(state.look)) {
     const control = byId(name);
-    if (control.type === "checkbox") control.checked = value;
-    else control.value = value;
+    control[control.type === "checkbox" ? "checked" : "value"] = value;
     if (control.type === "range") control.nextElementSibling.textContent = value;
   }
   byId("show").value = state.show;

@@ -27,20 +27,17 @@ function packMatrix(lists) {
 // Of each token: [position, part] of the tokens whose Gaussian mean it is; those as fine as it, and no sink.
 function neighbours({ positions, boxes }, width, isSink) {
   const found = new Map(), reach = 4 * width; // in cells; further away there is nothing
-  const sides = [...positions].map((_, i) => [boxes[4 * i + 2] - boxes[4 * i], boxes[4 * i + 3] - boxes[4 * i + 1]]);
+  const middles = boxes.map(([l, t, r, b]) => [(l + r) / 2, (t + b) / 2, r - l, b - t]);
   positions.forEach((p, i) => {
-    const [wide, high] = sides[i], near = [];
-    let total = 0;
+    const [x, y, wide, high] = middles[i], near = [];
     if (!Number.isFinite(wide) || isSink(p)) return found.set(p, [[p, 1]]);
-    for (let j = 0; j < positions.length; j++) {
-      const x = (boxes[4 * j] - boxes[4 * i] + (sides[j][0] - wide) / 2) / wide;
-      const y = (boxes[4 * j + 1] - boxes[4 * i + 1] + (sides[j][1] - high) / 2) / high;
-      if (!(Math.abs(x) <= reach && Math.abs(y) <= reach) || isSink(positions[j])) continue;
-      if (Math.abs(Math.log((sides[j][0] * sides[j][1]) / (wide * high))) >= Math.LN2) continue;
-      const part = Math.exp(-(x * x + y * y) / (2 * width * width));
-      near.push([positions[j], part]);
-      total += part;
-    }
+    middles.forEach(([x1, y1, wide1, high1], j) => {
+      const dx = (x1 - x) / wide, dy = (y1 - y) / high;
+      if (!(Math.abs(dx) <= reach && Math.abs(dy) <= reach) || isSink(positions[j])) return;
+      if (Math.abs(Math.log((wide1 * high1) / (wide * high))) >= Math.LN2) return;
+      near.push([positions[j], Math.exp(-(dx * dx + dy * dy) / (2 * width * width))]);
+    });
+    const total = near.reduce((sum, [, part]) => sum + part, 0);
     found.set(p, near.map(([q, part]) => [q, part / total]));
   });
   return found;
@@ -49,7 +46,7 @@ function neighbours({ positions, boxes }, width, isSink) {
 // One plane with one choice of baseline, sinks and smoothing.
 class View {
   constructor(plane, look) {
-    const { S, P, pictures } = data;
+    const { S, pictures } = data;
     this.plane = plane;
     this.muted = look.baseline !== "off" || look.sinks;
     this.isSink = new Uint8Array(S);
@@ -60,12 +57,11 @@ class View {
     this.matrices = pictures.map((picture) => cellMatrix(picture, look.smooth, (p) => this.isSink[p]));
     this.raw = new Float64Array(S); // sums over the steps that are held
     this.sum = this.muted ? new Float64Array(S) : this.raw;
-    this.held = new Set();
-    this.ends = null;
+    this.held = [];
   }
 
   setBaseline(name) {
-    const at = data.pictures.flatMap((picture) => [...picture.positions]), { median, neutral } = this.plane;
+    const { median, neutral } = this.plane, at = data.pictures.flatMap((picture) => [...picture.positions]);
     const mean = neutral ? neutral.reduce((a, b) => a + b, 0) / neutral.length : 0;
     at.forEach((p, n) => {
       if (name === "median") this.less[p] = median[n];
@@ -75,116 +71,80 @@ class View {
     });
   }
 
-  // Add one step's row to the sums, or take it away.
-  add(step, sign) {
-    const { S, P, groups, groupOf, weightOf } = data, { rows, peaks } = this.plane, { raw, sum, less, times } = this;
-    const end = P + step, row = step * S, high = peaks.subarray(step * groups, (step + 1) * groups);
-    for (let p = 0; p < end; p++) {
-      const level = rows[row + p];
-      if (!level) continue;
-      const weight = high[groupOf[p]] * weightOf[level];
-      raw[p] += sign * weight;
-      if (this.muted && groupOf[p] && weight > less[p]) sum[p] += sign * (weight - less[p]) * times[p];
-    }
-  }
-
-  // Hold the rows of these steps: few changes are made one by one, many all anew.
+  // Hold the rows of these steps: their sums.
   hold(steps) {
-    const wanted = new Set(steps), gone = [...this.held].filter((t) => !wanted.has(t));
-    const come = steps.filter((t) => !this.held.has(t));
-    if (!gone.length && !come.length) return;
-    if (gone.length * 2 >= this.held.size) {
-      this.raw.fill(0);
-      this.sum.fill(0);
-      wanted.forEach((t) => this.add(t, 1));
-    } else {
-      gone.forEach((t) => this.add(t, -1));
-      come.forEach((t) => this.add(t, 1));
+    if (steps.join() === this.held.join()) return;
+    const { S, P, groups, groupOf, weightOf } = data, { rows, peaks } = this.plane, { raw, sum, less, times } = this;
+    this.held = steps;
+    raw.fill(0);
+    sum.fill(0);
+    for (const step of steps) {
+      const end = P + step, row = step * S, high = peaks.subarray(step * groups, (step + 1) * groups);
+      for (let p = 0; p < end; p++) {
+        const level = rows[row + p];
+        if (!level) continue;
+        const weight = high[groupOf[p]] * weightOf[level];
+        raw[p] += weight;
+        if (this.muted && groupOf[p] && weight > less[p]) sum[p] += (weight - less[p]) * times[p];
+      }
     }
-    this.held = wanted;
   }
 
   // The mean map of the steps held, an array a picture; NaN for a sink.
   cells() {
-    const count = this.held.size || 1;
     return data.pictures.map((picture, n) => {
-      const { at, positions, parts } = this.matrices[n], values = new Float32Array(picture.cells.length);
-      for (let c = 0; c < values.length; c++) {
+      const { at, positions, parts } = this.matrices[n];
+      return Float32Array.from(picture.cells, (p, c) => {
         let value = 0;
         for (let i = at[c]; i < at[c + 1]; i++) value += parts[i] * this.sum[positions[i]];
-        values[c] = this.isSink[picture.cells[c]] ? NaN : Math.max(value, 0) / count;
-      }
-      return values;
+        return this.isSink[p] ? NaN : value / this.held.length;
+      });
     });
   }
 
   // The mean weight of each piece of text in the steps held; NaN for a sink.
   pieces() {
-    const count = this.held.size || 1;
     return Float32Array.from(data.pieces, ({ start, end, kind }) => {
       let value = 0, sink = false;
       for (let p = start; p < end; p++) {
         value += this.raw[p];
         sink ||= this.isSink[p] && kind !== "image";
       }
-      return sink ? NaN : Math.max(value, 0) / count;
+      return sink ? NaN : value / this.held.length;
     });
   }
 
   // How much each step looked at some cells of a picture, (T,).
   lookedAt(picture, cells) {
-    const { S, T, groups, weightOf } = data, { rows, peaks } = this.plane, { less, times } = this;
+    const { S, groups, weightOf } = data, { rows, peaks } = this.plane, { less, times } = this;
     const { at, positions, parts } = this.matrices[picture], sum = new Map();
     for (const c of cells) {
       if (this.isSink[data.pictures[picture].cells[c]]) continue;
       for (let i = at[c]; i < at[c + 1]; i++) sum.set(positions[i], (sum.get(positions[i]) ?? 0) + parts[i]);
     }
-    const from = Int32Array.from(sum.keys()), part = Float32Array.from(sum.values()), looked = new Float32Array(T);
-    from.forEach((p, n) => (part[n] *= times[p]));
-    for (let t = 0; t < T; t++) {
+    const from = Int32Array.from(sum.keys()), part = Float32Array.from(sum, ([p, own]) => own * times[p]);
+    return Float32Array.from({ length: data.T }, (_, t) => {
       const high = peaks[t * groups + picture + 1], row = t * S;
       let value = 0;
       for (let i = 0; i < from.length; i++) {
         const weight = high * weightOf[rows[row + from[i]]] - less[from[i]];
         if (weight > 0) value += part[i] * weight;
       }
-      looked[t] = value;
-    }
-    return looked;
+      return value;
+    });
   }
 
-  // The ends of the scales of the whole answer: a quantile of all weights above 0, to 0.3%.
+  // The ends of the scales of the whole answer.
   wholeEnds() {
     if (this.ends) return this.ends;
-    const counts = { cells: new Histogram(), text: new Histogram() }, before = [...this.held];
-    for (let t = 0; t < data.T; t++) {
+    const cells = [], texts = [], before = this.held, { quantiles } = data.facts;
+    for (const t of range(0, data.T - 1)) {
       this.hold([t]);
-      this.cells().forEach((values) => counts.cells.add(values));
-      counts.text.add(shownTexts(this.pieces()));
+      cells.push(...this.cells());
+      texts.push(shownTexts(this.pieces()));
     }
     this.hold(before);
-    const { cells, text } = data.facts.quantiles;
-    return (this.ends = { cells: counts.cells.quantile(cells), text: counts.text.quantile(text) });
-  }
-}
-
-class Histogram {
-  counts = new Uint32Array(2 ** 14);
-  total = 0;
-  add(values) {
-    for (const value of values) {
-      if (!(value > 0)) continue;
-      this.counts[Math.max(0, Math.min(16383, Math.round(Math.log2(value) * 256) + 12288))]++;
-      this.total++;
-    }
-  }
-  quantile(part) {
-    let left = Math.ceil(part * (this.total - 1)) + 1;
-    for (let bin = 0; this.total && bin < this.counts.length; bin++) {
-      left -= this.counts[bin];
-      if (left <= 0) return 2 ** ((bin - 12288) / 256);
-    }
-    return 1;
+    return (this.ends = { cells: scaleEnd(joined(cells), quantiles.cells), text: scaleEnd(joined(texts), quantiles.text) });
   }
 }
 
@@ -200,15 +160,5 @@ function scaleEnd(values, quantile) {
   return shown.length ? shown[Math.ceil(quantile * (shown.length - 1))] : 1;
 }
 
-// Of several arrays, one for each picture, as one.
-function joined(arrays) {
-  const all = new Float32Array(arrays.reduce((sum, array) => sum + array.length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
-  }
-  return all;
-}
-
-const minus = (a, b) => a.map((value, n) => value - b[n]);
+// Several arrays as one.
+const joined = (arrays) => Float32Array.from(arrays.flatMap((array) => [...array]));

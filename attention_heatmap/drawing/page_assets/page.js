@@ -7,9 +7,10 @@ const GAP = 14; // pixels between pictures
 const state = {
   pinned: [0], hover: null, drag: null, // steps; the step under the pointer; the step that a drag began at
   place: null, cursor: null, // {picture, cells} that is pinned; {picture, cell} under the pointer or the keys
-  plane: 0, show: "first", look: {}, word: "", several: false, timer: null, planes: [],
+  plane: 0, show: "first", look: {}, several: false, timer: null,
 };
 const darkScreen = matchMedia("(prefers-color-scheme: dark)");
+const keptViews = {};
 let views = [], pictureViews = [], strip = null, looked = null, waiting = 0, drawnMap = "", stripRun = 0;
 
 const asAmount = (value) => amount(value, state.look.baseline === "relative");
@@ -17,6 +18,13 @@ const isDark = () => (state.look.theme === "auto" ? darkScreen.matches : state.l
 const shownSteps = () => (state.hover === null ? state.pinned : [state.hover]);
 const isTwo = () => state.show === "difference";
 const recordsShown = () => ({ first: [0], second: [1] })[state.show] ?? [0, 1];
+const nameOf = (side) => data.records[["first", "second"].indexOf(side)]?.name ?? side;
+
+// Change what is chosen, and show it.
+function update(changes) {
+  Object.assign(state, changes);
+  changed();
+}
 
 // A weight as words; small ones keep two digits.
 function amount(value, times) {
@@ -27,25 +35,25 @@ function amount(value, times) {
 
 function spans(steps) {
   const parts = [];
-  steps.forEach((t) => (parts.length && parts.at(-1)[1] === t - 1 ? (parts.at(-1)[1] = t) : parts.push([t, t])));
+  for (const t of steps) {
+    if (parts.at(-1)?.[1] === t - 1) parts.at(-1)[1] = t;
+    else parts.push([t, t]);
+  }
   return parts.map(([a, b]) => (a === b ? `${a + 1}` : `${a + 1}\u2013${b + 1}`));
 }
 
 function pin(steps, { scroll = true } = {}) {
-  state.pinned = [...new Set(steps)].sort((a, b) => a - b);
-  state.hover = null;
+  update({ pinned: [...new Set(steps)].sort((a, b) => a - b), hover: null });
   if (scroll) text.scrollTo(data.stepPiece[state.pinned.at(-1)]);
-  changed();
 }
 
 // The steps from where the pinned ones begin, or end, to another.
 function upTo(step) {
-  const from = step < state.pinned[0] ? state.pinned.at(-1) : state.pinned[0], [a, b] = [from, step].sort((x, y) => x - y);
-  return Array.from({ length: b - a + 1 }, (_, n) => a + n);
+  return range(...sorted(step < state.pinned[0] ? state.pinned.at(-1) : state.pinned[0], step));
 }
 
 function stepBy(count, more = false) {
-  const step = Math.min(Math.max((count > 0 ? state.pinned.at(-1) : state.pinned[more ? state.pinned.length - 1 : 0]) + count, 0), data.T - 1);
+  const from = state.pinned.at(count > 0 || more ? -1 : 0), step = Math.min(Math.max(from + count, 0), data.T - 1);
   pin(more ? upTo(step) : [step]);
 }
 
@@ -59,24 +67,30 @@ function play(on) {
       stepBy(1);
     }, 1000 / Number(byId("speed").value));
   }
-  byId("play").setAttribute("aria-pressed", String(on));
-  byId("play").setAttribute("aria-label", on ? "Stop" : "Play");
-  byId("play").textContent = on ? "\u275a\u275a" : "\u25b6\ufe0e";
+  const textContent = on ? "\u275a\u275a" : "\u25b6\ufe0e";
+  Object.assign(byId("play"), { ariaPressed: String(on), ariaLabel: on ? "Stop" : "Play", textContent });
   changed();
 }
 
 async function choosePlane(number) {
-  state.plane = (number + data.records[0].planes.length) % data.records[0].planes.length;
+  const { length } = data.records[0].planes;
+  state.plane = (number + length) % length;
   showPlane();
   await loadViews();
   changed();
 }
 
+// The view of a plane of a record, as the look wants it; each is kept.
+async function viewOf(record, number) {
+  const { baseline, sinks, smooth } = state.look, key = [record, number, baseline, sinks, smooth].join();
+  const plane = await data.plane(record, number);
+  return (keptViews[key] ??= new View(plane, { baseline, sinks, smooth }));
+}
+
 async function loadViews() {
-  const wanted = state.plane, planes = await Promise.all(recordsShown().map((r) => data.plane(r, wanted)));
+  const wanted = state.plane, found = await Promise.all(recordsShown().map((r) => viewOf(r, wanted)));
   if (wanted !== state.plane) return;
-  views = planes.map((plane) => new View(plane, state.look));
-  state.planes = planes;
+  views = found;
   drawnMap = "";
   drawGrounds();
 }
@@ -108,10 +122,10 @@ async function restore() {
 
 async function start() {
   await data.read();
-  const { colours, look } = data.facts, root = document.documentElement.style;
-  firstLook = { colours: look.colours, scale: look.scale, power: look.power, baseline: look.baseline, sinks: look.sinks, smooth: look.smooth,
-    style: look.style, opacity: 1, picture: look.picture, grid: true, marks: true, theme: "auto" };
-  root.setProperty("--current", css(colours.fixed.current));
+  const { colours, look } = data.facts;
+  const { fps, ...asTheVideo } = look;
+  firstLook = { ...asTheVideo, opacity: 1, grid: true, marks: true, theme: "auto" };
+  document.documentElement.style.setProperty("--current", css(colours.fixed.current));
   text.build();
   timeline.build((step) => {
     play(false);
@@ -121,9 +135,9 @@ async function start() {
   buildLook();
   const { planes } = data.facts.records[0];
   if (planes.length > 1) {
-    strip = new Strip(byId("strip"), planes.map((plane) => plane.name), (n) => choosePlane(n));
+    strip = new Strip(byId("strip"), planes.map((plane) => plane.name), choosePlane);
     byId("strip").hidden = false;
-    strip.resize(Math.min(Math.max(innerHeight / 12, 44), 72));
+    strip.resize(Math.min(Math.max(Math.min(innerHeight / 12, innerWidth / 8), 44), 72));
   }
   listenToText();
   listenToKeys();
@@ -150,8 +164,7 @@ async function start() {
 
 start().catch((error) => {
   byId("trouble").hidden = false;
-  byId("trouble").textContent = typeof DecompressionStream === "undefined"
-    ? "This browser is too old for the page; take one of the last two years."
-    : `The page could not be shown: ${error.message}`;
+  byId("trouble").textContent = globalThis.DecompressionStream ? `The page could not be shown: ${error.message}`
+    : "This browser is too old for the page; take one of the last two years.";
   console.error(error);
 });

@@ -13,19 +13,12 @@ function colourTable(name, strength) {
   const packed = name === "difference" ? colours.difference : colours.maps[name], part = (kind, channels) =>
     bytesOf(packed[kind]).slice(near * levels * channels, (near + 1) * levels * channels);
   const table = { cells: new Uint32Array(part("cells", 4).buffer) };
-  table.flat = table.cells.map(onWhite);
   for (const kind of ["ground", "glyph", "darkGround", "darkGlyph"]) {
     const bytes = part(kind, 3);
     table[kind] = Array.from({ length: levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
   }
   (tables[name] ??= {})[near] = table;
   return table;
-}
-
-// A word of RGBA as it looks on white.
-function onWhite(word) {
-  const cover = (word >>> 24) / 255, mixed = [0, 8, 16].map((shift) => Math.round(255 + (((word >>> shift) & 255) - 255) * cover));
-  return ((255 << 24) | (mixed[2] << 16) | (mixed[1] << 8) | mixed[0]) >>> 0;
 }
 
 const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
@@ -36,17 +29,18 @@ function levelOf(value, end, two) {
   return Math.round(two ? (1 + Math.sign(value) * part) * (last / 2) : value > 0 ? part * last : 0);
 }
 
+// The sides of a cell in pixels of a canvas: rounding edges, not sizes, lets uneven cells still reach the last pixel.
+function sidesOf({ cellBoxes, width, height }, cell, canvas) {
+  return cellBoxes[cell].map((side, n) => Math.round(n % 2 ? (side * canvas.height) / height : (side * canvas.width) / width));
+}
+
 // The cell under each pixel of a canvas, 0 where there is none, else 1 + the cell.
 function cellIndex(picture, width, height) {
-  const Kind = picture.cells.length < 65535 ? Uint16Array : Uint32Array;
-  const index = new Kind(width * height), boxes = picture.cellBoxes;
-  const x = width / picture.width, y = height / picture.height;
-  for (let c = 0; c < picture.cells.length; c++) {
-    // Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-    const left = Math.round(boxes[4 * c] * x), right = Math.round(boxes[4 * c + 2] * x);
-    const top = Math.round(boxes[4 * c + 1] * y), bottom = Math.round(boxes[4 * c + 3] * y);
+  const index = new Uint32Array(width * height);
+  picture.cellBoxes.forEach((_, c) => {
+    const [left, top, right, bottom] = sidesOf(picture, c, { width, height });
     for (let row = top; row < bottom; row++) index.fill(c + 1, row * width + left, row * width + right);
-  }
+  });
   return index;
 }
 
@@ -62,65 +56,56 @@ class PictureView {
   constructor(picture, side, title) {
     this.picture = picture;
     this.side = side; // "first", "second" or "difference"
-    this.figure = document.createElement("figure");
-    this.stack = document.createElement("div");
-    this.stack.className = "stack";
-    [this.ground, this.heat, this.over] = ["ground", "heat", "over"].map((name) => {
-      const canvas = document.createElement("canvas");
-      canvas.className = name;
-      this.stack.append(canvas);
-      return canvas;
-    });
-    Object.assign(this.over, { tabIndex: 0 });
-    this.over.setAttribute("role", "application");
-    this.over.setAttribute("aria-roledescription", "picture of cells");
-    this.figure.append(this.stack);
-    if (title) {
-      const caption = document.createElement("figcaption");
-      caption.textContent = title;
-      this.figure.prepend(caption);
-    }
+    [this.ground, this.heat, this.over] = ["ground", "heat", "over"].map((className) => make("canvas", { className }));
+    Object.assign(this.over, { tabIndex: 0, role: "application", ariaRoleDescription: "picture of cells" });
+    this.stack = make("div", { className: "stack" }, this.ground, this.heat, this.over);
+    this.figure = make("figure", {}, ...(title ? [make("figcaption", { textContent: title })] : []), this.stack);
   }
 
   resize(width, height) {
     const scale = window.devicePixelRatio || 1;
     this.stack.style.width = `${width}px`;
     this.stack.style.height = `${height}px`;
-    [this.width, this.height] = [Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1)];
-    [this.cssWidth, this.scale] = [width, scale];
-    for (const canvas of [this.ground, this.heat, this.over]) Object.assign(canvas, { width: this.width, height: this.height });
+    this.scale = scale;
+    [this.width, this.height] = [width, height].map((side) => Math.max(Math.round(side * scale), 1));
+    for (const canvas of this.stack.children) Object.assign(canvas, { width: this.width, height: this.height });
     this.index = cellIndex(this.picture, this.width, this.height);
     this.image = new ImageData(this.width, this.height);
     this.shown = null;
   }
 
+  // The picture as it stands under the heat: part of its colour gone, its shades others; the grid, and stripes over sinks.
   drawGround(look, isSink) {
-    const context = this.ground.getContext("2d", { willReadFrequently: true }), { width, height, index } = this;
+    const context = this.ground.getContext("2d", { willReadFrequently: true }), { width, height, index, scale } = this;
+    const { greyed, grid } = data.facts, grey = { colour: 0, muted: greyed, grey: 1 }[look.picture], { shades, cells } = this.picture;
+    const hasGrid = look.grid && Math.sqrt((width * height) / (cells.length || 1)) / scale >= grid.smallest;
+    const stripe = Math.max(Math.round(HATCH * scale), 2);
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture.bitmap, 0, 0, width, height);
-    const pixels = context.getImageData(0, 0, width, height);
-    if (look.picture !== "colour") mute(pixels.data, look.picture === "grey" ? 1 : data.facts.greyed, this.picture.shades);
-    if (look.grid) this.drawGrid(pixels.data);
-    if (isSink.some(Boolean)) hatch(pixels, index, isSink, Math.max(Math.round(HATCH * this.scale), 2));
-    context.putImageData(pixels, 0, 0);
-  }
-
-  drawGrid(pixels) {
-    const { rgb, alpha, smallest } = data.facts.grid, { index, width, height } = this;
-    const side = Math.sqrt((width * height) / (this.picture.cells.length || 1)) / this.scale;
-    if (side < smallest) return;
-    const line = (i) => [0, 1, 2].forEach((c) => (pixels[4 * i + c] += (rgb[c] - pixels[4 * i + c]) * alpha));
-    for (let y = 0, i = 0; y < height; y++) {
-      for (let x = 0; x < width; x++, i++) {
-        if (!index[i]) continue;
-        const starts = index[i] !== (x ? index[i - 1] : 0) || index[i] !== (y ? index[i - width] : 0);
-        if (starts || x === width - 1 || y === height - 1 || !index[i + 1] || !index[i + width]) line(i);
+    const image = context.getImageData(0, 0, width, height), pixels = image.data;
+    for (let i = 0; i < index.length; i++) {
+      const x = i % width, y = (i - x) / width, at = 4 * i;
+      const light = 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2];
+      const isLine = hasGrid && index[i] && this.isEdge(i, x, y), isHatched = index[i] && isSink[index[i] - 1];
+      const shade = Math.floor((x + y) / stripe) % 2 ? 255 : 24;
+      for (let c = 0; c < 3; c++) {
+        if (grey) pixels[at + c] = shades[Math.round(pixels[at + c] + (light - pixels[at + c]) * grey)];
+        if (isLine) pixels[at + c] += (grid.rgb[c] - pixels[at + c]) * grid.alpha;
+        if (isHatched) pixels[at + c] += (shade - pixels[at + c]) * 0.6;
       }
     }
+    context.putImageData(image, 0, 0);
+  }
+
+  // Whether a pixel is the first of its cell, or the last before none.
+  isEdge(i, x, y) {
+    const { index, width, height } = this;
+    const starts = index[i] !== (x ? index[i - 1] : 0) || index[i] !== (y ? index[i - width] : 0);
+    return starts || x === width - 1 || y === height - 1 || !index[i + 1] || !index[i + width];
   }
 
   drawHeat(values, end, table, two) {
-    [this.values, this.end] = [values, end];
+    this.values = values;
     tint(this.image, this.index, values, end, table.cells, two);
     this.heat.getContext("2d").putImageData(this.image, 0, 0);
   }
@@ -140,96 +125,74 @@ class PictureView {
 
   // The outline of some cells: their rim, light round dark, or blue where they are pinned.
   outline(context, cells, pinned) {
-    const path = new Path2D(), inside = new Set(cells), key = (numbers) => numbers.join(), sides = new Map();
-    const [x, y] = [this.width / this.picture.width, this.height / this.picture.height];
-    for (const c of inside) {
-      const [l, t, r, b] = this.picture.cellBoxes.subarray(4 * c, 4 * c + 4);
-      const box = [Math.round(l * x), Math.round(t * y), Math.round(r * x), Math.round(b * y)];
-      for (const side of [[0, 1, 2, 1], [0, 3, 2, 3], [0, 1, 0, 3], [2, 1, 2, 3]].map((s) => s.map((i) => box[i]))) {
-        if (!sides.delete(key(side))) sides.set(key(side), side); // a side that two cells share is no rim
+    const path = new Path2D(), rim = new Map();
+    for (const c of new Set(cells)) {
+      const [l, t, r, b] = sidesOf(this.picture, c, this);
+      for (const side of [[l, t, r, t], [l, b, r, b], [l, t, l, b], [r, t, r, b]]) {
+        if (!rim.delete(side.join())) rim.set(side.join(), side); // a side that two cells share is no rim
       }
     }
-    for (const [x0, y0, x1, y1] of sides.values()) {
+    for (const [x0, y0, x1, y1] of rim.values()) {
       path.moveTo(x0, y0);
       path.lineTo(x1, y1);
     }
     context.lineCap = "square";
-    for (const [colour, thickness] of [["white", 4], [pinned ? css(data.facts.colours.fixed.current) : "black", 2]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = thickness * this.scale;
-      context.stroke(path);
-    }
+    strokeTwice(context, path, pinned ? css(data.facts.colours.fixed.current) : "black", 2 * this.scale, this.scale);
   }
 
-  // The cell under a point of the screen, or -1.
-  cellAt(clientX, clientY) {
+  // The cell under a pointer, or -1.
+  cellAt({ clientX, clientY }) {
     const box = this.over.getBoundingClientRect();
     const x = Math.floor(((clientX - box.left) / box.width) * this.width);
     const y = Math.floor(((clientY - box.top) / box.height) * this.height);
     return x < 0 || y < 0 || x >= this.width || y >= this.height ? -1 : this.index[y * this.width + x] - 1;
   }
 
-  // A point of the screen in parts of the picture, 0..1.
-  partAt(clientX, clientY) {
-    const box = this.over.getBoundingClientRect(), within = (part) => Math.min(Math.max(part, 0), 1);
-    return [within((clientX - box.left) / box.width), within((clientY - box.top) / box.height)];
+  // The place of a pointer in parts of the picture, 0..1.
+  partAt({ clientX, clientY }) {
+    const box = this.over.getBoundingClientRect();
+    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((part) => Math.min(Math.max(part, 0), 1));
   }
 }
 
-// The picture as it stands under the heat: part of its colour gone, its shades others.
-function mute(pixels, greyed, shades) {
-  for (let i = 0; i < pixels.length; i += 4) {
-    const grey = 0.299 * pixels[i] + 0.587 * pixels[i + 1] + 0.114 * pixels[i + 2];
-    for (let c = i; c < i + 3; c++) pixels[c] = shades[Math.round(pixels[c] + (grey - pixels[c]) * greyed)];
-  }
-}
-
-// Dark and light stripes over the cells that are sinks.
-function hatch({ data: pixels, width, height }, index, isSink, stripe) {
-  for (let y = 0, i = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, i++) {
-      if (!index[i] || !isSink[index[i] - 1]) continue;
-      const shade = Math.floor((x + y) / stripe) % 2 ? 255 : 24;
-      for (let c = 4 * i; c < 4 * i + 3; c++) pixels[c] += (shade - pixels[c]) * 0.6;
-    }
+// A path in a colour, within a wider white one: seen on any picture.
+function strokeTwice(context, path, colour, thickness, scale) {
+  for (const [shade, wide] of [["white", thickness + 2 * scale], [colour, thickness]]) {
+    [context.strokeStyle, context.lineWidth] = [shade, wide];
+    context.stroke(path);
   }
 }
 
 // Places that the answer names: rings with numbers, the last one blue, the ones before ever fainter, old ones dots.
-// marks: {x, y} or {x, y, right, bottom} in pixels, {number, age}; two that follow each other are joined.
+// marks: {corners: [x, y] or [x, y, right, bottom] in parts of the picture, number, age}; rings in a row are joined.
 function drawMarks(context, marks, width, height, scale) {
-  const { opacity, old, radius: full } = data.facts.markLook, { current, ink } = data.facts.colours.fixed;
-  const radius = Math.min(Math.max(width / scale / 45, 7), full) * scale;
+  const { opacity, old, radius: full } = data.facts.markLook, current = css(data.facts.colours.fixed.current);
+  const radius = Math.min(Math.max(width / scale / 45, 7), full) * scale, ink = css(data.facts.colours.fixed.ink);
   const at = marks.map(({ corners }) => corners.map((part, n) => part * (n % 2 ? height : width)));
-  const stroke = (path, colour, thickness) => { // light round dark: seen on any picture
-    for (const [shade, wide] of [["white", thickness + 2 * scale], [colour, thickness]]) {
-      [context.strokeStyle, context.lineWidth] = [shade, wide];
-      context.stroke(path);
-    }
-  };
-  marks.forEach(({ age, corners }, n) => {
-    const box = at[n], path = new Path2D(), colour = css(age ? ink : current), [before] = at.slice(n - 1, n);
+  marks.forEach(({ age }, n) => {
+    const [x, y, right = x, bottom = y] = at[n], isRing = at[n].length === 2, path = new Path2D();
     context.globalAlpha = opacity[age] ?? old;
     if (age >= opacity.length) {
-      path.arc((box[0] + (box[2] ?? box[0])) / 2, (box[1] + (box[3] ?? box[1])) / 2, 1.5 * scale, 0, 7);
-      return stroke(path, css(ink), 2 * scale);
+      path.arc((x + right) / 2, (y + bottom) / 2, 1.5 * scale, 0, 7);
+      return strokeTwice(context, path, ink, 2 * scale, scale);
     }
-    if (n && corners.length === 2 && before.length === 2) joinMarks(context, before, box, radius, scale, stroke, css(ink));
-    if (corners.length === 2) path.arc(...box, radius, 0, 7);
-    else path.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
-    stroke(path, colour, 2.5 * scale);
-    context.globalAlpha = 1;
+    if (isRing && at[n - 1]?.length === 2) strokeTwice(context, between(at[n - 1], at[n], radius, scale), ink, 2 * scale, scale);
+    if (isRing) path.arc(x, y, radius, 0, 7);
+    else path.rect(x, y, right - x, bottom - y);
+    strokeTwice(context, path, age ? ink : current, 2.5 * scale, scale);
   });
-  marks.filter(({ age }) => age < opacity.length).forEach((mark) => tagMark(context, mark, at[marks.indexOf(mark)], radius, scale, height));
+  context.globalAlpha = 1;
+  marks.forEach((mark, n) => mark.age < opacity.length && tagMark(context, mark, at[n], radius, scale, height));
 }
 
-// A line between two rings, not through them.
-function joinMarks(context, [x0, y0], [x1, y1], radius, scale, stroke, ink) {
+// A line between two rings, not through them; none where they are near.
+function between([x0, y0], [x1, y1], radius, scale) {
   const length = Math.hypot(x1 - x0, y1 - y0), edge = (radius + 4 * scale) / length, path = new Path2D();
-  if (length <= 3 * radius) return;
-  path.moveTo(x0 + (x1 - x0) * edge, y0 + (y1 - y0) * edge);
-  path.lineTo(x1 - (x1 - x0) * edge, y1 - (y1 - y0) * edge);
-  stroke(path, ink, 2 * scale);
+  if (length > 3 * radius) {
+    path.moveTo(x0 + (x1 - x0) * edge, y0 + (y1 - y0) * edge);
+    path.lineTo(x1 - (x1 - x0) * edge, y1 - (y1 - y0) * edge);
+  }
+  return path;
 }
 
 // A small tag with a mark's number at the upper left of its ring, or of its box.
@@ -265,13 +228,9 @@ class Strip {
   constructor(box, names, choose) {
     this.box = box;
     this.items = names.map((name, n) => {
-      const item = document.createElement("div"), canvas = document.createElement("canvas");
-      const label = document.createElement("span");
-      Object.assign(item, { className: "plane", id: `plane-${n}`, onclick: () => choose(n) });
-      item.setAttribute("role", "option");
-      item.setAttribute("aria-label", name);
-      label.textContent = name.replace("layer ", "").replace(", mean of the heads", "").replace(", ", " \u00b7 ");
-      item.append(canvas, label);
+      const label = name.replace("layer ", "").replace(", mean of the heads", "").replace(", ", " \u00b7 ");
+      const canvas = make("canvas"), look = { className: "plane", id: `plane-${n}`, role: "option", ariaLabel: name };
+      const item = make("div", { ...look, onclick: () => choose(n) }, canvas, make("span", { textContent: label }));
       box.append(item);
       return { item, canvas };
     });
@@ -296,7 +255,7 @@ class Strip {
     const context = this.items[number].canvas.getContext("2d");
     let x = 0;
     this.parts.forEach(({ width, index, image }, n) => {
-      tint(image, index, values[n], end, table.flat, two); // the map alone, no picture below it
+      tint(image, index, values[n], end, table.cells, two); // on white, no picture below it
       context.putImageData(image, x, 0);
       x += width + 2;
     });
@@ -305,10 +264,10 @@ class Strip {
   choose(number) {
     if (number === this.chosen) return;
     this.chosen = number;
-    this.items.forEach(({ item }, n) => item.setAttribute("aria-selected", String(n === number)));
+    this.items.forEach(({ item }, n) => (item.ariaSelected = String(n === number)));
     this.box.setAttribute("aria-activedescendant", `plane-${number}`);
-    const { item } = this.items[number], { box } = this; // only the strip itself is scrolled
-    const [from, to] = [item.offsetLeft - box.offsetLeft, item.offsetLeft - box.offsetLeft + item.offsetWidth];
-    if (from < box.scrollLeft || to > box.scrollLeft + box.clientWidth) box.scrollLeft = from - box.clientWidth / 3;
+    const { item } = this.items[number], { box } = this, from = item.offsetLeft - box.offsetLeft;
+    const isSeen = from >= box.scrollLeft && from + item.offsetWidth <= box.scrollLeft + box.clientWidth;
+    if (!isSeen) box.scrollLeft = from - box.clientWidth / 3; // only the strip itself is scrolled
   }
 }

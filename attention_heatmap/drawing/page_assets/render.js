@@ -2,9 +2,8 @@
 
 function buildPictures() {
   const sides = SIDES[state.show], several = data.pictures.length > 1;
-  const names = { first: data.records[0].name, second: data.records[1]?.name, difference: "difference" };
   pictureViews = data.pictures.flatMap((picture) => sides.map((side) => {
-    const title = [several && picture.name, sides.length > 1 && names[side]].filter(Boolean).join(" \u00b7 ");
+    const title = [several && picture.name, sides.length > 1 && nameOf(side)].filter(Boolean).join(" \u00b7 ");
     const view = new PictureView(picture, side, title);
     listenToPicture(view);
     return view;
@@ -33,29 +32,25 @@ function layoutPictures() {
 }
 
 function drawGrounds() {
-  for (const shown of pictureViews) {
-    shown.drawGround(state.look, Array.from(shown.picture.cells, (p) => views.some((view) => view.isSink[p])));
-  }
+  const isSink = (p) => views.some((view) => view.isSink[p]);
+  pictureViews.forEach((view) => view.drawGround(state.look, Array.from(view.picture.cells, isSink)));
 }
 
-// The maps by side, and the end of their scale.
-function currentMaps() {
-  const maps = views.map((view) => view.cells()), { cells: quantile } = data.facts.quantiles;
-  if (isTwo()) {
-    const difference = maps[1].map((map, n) => minus(map, maps[0][n]));
-    return { maps: { difference }, end: scaleEnd(joined(difference).map(Math.abs), quantile) };
-  }
-  const sides = SIDES[state.show], whole = state.look.scale === "video";
-  const end = whole ? Math.max(...views.map((view) => view.wholeEnds().cells)) : scaleEnd(joined(maps.flat()), quantile);
-  return { maps: Object.fromEntries(sides.map((side, n) => [side, maps[n]])), end };
+// The maps of some views by side, and the end of their scale.
+function mapsOf(views, scale) {
+  const each = views.map((view) => view.cells()), two = isTwo();
+  const maps = two ? [each[1].map((map, n) => minus(map, each[0][n]))] : each;
+  const end = scale === "video" && !two ? Math.max(...views.map((view) => view.wholeEnds().cells))
+    : scaleEnd(joined(maps.flat()).map(Math.abs), data.facts.quantiles.cells);
+  return { maps: Object.fromEntries(maps.map((map, n) => [SIDES[state.show][n], map])), end };
 }
 
 // The places named up to a step, in the phase of the last of them: the last ones, with their ages.
 function marksUpTo(step) {
   if (!state.look.marks) return [];
   const named = data.facts.marks.filter((mark) => mark.step <= step);
-  const shown = named.filter((mark) => mark.phase === named.at(-1).phase), { most } = data.facts.markLook;
-  return shown.map((mark, n) => ({ ...mark, number: n + 1, age: shown.length - 1 - n })).slice(-most);
+  const shown = named.filter((mark) => mark.phase === named.at(-1).phase), count = shown.length;
+  return shown.map((mark, n) => ({ ...mark, number: n + 1, age: count - 1 - n })).slice(-data.facts.markLook.most);
 }
 
 // How strong the tint of some steps is: it follows the share of their attention that is shown.
@@ -79,39 +74,40 @@ function changed() {
 const placeAsked = () => (state.cursor && !state.place ? { picture: state.cursor.picture, cells: [state.cursor.cell] } : state.place);
 
 function render() {
-  if (!views.length || !pictureViews.length) return;
-  const steps = shownSteps(), dark = isDark(), place = placeAsked();
+  if (views.length !== recordsShown().length || !pictureViews.length) return; // not there yet
+  const steps = shownSteps(), place = placeAsked();
   const table = tableOf(strengthOf("cellStrengths", steps));
   views.forEach((view) => view.hold(steps));
-  const key = [steps.length > 1 ? steps.join() : steps[0], state.plane, state.show].join("|");
+  const key = [steps.join(), state.plane, state.show].join("|");
   if (key !== drawnMap) {
     drawnMap = key;
-    state.map = currentMaps();
+    state.map = mapsOf(views, state.look.scale);
     for (const view of pictureViews) view.drawHeat(state.map.maps[view.side][view.picture.number], state.map.end, table, isTwo());
   }
   const marks = marksUpTo(steps.at(-1));
   for (const view of pictureViews) {
-    const number = view.picture.number, pinned = state.place?.picture === number ? state.place.cells : null;
-    view.drawOver(marks.filter((mark) => mark.image === number), pinned, state.cursor?.picture === number ? state.cursor.cell : null);
+    const { number } = view.picture, [own, cursor] = [state.place, state.cursor].map((one) => (one?.picture === number ? one : null));
+    view.drawOver(marks.filter((mark) => mark.image === number), own?.cells ?? null, cursor?.cell ?? null);
   }
   const asked = place && [place.picture, place.cells.join(), state.plane, state.show, JSON.stringify(state.look)].join("|");
-  if (asked !== askedPlace) looked = place ? lookedAt(place) : null;
+  if (asked !== askedPlace) looked = place && oneOf(views.map((view) => view.lookedAt(place.picture, place.cells)));
   askedPlace = asked;
-  drawTexts(steps, table, dark);
+  drawTexts(steps, table);
   drawWords(steps, place);
-  timeline.draw(views[0].plane, looked, dark);
+  timeline.draw(views[0].plane, looked);
   timeline.move(steps);
   drawStripLater();
   writeHash();
 }
 
-function lookedAt({ picture, cells }) {
-  const each = views.map((view) => view.lookedAt(picture, cells));
-  return isTwo() ? minus(each[1], each[0]) : each[0];
-}
+// What one view says, or, of a difference, the second minus the first.
+const oneOf = (each) => (isTwo() ? minus(each[1], each[0]) : each[0]);
 
-function drawTexts(steps, cellTable, dark) {
-  const { facts, pieces, stepPiece, P } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
+// Which colours of a table the text has.
+const textKind = () => ({ tint: ["ground", "darkGround"], glyph: ["glyph", "darkGlyph"] })[state.look.style][Number(isDark())];
+
+function drawTexts(steps, cellTable) {
+  const { facts, pieces, stepPiece } = data, two = isTwo(), chosen = new Set(steps.map((t) => stepPiece[t]));
   let values, end, last = stepPiece[steps.at(-1)];
   if (looked) {
     values = new Float32Array(pieces.length).fill(NaN);
@@ -122,37 +118,32 @@ function drawTexts(steps, cellTable, dark) {
     end = Math.max(...looked.map(Math.abs), TINY);
     last = pieces.length;
   } else {
-    const each = views.map((view) => view.pieces());
-    values = two ? minus(each[1], each[0]) : each[0];
+    values = oneOf(views.map((view) => view.pieces()));
     const frame = scaleEnd(shownTexts(values).map(Math.abs), facts.quantiles.text);
     end = state.look.scale === "video" && !two ? views[0].wholeEnds().text : frame;
   }
   const table = tableOf(looked ? 1 : strengthOf("textStrengths", steps));
-  text.tint(values, end, { table, two, dark, style: state.look.style, last, chosen, outlined: Boolean(looked) });
+  text.tint(values, end, { table, two, last, chosen, outlined: Boolean(looked) });
   state.texts = { values, end };
   say("text-title", looked ? "Who looked there" : "Weights on the text");
   const unit = looked ? (state.look.baseline === "relative" ? facts.baselines.relative[1] : "of its attention") : "of the attention";
   const textAmount = looked ? asAmount : (value) => amount(value, false);
-  legend("text-legend", "a token", textAmount, end, unit, table, dark, state.look.style === "glyph" ? "glyph" : "ground");
-  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, dark, "cells");
+  legend("text-legend", "a token", textAmount, end, unit, table, textKind());
+  legend("cell-legend", "a cell", asAmount, state.map.end, facts.baselines[state.look.baseline][1], cellTable, "cells");
 }
 
-function legend(id, name, amountOf, end, unit, table, dark, kind) {
-  const [left, bar, right] = byId(id).children, two = isTwo(), context = bar.getContext("2d");
+function legend(id, name, amountOf, end, unit, table, kind) {
+  const [left, bar, right] = byId(id).children, two = isTwo();
   const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
   left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
   right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
-  const named = kind === "cells" ? kind : dark ? `dark${kind[0].toUpperCase()}${kind.slice(1)}` : kind;
-  const shown = [named, two, state.look.power].join();
-  if (bar.table === table && bar.shown === shown) return;
-  [bar.table, bar.shown] = [table, shown];
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
-  const word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
-  words.forEach((_, n) => {
+  for (let n = 0; n < bar.width; n++) {
     const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
-    words[n] = kind === "cells" ? table.cells[level] : word(table[named][level]);
-  });
-  context.putImageData(image, 0, 0);
+    if (kind === "cells") words[n] = table.cells[level];
+    else image.data.set([...table[kind][level], 255], 4 * n);
+  }
+  bar.getContext("2d").putImageData(image, 0, 0);
 }
 
 // The strip follows the pinned tokens once they rest, one plane at a time.
@@ -168,22 +159,13 @@ function drawStripLater() {
   stripRun = setTimeout(drawStrip, STRIP_WAIT, key);
 }
 
-const stripViews = new Map();
 async function drawStrip(key) {
-  const table = tableOf(1);
   for (let n = 0; n < data.records[0].planes.length; n++) {
-    const planes = await Promise.all(recordsShown().map((r) => data.plane(r, n)));
+    const own = await Promise.all(recordsShown().map((r) => viewOf(r, n)));
     if (key !== stripKey) return;
-    const maps = planes.map((plane) => {
-      const name = JSON.stringify([plane.title, planes.indexOf(plane), state.show, n, state.look.baseline, state.look.sinks, state.look.smooth]);
-      if (!stripViews.has(name)) stripViews.set(name, new View(plane, state.look));
-      const view = stripViews.get(name);
-      view.hold(state.pinned);
-      return view.cells();
-    });
-    const shown = isTwo() ? maps[1].map((map, i) => minus(map, maps[0][i])) : maps[0];
-    const end = scaleEnd(joined(shown).map(Math.abs), data.facts.quantiles.cells);
-    strip.draw(n, shown, table, end, isTwo());
+    own.forEach((view) => view.hold(state.pinned));
+    const { maps, end } = mapsOf(isTwo() ? own : own.slice(0, 1), "frame");
+    strip.draw(n, Object.values(maps)[0], tableOf(1), end, isTwo());
     if (n % 4 === 3) await new Promise((go) => setTimeout(go));
   }
 }

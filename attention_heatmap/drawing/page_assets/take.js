@@ -4,8 +4,8 @@ const SAVED_SCALE = 2; // pixels of the PNG for one of the page
 
 // Draw what the page shows on a canvas: grounds, canvases and text, where the browser has placed them.
 function drawPage() {
-  const { width, height } = document.body.getBoundingClientRect(), canvas = document.createElement("canvas");
-  Object.assign(canvas, { width: Math.round(width * SAVED_SCALE), height: Math.round(height * SAVED_SCALE) });
+  const { width, height } = document.body.getBoundingClientRect();
+  const canvas = make("canvas", { width: Math.round(width * SAVED_SCALE), height: Math.round(height * SAVED_SCALE) });
   const context = canvas.getContext("2d");
   context.scale(SAVED_SCALE, SAVED_SCALE);
   drawElement(context, document.body, getComputedStyle(document.documentElement).backgroundColor);
@@ -25,7 +25,8 @@ function drawElement(context, element, ground) {
     context.fill();
   }
   if (element.matches(".ringed, .thumb, .plane[aria-selected=true]")) {
-    [context.strokeStyle, context.lineWidth] = [getComputedStyle(document.documentElement).getPropertyValue("--ring"), 2];
+    context.strokeStyle = style.outlineStyle === "none" ? style.borderTopColor : style.outlineColor;
+    context.lineWidth = 2;
     context.strokeRect(box.left + 1, box.top + 1, box.width - 2, box.height - 2);
   }
   if (style.overflow !== "visible") {
@@ -64,11 +65,9 @@ function drawText(context, node, style) {
 
 function savePicture() {
   drawPage().toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `attention ${location.hash.slice(1).replace(/[^\w=.-]+/g, "_") || "view"}.png`.slice(0, 120);
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    const name = location.hash.slice(1).replace(/[^\w=.-]+/g, "_") || "view", href = URL.createObjectURL(blob);
+    make("a", { href, download: `attention ${name}.png`.slice(0, 120) }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 10000);
   });
 }
 
@@ -80,20 +79,16 @@ function csvText(value) {
 
 // The map, a line a cell; `maps`: {name of the column: (pictures)(cells) weights}.
 function mapTable(maps) {
-  const lines = [["image", "left", "top", "right", "bottom", ...Object.keys(maps).map(csvText)]];
-  data.pictures.forEach((picture, n) => {
-    for (let c = 0; c < picture.cells.length; c++) {
-      const box = [...picture.cellBoxes.subarray(4 * c, 4 * c + 4)].map((side) => +side.toFixed(2));
-      lines.push([n + 1, ...box, ...Object.values(maps).map((map) => (Number.isNaN(map[n][c]) ? "" : +map[n][c].toPrecision(6)))]);
-    }
-  });
-  return lines.map((line) => line.join()).join("\n") + "\n";
+  const number = (value) => (Number.isNaN(value) ? "" : +value.toPrecision(6));
+  const lines = data.pictures.flatMap(({ cellBoxes }, n) => cellBoxes.map((box, c) =>
+    [n + 1, ...box.map((side) => +side.toFixed(2)), ...Object.values(maps).map((map) => number(map[n][c]))]));
+  return [["image", "left", "top", "right", "bottom", ...Object.keys(maps).map(csvText)], ...lines];
 }
 
 // How much each token looked at a place, a line a token.
 function placeTable(looked) {
   const lines = Array.from(looked, (value, t) => [t + 1, csvText(data.pieces[data.stepPiece[t]].text), +value.toPrecision(6)]);
-  return [["token", "text", "weight"], ...lines].map((line) => line.join()).join("\n") + "\n";
+  return [["token", "text", "weight"], ...lines];
 }
 
 async function copyText(words) {
@@ -101,7 +96,7 @@ async function copyText(words) {
     await navigator.clipboard.writeText(words);
     return true;
   } catch { // no leave, as from a file in some browsers, or in a notebook
-    const area = Object.assign(document.createElement("textarea"), { value: words, className: "unseen" });
+    const area = make("textarea", { value: words, className: "unseen" });
     document.body.append(area);
     area.select();
     const done = document.execCommand("copy");
@@ -113,8 +108,7 @@ async function copyText(words) {
 // Where a place is pinned, how much each token looked there; else the map.
 async function copyTable() {
   const { maps } = state.map, sides = Object.keys(maps), ofPlace = looked && state.place;
-  const names = { first: data.records[0].name, second: data.records[1]?.name, difference: "difference" };
-  const named = Object.fromEntries(sides.map((side) => [sides.length > 1 || isTwo() ? names[side] : "weight", maps[side]]));
-  const table = ofPlace ? placeTable(looked) : mapTable(named), lines = table.split("\n").length - 2;
-  toast((await copyText(table)) ? `copied ${lines} ${ofPlace ? "tokens" : "cells"}` : "this browser does not let the page copy");
+  const named = Object.fromEntries(sides.map((side) => [sides.length > 1 || isTwo() ? nameOf(side) : "weight", maps[side]]));
+  const table = ofPlace ? placeTable(looked) : mapTable(named), words = table.map((line) => `${line.join()}\n`).join("");
+  toast((await copyText(words)) ? `copied ${table.length - 1} ${ofPlace ? "tokens" : "cells"}` : "this browser does not let the page copy");
 }

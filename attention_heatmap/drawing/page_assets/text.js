@@ -3,41 +3,33 @@
 const REST_WAIT = 120; // milliseconds until what is out of view is painted too
 
 const text = {
-  spans: [], shades: [], tops: [], // what each span shows now, so that only what changes is touched
+  tops: [], // of each span, in pixels from the top of the text
 
   build() {
     const { pieces, facts, P } = data, early = byId("early");
     this.spans = pieces.map((piece, i) => {
-      const span = document.createElement("span");
-      const shown = piece.kind === "image" ? piece.text.replace(/[[\]]/g, "") : piece.text;
-      span.textContent = shown;
-      span.className = `kind-${piece.kind}`;
+      const textContent = piece.kind === "image" ? piece.text.replace(/[[\]]/g, "") : piece.text;
+      const span = make("span", { textContent, className: `kind-${piece.kind}` }), step = this.stepOf(i);
       span.dataset.piece = i;
-      if (piece.end > P) {
-        Object.assign(span, { id: `token-${i}` });
-        span.setAttribute("role", "option");
-        span.setAttribute("aria-label", data.tokenText(Math.max(piece.start - P, 0)));
-        byId("answer").append(span);
-      } else {
-        if (piece.start < facts.shownFrom) early.append(span);
-        else byId("prompt").append(span);
-      }
+      if (step >= 0) Object.assign(span, { id: `token-${i}`, role: "option", ariaLabel: data.tokenText(step) });
+      const box = step >= 0 ? byId("answer") : piece.start < facts.shownFrom ? early : byId("prompt");
+      box.append(span);
       return span;
     });
-    this.shades = new Array(pieces.length).fill("");
+    this.shades = new Array(pieces.length).fill(""); // what each span shows now: only what changes is touched
     byId("more").hidden = !early.childElementCount;
     this.showAll(!early.childElementCount);
   },
 
   showAll(all) {
     byId("early").hidden = !all;
-    byId("more").setAttribute("aria-expanded", String(all));
-    byId("more").textContent = all ? "Hide the beginning of the prompt" : "Show the whole prompt";
+    const textContent = all ? "Hide the beginning of the prompt" : "Show the whole prompt";
+    Object.assign(byId("more"), { ariaExpanded: String(all), textContent });
   },
 
   // The step that a piece of the answer begins with, or -1.
   stepOf(piece) {
-    return data.pieces[piece].end > data.P ? Math.max(data.pieces[piece].start - data.P, 0) : -1;
+    return data.stepsOf(data.pieces[piece])[0] ?? -1;
   },
 
   // values: (pieces,), NaN for what is left out; pieces after `last` have none. chosen: pieces shown in blue.
@@ -62,10 +54,8 @@ const text = {
 
   paint(view) {
     if (!this.wanted) return;
-    const { values, end, table, two, dark, style, last, chosen, outlined } = this.wanted;
-    const { colours } = data.facts, { pieces } = data, letters = style === "glyph";
-    const kind = letters ? (dark ? "darkGlyph" : "glyph") : dark ? "darkGround" : "ground";
-    const [plain, special] = this.colours(table, kind, dark ? colours.dark.paper : colours.fixed.paper);
+    const { values, end, table, two, last, chosen, outlined } = this.wanted;
+    const { pieces } = data, letters = state.look.style === "glyph", [plain, special] = this.colours(table, textKind());
     for (let i = 0; i < pieces.length; i++) {
       if (view && !(this.tops[i] >= view[0] && this.tops[i] <= view[1])) continue;
       const shade = chosen.has(i) && !outlined ? "chosen" : i > last ? "later" : Number.isNaN(values[i]) ? "plain" : levelOf(values[i], end, two);
@@ -82,8 +72,9 @@ const text = {
   },
 
   // CSS colours of each level, of words and of special tokens.
-  colours(table, kind, paper) {
+  colours(table, kind) {
     if (table[`${kind} css`]) return table[`${kind} css`];
+    const { paper } = data.facts.colours[kind.startsWith("dark") ? "dark" : "fixed"];
     const kept = kind.endsWith("lyph") ? 0.7 : data.facts.colours.special;
     const special = table[kind].map((rgb) => css(rgb.map((c, n) => paper[n] + (c - paper[n]) * kept)));
     return (table[`${kind} css`] = [table[kind].map((rgb) => css(rgb)), special]);
@@ -102,24 +93,14 @@ const text = {
 
   // The steps whose tokens touch a stretch of the answer that reads like a word, whatever its case.
   find(word) {
-    const wanted = word.trim().toLowerCase(), found = new Set();
-    if (!wanted) return { steps: [], places: 0 };
-    const starts = [], { pieces, P, T, S } = data;
-    let whole = "";
-    pieces.forEach((piece, i) => {
-      starts.push(whole.length);
-      if (piece.end > P) whole += piece.text.replace(/\u21b5\n/g, "\n").toLowerCase();
-    });
+    const wanted = word.trim().toLowerCase(), found = new Set(), answer = data.pieces.filter(({ end }) => end > data.P);
+    const texts = answer.map((piece) => piece.text.replace(/\u21b5\n/g, "\n").toLowerCase()), whole = texts.join("");
+    const pieceAt = texts.flatMap((own, i) => new Array(own.length).fill(answer[i])); // of each letter
     let places = 0;
-    for (let at = whole.indexOf(wanted); at >= 0; at = whole.indexOf(wanted, at + wanted.length)) {
+    for (let at = whole.indexOf(wanted); wanted && at >= 0; at = whole.indexOf(wanted, at + wanted.length)) {
       places++;
-      const end = at + wanted.length;
-      pieces.forEach((piece, i) => {
-        const next = starts[i + 1] ?? whole.length;
-        if (piece.end <= P || next <= at || starts[i] >= end) return;
-        for (let t = Math.max(piece.start - P, 0); t < piece.end - P; t++) found.add(t);
-      });
+      new Set(pieceAt.slice(at, at + wanted.length)).forEach((piece) => data.stepsOf(piece).forEach((t) => found.add(t)));
     }
-    return { steps: [...found].sort((a, b) => a - b), places };
+    return { steps: [...found], places };
   },
 };

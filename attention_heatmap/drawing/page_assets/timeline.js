@@ -3,7 +3,7 @@
 const timeline = {
   build(onStep) {
     const slider = byId("slider"), { facts, T } = data;
-    slider.setAttribute("aria-valuemax", T);
+    slider.ariaValueMax = T;
     const stepAt = (event) => {
       const box = slider.getBoundingClientRect();
       return Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * T), 0), T - 1);
@@ -14,8 +14,7 @@ const timeline = {
     });
     slider.addEventListener("pointermove", (event) => event.buttons && onStep(stepAt(event)));
     for (const phase of facts.phases) {
-      const span = document.createElement("span");
-      span.textContent = phase.name;
+      const span = make("span", { textContent: phase.name });
       span.style.left = `${(100 * phase.first) / T}%`;
       span.style.width = `${(100 * (phase.last - phase.first)) / T}%`;
       span.style.backgroundColor = css(phase.rgb);
@@ -31,16 +30,17 @@ const timeline = {
     [this.plane, this.looked] = [null, null];
   },
 
-  // Left and width of the bar of a step, in pixels.
-  bar(step) {
-    const [left, right] = [step, step + 1].map((t) => Math.round((t * this.width) / data.T));
-    return [left, Math.max(right - left - this.gap, 1)];
+  // The bar of a step, a part of the whole height, on what is drawn of it so far.
+  drawBar(context, step, part, base = []) {
+    const [left, right] = [step, step + 1].map((t) => Math.round((t * this.width) / data.T)), high = part * this.height;
+    base[step] = (base[step] ?? 0) + high;
+    context.fillRect(left, this.height - base[step], Math.max(right - left - this.gap, 1), high);
   },
 
   // The shares of the pictures, one on the other; over them, where a place is asked for, its own curve.
-  draw(plane, looked, dark) {
+  draw(plane, looked) {
     if (plane !== this.plane) this.drawShares(plane);
-    if (looked !== this.looked) this.drawPlace(looked, dark);
+    if (looked !== this.looked) this.drawPlace(looked);
     const images = data.pictures.length > 1 ? "s" : "";
     say("line-title", looked ? `in front: attention on the chosen place at each token, up to ${asAmount(this.most)}`
       : `attention on the picture${images} at each token, up to ${amount(this.top, false)}`);
@@ -48,41 +48,34 @@ const timeline = {
 
   drawShares(plane) {
     this.plane = plane;
-    const context = byId("curve").getContext("2d"), shares = plane.shares.slice(0, data.pictures.length), totals = new Float32Array(data.T);
-    shares.forEach(({ weights }) => weights.forEach((weight, t) => (totals[t] += weight)));
+    const context = byId("curve").getContext("2d"), shares = plane.shares.slice(0, data.pictures.length);
+    const totals = shares.map(({ weights }) => weights).reduce((a, b) => a.map((value, t) => value + b[t]));
     this.top = Math.max(...totals, TINY);
     context.clearRect(0, 0, this.width, this.height);
     const base = new Float32Array(data.T);
     for (const { rgb, weights } of shares) {
       context.fillStyle = css(rgb);
-      weights.forEach((weight, t) => {
-        const [left, width] = this.bar(t), high = (weight / this.top) * this.height;
-        base[t] += high;
-        context.fillRect(left, this.height - base[t], width, high);
-      });
+      weights.forEach((weight, t) => this.drawBar(context, t, weight / this.top, base));
     }
   },
 
-  drawPlace(looked, dark) {
+  drawPlace(looked) {
     this.looked = looked;
     byId("slider").classList.toggle("asked", Boolean(looked));
-    const context = byId("place-curve").getContext("2d"), { fixed, dark: night } = data.facts.colours;
+    const context = byId("place-curve").getContext("2d"), { fixed, dark } = data.facts.colours;
     context.clearRect(0, 0, this.width, this.height);
     if (!looked) return;
     this.most = Math.max(...looked.map(Math.abs), TINY);
-    context.fillStyle = css(dark ? night.ink : fixed.ink);
-    looked.forEach((value, t) => {
-      const [left, width] = this.bar(t), high = (Math.abs(value) / this.most) * this.height;
-      if (high) context.fillRect(left, this.height - Math.max(high, 1), width, Math.max(high, 1));
-    });
+    context.fillStyle = css(isDark() ? dark.ink : fixed.ink);
+    looked.forEach((value, t) => value && this.drawBar(context, t, Math.max(Math.abs(value) / this.most, 1 / this.height)));
   },
 
   move(steps) {
     const { T } = data, first = Math.min(...steps), last = Math.max(...steps), thumb = byId("thumb");
     thumb.style.left = `${(100 * first) / T}%`;
     thumb.style.width = `max(4px, ${(100 * (last + 1 - first)) / T}%)`;
-    byId("slider").setAttribute("aria-valuenow", last + 1);
-    byId("slider").setAttribute("aria-valuetext", `token ${last + 1} of ${T}, ${data.tokenText(last)}`);
+    const said = `token ${last + 1} of ${T}, ${data.tokenText(last)}`;
+    Object.assign(byId("slider"), { ariaValueNow: last + 1, ariaValueText: said });
   },
 
   // The bar of shares and its key: [{name, rgb, value}], one list a record.
@@ -102,20 +95,13 @@ const timeline = {
   },
 
   shareRow(list, name) {
-    const row = document.createElement("div"), bar = document.createElement("div"), key = document.createElement("div");
-    [row.className, bar.className, key.className] = ["sharerow", "stackbar", "key"];
-    bar.setAttribute("aria-hidden", "true");
-    if (name) row.append(Object.assign(document.createElement("b"), { textContent: name }));
+    const bar = make("div", { className: "stackbar", ariaHidden: "true" }), key = make("div", { className: "key" });
     for (const share of list) {
-      const part = document.createElement("span"), entry = document.createElement("span");
-      part.style.backgroundColor = css(share.rgb);
-      const swatch = Object.assign(document.createElement("i"), { className: "swatch" });
-      swatch.style.backgroundColor = css(share.rgb);
-      entry.append(swatch, `${share.name} `, Object.assign(document.createElement("b"), {}));
+      const part = make("span"), swatch = make("i", { className: "swatch" });
+      part.style.backgroundColor = swatch.style.backgroundColor = css(share.rgb);
       bar.append(part);
-      key.append(entry);
+      key.append(make("span", {}, swatch, `${share.name} `, make("b")));
     }
-    row.append(bar, key);
-    return row;
+    return make("div", { className: "sharerow" }, ...(name ? [make("b", { textContent: name })] : []), bar, key);
   },
 };

@@ -12,7 +12,7 @@ function drawWords(steps, place) {
   const on = shares.map((list) => list.slice(0, count).reduce((sum, share) => sum + share.value, 0));
   const onPicture = on.map((value) => `${(100 * value).toFixed(1)}%`).join(" and ");
   say("looked", `${several ? "mean, " : ""}${onPicture} on the picture${count > 1 ? "s" : ""}`);
-  say("plane-title", [...new Set(state.planes.map((plane) => plane.title))].join(" | "));
+  say("plane-title", [...new Set(views.map(({ plane }) => plane.title))].join(" | "));
   timeline.showShares(shares, shares.length > 1 ? data.records.map((record) => record.name) : [""]);
   drawReadout(steps, place);
   drawNotes();
@@ -29,52 +29,46 @@ function wordsOf(steps) {
 }
 
 function drawReadout(steps, place) {
-  const lines = [], weight = (picture, cell) => Object.entries(state.map.maps).map(([side, map]) => {
-    const value = map[picture][cell], name = pictureViews.length > data.pictures.length ? `${data.records[side === "first" ? 0 : 1].name} ` : "";
-    return Number.isNaN(value) ? "left out as a sink" : `${name}${value > 0 && isTwo() ? "+" : ""}${asAmount(value)}`;
-  }).join(", ");
+  const lines = [], several = pictureViews.length > data.pictures.length;
+  const weight = (picture, cell) => bold(Object.entries(state.map.maps).map(([side, map]) => {
+    const value = map[picture][cell], sign = value > 0 && isTwo() ? "+" : "";
+    return Number.isNaN(value) ? "left out as a sink" : `${several ? `${nameOf(side)} ` : ""}${sign}${asAmount(value)}`;
+  }).join(", "));
   const whose = steps.length > 1 ? "these tokens, mean" : `token ${steps[0] + 1}`;
+  const name = ({ picture, cell }) => cellName(data.pictures[picture], cell);
   if (state.cursor) {
-    const { picture, cell } = state.cursor;
-    lines.push([`${cellName(data.pictures[picture], cell)}: `, bold(weight(picture, cell)), ` (${whose})`]);
+    lines.push([`${name(state.cursor)}: `, weight(state.cursor.picture, state.cursor.cell), ` (${whose})`]);
   } else {
-    const maps = Object.values(state.map.maps)[0], best = maps.map((map) => map.length && hottest(isTwo() ? map.map(Math.abs) : map));
-    const picture = maps.reduce((a, map, n) => (Math.abs(map[best[n]]) > Math.abs(maps[a][best[a]]) ? n : a), 0);
-    if (maps[picture]?.length) lines.push([isTwo() ? "largest difference: " : "highest cell: ", bold(weight(picture, best[picture])), ` at ${cellName(data.pictures[picture], best[picture])}`]);
+    const heights = Object.values(state.map.maps)[0].map((map) => (isTwo() ? map.map(Math.abs) : map));
+    const best = heights.map((map) => Math.max(0, map[hottest(map)] || 0)), picture = best.indexOf(Math.max(...best));
+    const cell = hottest(heights[picture]), what = isTwo() ? "largest difference: " : "highest cell: ";
+    if (heights[picture].length) lines.push([what, weight(picture, cell), ` at ${name({ picture, cell })}`]);
   }
-  if (place) lines.push(...placeLines(place));
-  byId("readout").replaceChildren(...lines.map((parts) => {
-    const line = document.createElement("p");
-    line.append(...parts);
-    return line;
-  }));
+  if (place) lines.push(placeLine(place));
+  byId("readout").replaceChildren(...lines.map((parts) => make("p", {}, ...parts)));
 }
 
-const bold = (words) => Object.assign(document.createElement("b"), { textContent: words });
+const bold = (textContent) => make("b", { textContent });
 
-function placeLines({ picture, cells }) {
+function placeLine({ picture, cells }) {
   const ranked = [...looked.keys()].sort((a, b) => looked[b] - looked[a]).slice(0, MOST_NAMED).filter((t) => looked[t] > 0);
   const buttons = ranked.map((t) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "word", onclick: () => pin([t]) });
-    const word = document.createElement("bdi");
-    word.textContent = data.tokenText(t);
-    button.setAttribute("aria-label", `token ${t + 1}, ${data.tokenText(t)}, ${asAmount(looked[t])}`);
-    button.append(word, ` ${asAmount(looked[t])}`);
-    return button;
+    const word = data.tokenText(t), high = asAmount(looked[t]), ariaLabel = `token ${t + 1}, ${word}, ${high}`;
+    const look = { type: "button", className: "word", ariaLabel, onclick: () => pin([t]) };
+    return make("button", look, make("bdi", { textContent: word }), ` ${high}`);
   });
   const what = cells.length > 1 ? `${cells.length} cells` : cellName(data.pictures[picture], cells[0]);
   const parts = [`looked most at ${what}: `, ...buttons];
   if (state.place) {
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "link", textContent: "let go", onclick: letGo });
-    button.dataset.unsaved = "";
-    parts.push(button);
+    parts.push(make("button", { type: "button", className: "link", textContent: "let go", onclick: letGo }));
+    parts.at(-1).dataset.unsaved = "";
   }
-  return [parts];
+  return parts;
 }
 
 function drawNotes() {
-  const { baseline, sinks, smooth } = state.look, plane = state.planes[0];
-  const count = views[0].isSink.reduce((sum, one) => sum + one, 0), percent = (100 * plane.leftOut).toFixed(1);
+  const { baseline, sinks, smooth } = state.look, { plane, isSink } = views[0];
+  const count = isSink.reduce((sum, one) => sum + one, 0), percent = (100 * plane.leftOut).toFixed(1);
   const found = count ? `${count}, with ${percent}% of the attention on the pictures` : "none found";
   const wide = smooth && `smoothed over ${smooth} cell${smooth === 1 ? "" : "s"}`;
   const words = (sunk) => [data.facts.baselines[baseline][0], sinks && sunk, wide].filter(Boolean).join(", ");
