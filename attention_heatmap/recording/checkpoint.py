@@ -7,6 +7,7 @@ import difflib
 import gc
 import inspect
 import json
+import re
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +17,13 @@ from typing import Any
 from attention_heatmap.log import logger, one_line
 from attention_heatmap.options import check_options, option
 from attention_heatmap.recording.image_tokens import image_token_id
-from attention_heatmap.recording.layers import shared_heads, text_config
+from attention_heatmap.recording.layers import text_config, tp_size
 from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
 from attention_heatmap.recording.processes import check_tp_plan
 from attention_heatmap.recording.prompt import check_chat_template
 
 MODEL = "model"  # heading of the flags
-_FAR_TOO_SMALL = 4  # times; files so much smaller than the model that its configuration describes are of another
+_FAR_TOO_SMALL = 8  # times; no format takes less than a bit for a weight
 _ALIKE = 0.85  # of 1; names so much alike are one, misspelt
 _NAMED = 5  # tensors in a message
 
@@ -88,31 +89,35 @@ class Checkpoint:
     """
 
     def __init__(self, model: Any, options: CheckpointOptions, processor: Any = None) -> None:
-        self.options, loaded = options, hasattr(model, "generate")
-        self._given = loaded
-        self.name = str(getattr(model, "name_or_path", None) or type(model).__name__) if loaded else str(model)
-        if loaded:
+        self.options, self._given = options, hasattr(model, "generate")
+        if self._given:
             if processor is None:
                 raise ValueError("a loaded model needs its processor too; give processor=AutoProcessor...")
+            self.name = str(getattr(model, "name_or_path", None) or type(model).__name__)
             self.config, self.processor, self.model = model.config, processor, model
         else:
-            from transformers import AutoConfig, AutoProcessor
+            from transformers import AutoConfig
 
+            self.name = str(model)
             _check_name(self.name)
             self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
-            names = ("processor_config.json", "preprocessor_config.json")
-            kwargs = options.processor_kwargs or {}
-            self.processor = processor or self._from_pretrained(AutoProcessor, self._base_of(*names), **kwargs)
-            if kwargs and not processor:
-                _check_names(kwargs, self._from_pretrained(AutoProcessor, self._base_of(*names)))
-        text_config(self.config)
+            self.processor = processor or self._load_processor()
+        layers = text_config(self.config).num_hidden_layers
         image_token_id(self.config)  # a model without pictures is told here
         if getattr(self.processor, "tokenizer", None) is None:
             raise ValueError(f"model_path {self.name} has no tokenizer beside its processor; add its files")
         check_chat_template(self.processor)
         check_tp_plan(options.tp_plan, options.device_map, self.config)
-        facts = self.name, self.config.model_type, text_config(self.config).num_hidden_layers
-        logger.info("%s: model type %s, %d layers", *facts)
+        logger.info("%s: model type %s, %d layers", self.name, self.config.model_type, layers)
+
+    def _load_processor(self) -> Any:
+        from transformers import AutoProcessor
+
+        name, kwargs = self._base_of("processor_config.json", "preprocessor_config.json"), self.options.processor_kwargs
+        processor = self._from_pretrained(AutoProcessor, name, **(kwargs or {}))
+        if kwargs:
+            _check_names(kwargs, self._from_pretrained(AutoProcessor, name))
+        return processor
 
     def facts(self) -> dict:
         """What an answer depends on, as JSON: the files of a directory with their sizes and times, the options."""
@@ -133,17 +138,14 @@ class Checkpoint:
         options, dtype = self.options, self.options.dtype
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
-        started = time.perf_counter()
-        tp, more = options.tp_plan, options.model_kwargs or {}
+        started, tp = time.perf_counter(), options.tp_plan
         places = {"distributed_config": {"tp_plan": tp}} if tp else {"device_map": options.device_map}
-        model_class = self._model_class()
+        kwargs = {"dtype": dtype, **places, **(options.model_kwargs or {})}
         with out_of_memory_told("take a smaller dtype, more devices or device_map auto"):
-            self._check_size(model_class)
-            model, info = self._from_pretrained(
-                model_class, **{"dtype": dtype, **places, **more}, output_loading_info=True
-            )
+            self._check_size()
+            model, info = self._from_pretrained(self._model_class(), **kwargs, output_loading_info=True)
         self._check_loaded(info)
-        if tp and not shared_heads(model):
+        if tp and tp_size(model) == 1:
             raise RuntimeError(
                 f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
                 "version 5.17 or newer"
@@ -184,20 +186,18 @@ class Checkpoint:
         fits = [c for c in classes if type(self.config) in c._model_mapping or c.__name__ in written]
         return (fits or classes)[0]
 
-    def _check_size(self, model_class: Any) -> None:
-        """Raises ValueError where a directory's weights are far smaller than the model: a default configuration's."""
+    def _check_size(self) -> None:
+        """Raises ValueError for a configuration of a far larger model, whose weights would be made at random first."""
         import torch
 
-        files = [*Path(self.name).glob("*.safetensors"), *Path(self.name).glob("pytorch_model*.bin")]
-        known = type(self.config) in model_class._model_mapping
-        if not files or not known or getattr(self.config, "quantization_config", None) or self._is_adapter():
-            return
-        if self.options.allow_missing_weights or "quantization_config" in (self.options.model_kwargs or {}):
+        model_class, folder = self._model_class(), Path(self.name)
+        files = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
+        if not files or type(self.config) not in model_class._model_mapping or self.options.allow_missing_weights:
             return
         with torch.device("meta"):
             count = sum(weight.numel() for weight in model_class.from_config(self.config).parameters())
         stored = sum(file.stat().st_size for file in files)
-        if stored * _FAR_TOO_SMALL < count:  # no dtype has less than a byte a number
+        if stored * _FAR_TOO_SMALL < count:
             raise ValueError(
                 f"model_path {self.name}: its configuration describes {count} weights, its files hold {gib(stored)}; "
                 "check config.json (is text_config missing?) and that all files of weights are there"
@@ -205,9 +205,7 @@ class Checkpoint:
 
     def _check_loaded(self, info: dict) -> None:
         """Raises ValueError where weights of the model were not in the checkpoint, or of another shape."""
-        wrong = [
-            str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(info.get(name) or (), key=str)
-        ]
+        wrong = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in info.get(name) or ())
         if not wrong:
             return
         named = ", ".join(wrong[:_NAMED]) + ", ..." * (len(wrong) > _NAMED)
@@ -218,14 +216,11 @@ class Checkpoint:
             )
         logger.warning("%s; they are random", message)
 
-    def _is_adapter(self) -> bool:
-        return (Path(self.name) / "adapter_config.json").exists()
-
     def _base_of(self, *names: str) -> str:
         """The checkpoint that has one of these files: an adapter's directory leaves some to the model it adapts."""
         folder = Path(self.name)
         adapter = folder / "adapter_config.json"
-        if any((folder / name).exists() for name in names) or not self._is_adapter():
+        if any((folder / name).exists() for name in names) or not adapter.exists():
             return self.name
         try:
             return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
@@ -254,8 +249,9 @@ class Checkpoint:
                 processor = auto_class.__name__ == "AutoProcessor"
                 options = "processor_kwargs" if processor else "device_map, dtype and model_kwargs"
                 advice = f"check {options}, then the checkpoint's files"
-            where = f"model_path {self.name}"
-            raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
+            raise kind(
+                f"model_path {self.name}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}"
+            ) from error
 
 
 def _check_names(kwargs: dict, processor: Any) -> None:
@@ -268,22 +264,21 @@ def _check_names(kwargs: dict, processor: Any) -> None:
         known |= {*vars(part), *inspect.signature(type(part).__init__).parameters, *getattr(part, "init_kwargs", ())}
         known |= set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", ()))
     for name in sorted(set(kwargs) - known):
-        near = difflib.get_close_matches(name, known, 1, _ALIKE)
+        shown, near = one_line(name)[:200], difflib.get_close_matches(name, known, 1, _ALIKE)
         if near:
-            raise ValueError(
-                f"processor_kwargs: {one_line(name)[:200]} is no keyword of the processor; did you mean {near[0]}?"
-            )
-        logger.warning("processor_kwargs: %s is no known keyword of the processor", one_line(name)[:200])
+            raise ValueError(f"processor_kwargs: {shown} is no keyword of the processor; did you mean {near[0]}?")
+        logger.warning("processor_kwargs: %s is no known keyword of the processor", shown)
 
 
 def _check_name(name: str) -> None:
-    """Raises FileNotFoundError for what looks like a path and is none, before the hub is asked for it."""
+    """Raises FileNotFoundError for what looks like a path and is no directory, before the hub is asked for it."""
     path = Path(name)
-    looks_like_a_path = name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or path.parent.is_dir()
-    if path.is_dir() or not looks_like_a_path or ("/" not in name and not path.exists() and not name.endswith("/")):
+    on_hub = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not path.exists()
+    if path.is_dir() or (on_hub and ("/" not in name or not path.parent.is_dir())):
         return
-    folder = path.parent if path.parent.is_dir() else Path()
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_dir()], 1)
-    advice = f"did you mean {folder / near[0]}?" if near else "give a directory with a checkpoint, or a name on the hub"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*") if entry.is_dir()], 1)
+    advice = "give a directory with a checkpoint, or a name on the hub"
+    if near:
+        advice = f"did you mean {path.parent / near[0]}?"
     what = "is a file, no directory" if path.exists() else "is no directory"
     raise FileNotFoundError(f"model_path {name} {what}; {advice}")

@@ -53,10 +53,9 @@ class RecordingOptions:
     def __post_init__(self) -> None:
         check_options(self)
         check_prompt_template(self.prompt_template)
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
-        if self.max_pixels is not None and self.max_pixels < 1:
-            raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 or more")
+        for name in ("max_new_tokens", "max_pixels"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} is {number}; expected 1 or more")
         usable = self.temperature > 0 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32
         if self.do_sample and not usable:
             raise ValueError(
@@ -84,9 +83,9 @@ class RecordingOptions:
         response, key = self.response, self.response_key
         if response is not None and key is not None:
             raise ValueError("response and response_key were both given; give one of them")
+        if key is not None and key not in sample:
+            raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
         if key is not None:
-            if key not in sample:
-                raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
             response = sample[key]
             if not isinstance(response, str):
                 kind = type(response).__name__
