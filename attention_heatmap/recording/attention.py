@@ -1,7 +1,5 @@
 """The registered attention function: rows beside the attention that the model would have used."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

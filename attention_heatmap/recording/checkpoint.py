@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
-import inspect
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,15 +29,11 @@ _NAMED = 5  # tensors in a message
 
 
 def _json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(
-            f'{one_line(text)[:200]!r} is no JSON object; expected one such as {{"revision": "main"}}'
-        )
-    return value
+    with suppress(ValueError, RecursionError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    shown = one_line(text)[:200]
+    raise argparse.ArgumentTypeError(f'{shown!r} is no JSON object; expected one such as {{"revision": "main"}}')
 
 
 @dataclass(frozen=True)
@@ -71,13 +67,12 @@ class CheckpointOptions:
         import torch
 
         check_options(self)
-        known = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
-        if not known and self.dtype != "auto":
-            raise ValueError(
-                f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or bfloat16"
-            )
-        places = [self.device_map, *(self.device_map.values() if isinstance(self.device_map, dict) else ())]
-        if any(str(place) == "meta" for place in places):
+        dtype = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else torch.float32
+        if self.dtype != "auto" and not isinstance(dtype, torch.dtype):
+            expected = "auto or one of torch's, such as float32 or bfloat16"
+            raise ValueError(f"dtype is {one_line(repr(self.dtype))}; expected {expected}")
+        places = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
+        if "meta" in map(str, places):
             raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
 
 
@@ -150,9 +145,8 @@ class Checkpoint:
                 f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
                 "version 5.17 or newer"
             )
-        parts = getattr(model, "hf_device_map", {"": model.device}).values()
-        devices = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
-        facts = type(model).__name__, ", ".join(devices), model.dtype, time.perf_counter() - started
+        devices = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
+        facts = type(model).__name__, devices, model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
@@ -170,10 +164,10 @@ class Checkpoint:
         """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
         own, others = (one.processor.tokenizer.get_vocab() for one in (self, other))
         if own != others:
-            differ = sum(own.get(word) != number for word, number in others.items())
+            differ = len({word for word, _ in own.items() ^ others.items()})
             raise ValueError(
-                f"the tokenizers of {self.name} and {other.name} differ in {differ or len(own) - len(others)} tokens; "
-                "compare checkpoints of one tokenizer, such as a model and its fine-tune"
+                f"the tokenizers of {self.name} and {other.name} differ in {differ} tokens; compare checkpoints of one "
+                "tokenizer, such as a model and its fine-tune"
             )
 
     def _model_class(self) -> Any:
@@ -182,9 +176,8 @@ class Checkpoint:
 
         names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
         classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
-        written = getattr(self.config, "auto_map", {})  # by the checkpoint's own code
-        fits = [c for c in classes if type(self.config) in c._model_mapping or c.__name__ in written]
-        return (fits or classes)[0]
+        own = getattr(self.config, "auto_map", {})  # of the checkpoint's own code
+        return next((c for c in classes if type(self.config) in c._model_mapping or c.__name__ in own), classes[0])
 
     def _check_size(self) -> None:
         """Raises ValueError for a configuration of a far larger model, whose weights would be made at random first."""
@@ -210,11 +203,11 @@ class Checkpoint:
             return
         named = ", ".join(wrong[:_NAMED]) + ", ..." * (len(wrong) > _NAMED)
         message = f"model_path {self.name}: {len(wrong)} weights are missing or of another shape: {named}"
-        if not self.options.allow_missing_weights:
-            raise ValueError(
-                f"{message}; the model would answer at random: give a whole checkpoint, or allow_missing_weights"
-            )
-        logger.warning("%s; they are random", message)
+        if self.options.allow_missing_weights:
+            logger.warning("%s; they are random", message)
+        else:
+            advice = "the model would answer at random: give a whole checkpoint, or allow_missing_weights"
+            raise ValueError(f"{message}; {advice}")
 
     def _base_of(self, *names: str) -> str:
         """The checkpoint that has one of these files: an adapter's directory leaves some to the model it adapts."""
@@ -229,29 +222,25 @@ class Checkpoint:
 
     def _from_pretrained(self, auto_class: Any, name: str | None = None, **kwargs: Any) -> Any:
         """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
+        trusted, where = self.options.trust_remote_code, f"model_path {self.name}"
         try:
-            return auto_class.from_pretrained(
-                name or self.name, **{"trust_remote_code": self.options.trust_remote_code, **kwargs}
-            )
+            return auto_class.from_pretrained(name or self.name, **{"trust_remote_code": trusted, **kwargs})
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
             if is_out_of_memory(error):
                 raise
-            if "trust_remote_code" in str(error) and not self.options.trust_remote_code:
+            if "trust_remote_code" in str(error) and not trusted:
                 raise ValueError(
-                    f"model_path {self.name} comes with Python code of its own, which could do whatever "
-                    "you can do on this machine; read it, then allow it with --trust_remote_code"
+                    f"{where} comes with Python code of its own, which could do whatever you can do on this machine; "
+                    "read it, then allow it with --trust_remote_code"
                 ) from error
-            kinds = (OSError, ImportError, RuntimeError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
+            kind = next((kind for kind in (OSError, ImportError, RuntimeError) if isinstance(error, kind)), ValueError)
             advice = "give a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
             # A file that is missing or broken raises OSError or an error of the reader's own; a wrong option, these.
             if kwargs and isinstance(error, (ImportError, RuntimeError, TypeError, ValueError)):
-                processor = auto_class.__name__ == "AutoProcessor"
-                options = "processor_kwargs" if processor else "device_map, dtype and model_kwargs"
-                advice = f"check {options}, then the checkpoint's files"
-            raise kind(
-                f"model_path {self.name}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}"
-            ) from error
+                of_processor = auto_class.__name__ == "AutoProcessor"
+                given = "processor_kwargs" if of_processor else "device_map, dtype and model_kwargs"
+                advice = f"check {given}, then the checkpoint's files"
+            raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
 
 
 def _check_names(kwargs: dict, processor: Any) -> None:
@@ -261,8 +250,8 @@ def _check_names(kwargs: dict, processor: Any) -> None:
     """
     known = {"revision", "token", "cache_dir", "subfolder", "use_fast", "backend", "local_files_only", "force_download"}
     for part in (processor, *(part for part in vars(processor).values() if hasattr(part, "__dict__"))):
-        known |= {*vars(part), *inspect.signature(type(part).__init__).parameters, *getattr(part, "init_kwargs", ())}
-        known |= set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", ()))
+        taken = getattr(getattr(part, "valid_kwargs", None), "__annotations__", ())
+        known |= {*vars(part), *taken, *getattr(part, "init_kwargs", ())}
     for name in sorted(set(kwargs) - known):
         shown, near = one_line(name)[:200], difflib.get_close_matches(name, known, 1, _ALIKE)
         if near:
@@ -278,7 +267,6 @@ def _check_name(name: str) -> None:
         return
     near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*") if entry.is_dir()], 1)
     advice = "give a directory with a checkpoint, or a name on the hub"
-    if near:
-        advice = f"did you mean {path.parent / near[0]}?"
+    advice = f"did you mean {path.parent / near[0]}?" if near else advice
     what = "is a file, no directory" if path.exists() else "is no directory"
     raise FileNotFoundError(f"model_path {name} {what}; {advice}")

@@ -1,7 +1,5 @@
 """The answer by plain `generate`, then its rows by one teacher-forced pass."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref
@@ -20,11 +18,8 @@ from attention_heatmap.recording.prompt import forced_pass, input_device
 from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
 _SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
-# Settings of a checkpoint that need no mention: they change no greedy answer, as no True or False does, or give way.
-_UNSAID_SETTINGS = (
-    "bos_token_id", "eos_token_id", "pad_token_id", "temperature", "top_p", "top_k", "min_p", "typical_p",
-    "max_length", "max_new_tokens", "transformers_version",
-)  # fmt: skip
+# Ends of names of settings that need no mention: no answer that is the likeliest at each token changes by them.
+_UNSAID_SETTINGS = ("_id", "_version", "temperature", "top_p", "top_k", "min_p", "max_length", "max_new_tokens")
 
 _locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # one a model
 
@@ -62,8 +57,8 @@ def end_ids(model: Any) -> set[int]:
 def say_decoding_settings(model: Any, do_sample: bool) -> None:
     """Name the settings of the checkpoint that change its answer, and those that are set aside."""
     changed = model.generation_config.to_diff_dict()
-    kept = {name: value for name, value in changed.items() if name not in _UNSAID_SETTINGS and value is not None}
-    if kept := [f"{name}={value}" for name, value in kept.items() if not isinstance(value, bool)]:
+    said = {name: value for name, value in changed.items() if not name.endswith(_UNSAID_SETTINGS)}
+    if kept := [f"{name}={value}" for name, value in said.items() if value is not None and not isinstance(value, bool)]:
         logger.log(NOTE, "the checkpoint's own settings of generation are kept: %s", ", ".join(kept))
     if changed.get("do_sample") and not do_sample:
         logger.info("the checkpoint asks for sampling; the likeliest token is taken, unless do_sample is given")
@@ -108,11 +103,10 @@ def fast_settings(model: Any, generation: dict) -> dict:
     It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    short = generation["max_new_tokens"] < _SHORTEST_FAST_ANSWER
-    if input_device(model).type == "cuda" and tp_size(model) == 1 and not short:
+    most = generation["max_new_tokens"]
+    if input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
         return generation | {"cache_implementation": "static"}
-    facts = model.device, generation["max_new_tokens"]
-    warn_once(f"fast changes nothing: it does not pay on {facts[0]} for {facts[1]} tokens at most")
+    warn_once(f"fast changes nothing: it does not pay on {model.device} for {most} tokens at most")
     return generation
 
 
@@ -141,13 +135,11 @@ def record_rows(
     # Some models leave out their layers without attention.
     numbers, every = attention_layers(model.config), range(model.config.get_text_config().num_hidden_layers)
     if len(attentions) not in (len(numbers), len(every)):
-        raise RuntimeError(
-            f"{type(model).__name__} returned the attention of {len(attentions)} layers, not of {len(numbers)}: "
-            "it cannot be recorded"
-        )
-    found = dict(zip(numbers if len(attentions) == len(numbers) else every, attentions))
+        found = f"the attention of {len(attentions)} layers, not of {len(numbers)}"
+        raise RuntimeError(f"{type(model).__name__} returned {found}: it cannot be recorded")
+    by_layer = dict(zip(numbers if len(attentions) == len(numbers) else every, attentions))
     for layer in dict.fromkeys(layer for layer, _ in planes):
-        recorder.observe_weights(layer, found[layer])
+        recorder.observe_weights(layer, by_layer[layer])
     return recorder.finish()
 
 

@@ -1,7 +1,5 @@
 """The choice of auto: which layer, and which head of a layer, follows what is spoken of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,10 +23,10 @@ class HeadSurvey(AttentionRecorder):
     """
 
     def __init__(
-        self, layers: Sequence[int], first_query: int, steps: int, located: Sequence[ImageTokens],
-        regions: Sequence[np.ndarray], crossing: Sequence[int] = (),
+        self, layers: Sequence[int], steps: int, located: Sequence[ImageTokens], regions: Sequence[np.ndarray],
+        crossing: Sequence[int],
     ) -> None:  # fmt: skip
-        super().__init__([(layer, "mean") for layer in layers], first_query, 0, crossing)
+        super().__init__([(layer, "mean") for layer in layers], 0, 0, crossing)
         self.steps, self.located, self.regions_M = steps, located, np.concatenate(regions)
         self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
         self._sums: list[Any] = []  # of the layer that is met, a block of queries each
@@ -41,11 +39,9 @@ class HeadSurvey(AttentionRecorder):
         columns_M = np.concatenate([image.positions for image in self.located])
         if layer in self.crossing:
             columns_M = picture_columns(self.located, keys)
-        columns, regions = (
-            torch.as_tensor(of_M, device=weights_HQK.device) for of_M in (columns_M, self.regions_M + 1)
-        )
+        weights_HQM = weights_HQK[..., torch.as_tensor(columns_M, device=weights_HQK.device)]
         sums_HQR = weights_HQK.new_zeros(H, Q, int(self.regions_M.max(initial=0)) + 2)
-        sums_HQR.index_add_(2, regions, weights_HQK[..., columns])
+        sums_HQR.index_add_(2, torch.as_tensor(self.regions_M + 1, device=weights_HQK.device), weights_HQM)
         self._sums.append(sums_HQR[..., 1:].cpu())  # the first region: no place
         if step + Q == self.steps:
             self.found[layer] = head_agreement(torch.cat(self._sums, dim=1).transpose(0, 1).numpy())
@@ -70,9 +66,8 @@ def survey_heads(
 
     Raises RuntimeError where the model does not go through our attention function.
     """
-    P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
-    layers = crossing or attention_layers(model.config)
-    survey = HeadSurvey(layers, P - 1, T, located, regions, crossing)
+    crossing = cross_layers(model.config)
+    survey = HeadSurvey(crossing or attention_layers(model.config), len(response_ids), located, regions, crossing)
     with recording(model, survey):
         forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
     if not survey.found:

@@ -1,7 +1,5 @@
 """What a configuration says of its layers and heads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

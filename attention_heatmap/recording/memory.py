@@ -1,7 +1,5 @@
 """What a run takes: refused where it surely does not fit, told in one line where memory runs out."""
 
-from __future__ import annotations
-
 import gc
 import math
 import traceback
@@ -37,22 +35,6 @@ def run_memory(config: Any, positions: int, eager: bool = False) -> int:
     return int(positions * (2 * cached.sum() + 3 * inner + 4 * text.hidden_size) + weights)
 
 
-def record_memory(prompt: int, steps: int, planes: int) -> int:
-    """Bytes of the record's weights on the host, at most."""
-    values = steps * planes * (prompt + steps)
-    return values * np.dtype(record_dtype(values)).itemsize
-
-
-def check_record_memory(prompt: int, steps: int, planes: int) -> None:
-    """Raises ValueError where the record of an answer surely does not fit on the host."""
-    record, free = record_memory(prompt, steps, planes), free_memory("cpu")
-    if record > free:
-        raise ValueError(
-            f"the record of {steps} tokens over {prompt} for {planes} planes takes {gib(record)}, {gib(free)} are free "
-            "on the host: record fewer layers or heads, or head mean"
-        )
-
-
 def free_memory(device: Any) -> float:
     """Bytes that can be taken on a device, torch's own reserve included; infinite where that is not known."""
     import psutil
@@ -73,8 +55,8 @@ def gib(count: float) -> str:
 def check_memory(model: Any, prompt: int, steps: int, planes: int, *, eager: bool) -> str:
     """What a run will take, in words. Warns where that may not fit; raises ValueError where it surely does not.
 
-    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit. Devices that
-    share the layers are taken together.
+    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit on the devices,
+    which are taken together. The record must fit whole: it comes after the answer, which would be lost.
     """
     asked = f"{prompt} prompt tokens and up to {steps} of the response"
     size, half = model.dtype.itemsize / tp_size(model), ", take dtype bfloat16" * (model.dtype.itemsize > 2)
@@ -82,18 +64,18 @@ def check_memory(model: Any, prompt: int, steps: int, planes: int, *, eager: boo
     least, most = (run_memory(model.config, count, eager) * size for count in (prompt, prompt + steps))
     # Weights that accelerate keeps on the host or on disk are on "meta", and run where the model takes its inputs.
     devices = {input_device(model), *(weight.device for weight in model.parameters() if weight.device.type != "meta")}
-    free = sum(map(free_memory, devices))
-    needed = f"{gib(most * MARGIN)} on {', '.join(sorted(map(str, devices)))} beside the weights"
-    told = f"{asked} take about {needed}, where {gib(free)} are free"
+    free, where = sum(map(free_memory, devices)), ", ".join(sorted(map(str, devices)))
+    told = f"{asked} take about {gib(most * MARGIN)} on {where} beside the weights, where {gib(free)} are free"
     if least * SURE_PART > free:
         raise ValueError(f"{told}: {advice}")
     if most * MARGIN > free:
         logger.warning("%s: that may not fit; lower max_new_tokens, or %s", told, advice)
-    record, free = record_memory(prompt, steps, planes), free_memory("cpu")
-    of_record = f"up to {gib(record)} on the host for the record, where {gib(free)} are free"
+    values = steps * planes * (prompt + steps)
+    record, free = values * np.dtype(record_dtype(values)).itemsize, free_memory("cpu")
+    told += f", and up to {gib(record)} on the host for the record, where {gib(free)} are free"
     if record > free:
-        logger.warning("%s take %s: record fewer layers or heads, or lower max_new_tokens", asked, of_record)
-    return f"{told}, {of_record}"
+        raise ValueError(f"{told}: record fewer layers or heads, or lower max_new_tokens")
+    return told
 
 
 def is_out_of_memory(error: Exception) -> bool:

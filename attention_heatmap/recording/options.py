@@ -69,23 +69,22 @@ class RecordingOptions:
 
     def generation(self) -> dict[str, Any]:
         """What `generate` is told; sampling starts at its seed."""
+        told = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
         if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
-            unused = dict.fromkeys(("temperature", "top_p", "top_k"))
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **unused}
+            return told | dict.fromkeys(("temperature", "top_p", "top_k"))
         from transformers import set_seed
 
         set_seed(self.seed)
-        names = ("max_new_tokens", "do_sample", "temperature", "top_p")
-        return {name: getattr(self, name) for name in names}
+        return told | {"temperature": self.temperature, "top_p": self.top_p}
 
     def given_response(self, sample: dict) -> str | None:
         """The answer that is already known, if one was named."""
         response, key = self.response, self.response_key
         if response is not None and key is not None:
             raise ValueError("response and response_key were both given; give one of them")
-        if key is not None and key not in sample:
-            raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
         if key is not None:
+            if key not in sample:
+                raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
             response = sample[key]
             if not isinstance(response, str):
                 kind = type(response).__name__

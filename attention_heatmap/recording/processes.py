@@ -1,7 +1,5 @@
 """Several processes: those that share a model, and those that share out a dataset."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -1,11 +1,9 @@
 """From queries and keys to rows: softmax for the queries wanted, heads reduced on the device, rows to the host."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,13 +38,13 @@ class AttentionRecorder:
         self.first_query, self.steps, self.cross_keys = first_query, steps, 0
         shape = steps, len(self.planes), first_query + 1 + steps
         self.weights = np.zeros(shape, record_dtype(math.prod(shape)))  # memory is taken where something is written
-        self._found_TN = np.zeros(shape[:2], bool)
+        self._found_N = np.zeros(len(self.planes), int)  # rows of each plane
         self._on_their_way: deque[tuple] = deque()
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._on_their_way) or bool(self._found_TN.any())
+        return bool(self._on_their_way) or bool(self._found_N.any())
 
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None, window: int | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K) or None.
@@ -54,6 +52,8 @@ class AttentionRecorder:
         Without a mask attention is causal, within a window of the last positions where there is one; that of a layer
         that crosses sees all keys.
         """
+        import torch
+
         (batch, heads, count, _), keys, seen = query.shape, key.shape[2], None
         for queries, step in self._blocks(layer, heads, count, keys):
             if batch != 1:
@@ -62,7 +62,8 @@ class AttentionRecorder:
                 seen = mask[0, :, queries, :keys]
             elif layer not in self.crossing:
                 seen = causal_mask(queries, count, keys, window, query.device)
-            self.take(layer, step, softmax(attention_scores(query, key, seen, scaling, queries)))
+            scores_HQK = attention_scores(query, key, seen, scaling, queries)
+            self.take(layer, step, scores_HQK.softmax(-1, dtype=torch.float32))
 
     def observe_weights(self, layer: int, weights_1HQK: Any) -> None:
         """Record the rows of one attention call from the weights that the model computed itself."""
@@ -111,13 +112,13 @@ class AttentionRecorder:
             )
         for place, rows_QK in zip(places, rows_NQK):
             self.weights[step : step + Q, place, :K] = rows_QK
-            self._found_TN[step : step + Q, place] = True
+            self._found_N[place] += Q
 
-    def finish(self) -> AttentionRecorder:
+    def finish(self) -> Self:
         """Wait until all rows are in their place. Raises RuntimeError when some are missing."""
         while self._on_their_way:
             self._store(*self._on_their_way.popleft())
-        for (layer, _), found in zip(self.planes, self._found_TN.sum(axis=0)):
+        for (layer, _), found in zip(self.planes, self._found_N):
             if found < self.steps:
                 raise RuntimeError(
                     f"layer {layer} gave {found} attention rows for {self.steps} tokens; it may have no "
@@ -160,30 +161,20 @@ def causal_mask(queries: slice, count: int, keys: int, window: int | None, devic
     return seen_QK if window is None else seen_QK & (at_K > at_Q1 - window)
 
 
-def softmax(scores_HQK: Any) -> Any:
-    """Weights in float32."""
-    import torch
-
-    return torch.softmax(scores_HQK, -1, dtype=torch.float32)
-
-
 def reduce_heads(weights_HQK: Any, head: Head, ranks: int = 1) -> Any:
     """(Q, K) weights from (H, Q, K): the mean or maximum over the heads, one head, or the mean of several.
 
     ranks: the processes of a tensor-parallel run; each holds an equal part of the heads, in order, or all of them.
     """
-    H, wanted = weights_HQK.shape[0], head if isinstance(head, tuple) else (head,)
-    if ranks == 1:
-        if head == "mean":
-            return weights_HQK.mean(0)
-        return weights_HQK.amax(0) if head == "max" else weights_HQK[list(wanted)].mean(0)
     import torch.distributed as dist
 
     if head in ("mean", "max"):
         rows_QK = weights_HQK.amax(0) if head == "max" else weights_HQK.mean(0) / ranks
     else:  # the first process that has a head gives its rows, the others zeros
-        places = [one - dist.get_rank() * H for one in wanted]
+        H, wanted = weights_HQK.shape[0], head if isinstance(head, tuple) else (head,)
+        places = [one - (dist.get_rank() * H if ranks > 1 else 0) for one in wanted]
         rows_QK = weights_HQK[[place for place in places if 0 <= place < H]].sum(0) / len(wanted)
-    rows_QK = rows_QK.contiguous()
-    dist.all_reduce(rows_QK, dist.ReduceOp.MAX if head == "max" else dist.ReduceOp.SUM)
+    if ranks > 1:
+        rows_QK = rows_QK.contiguous()
+        dist.all_reduce(rows_QK, dist.ReduceOp.MAX if head == "max" else dist.ReduceOp.SUM)
     return rows_QK

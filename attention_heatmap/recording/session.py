@@ -1,7 +1,5 @@
 """A sample recorded: inputs, answer, rows, record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from attention_heatmap.recording import generation
 from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
 from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
 from attention_heatmap.recording.layers import cross_layers, resolve_heads, text_config, tp_size, warn_of_blind_layers
-from attention_heatmap.recording.memory import check_memory, check_record_memory, out_of_memory_told
+from attention_heatmap.recording.memory import check_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.prompt import build_inputs, decode_tokens, input_device
 
@@ -134,7 +132,6 @@ class Session:
         originals: Sequence[Image.Image] = (), problem: str = "",
     ) -> AttentionRecord:  # fmt: skip
         """The rows of an answer, joined with the text and the pictures."""
-        check_record_memory(inputs["input_ids"].shape[1], len(ids), len(planes))
         rows = generation.record_rows(self.model, inputs, planes, ids, attention)
         tokenizer, weights_TNS = self.processor.tokenizer, rows.weights
         token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), ids]).astype(np.int64)

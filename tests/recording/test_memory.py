@@ -11,12 +11,10 @@ from attention_heatmap.recording import memory as room
 from attention_heatmap.recording import recorder
 from attention_heatmap.recording.memory import (
     check_memory,
-    check_record_memory,
     free_memory,
     gib,
     is_out_of_memory,
     out_of_memory_told,
-    record_memory,
     run_memory,
 )
 from attention_heatmap.recording.recorder import AttentionRecorder
@@ -56,10 +54,15 @@ def test_a_layer_with_a_window_has_next_to_no_cache():
 
 
 @pytest.mark.parametrize("limit", [2**28, 0])
-def test_a_record_is_counted_as_it_is_kept(monkeypatch, limit):
+def test_a_record_that_does_not_fit_on_the_host_is_refused_as_large_as_it_is_kept(twin, monkeypatch, limit):
     monkeypatch.setattr(recorder, "LARGEST_FLOAT32_RECORD", limit)
-    kept = AttentionRecorder([(0, "mean"), (1, 0)], first_query=49, steps=7).weights
-    assert record_memory(50, 7, 2) == kept.nbytes
+    size = AttentionRecorder([(0, "mean")] * 28, first_query=99, steps=5000).weights.nbytes
+    monkeypatch.setattr(room, "run_memory", lambda *_: 0)
+    assert f"{gib(size)} on the host for the record" in checked(monkeypatch, twin("qwen2_vl"), size, planes=28)
+    with pytest.raises(
+        ValueError, match=r"take .* on the host for the record, .*: record fewer layers or heads, or low"
+    ):
+        checked(monkeypatch, twin("qwen2_vl"), size - 1, planes=28)
 
 
 @pytest.mark.parametrize("count, words", [(2**20, "1.0 MiB"), (3 * 2**29, "1.50 GiB")])
@@ -98,14 +101,13 @@ def checked(monkeypatch, model, free, steps=5000, planes=3, eager=False):
 def test_what_surely_does_not_fit_is_refused(twin, monkeypatch, eager, advice):
     message = rf"^100 prompt tokens and up to 5000 .* on cpu .* where 0\.0 MiB are free: {advice}"
     with pytest.raises(ValueError, match=message):
-        checked(monkeypatch, twin("qwen2_vl"), 1000, eager=eager)
+        checked(monkeypatch, twin("qwen2_vl"), 1000, planes=0, eager=eager)
 
 
 def test_a_long_answer_that_may_not_fit_is_warned_of(twin, monkeypatch, caplog):
     model = twin("qwen2_vl")
-    checked(monkeypatch, model, 4 * run_memory(model.config, 5100))
+    checked(monkeypatch, model, 4 * run_memory(model.config, 5100), planes=0)
     assert "that may not fit; lower max_new_tokens, or lower max_pixels" in caplog.text
-    assert "record fewer layers or heads, or lower max_new_tokens" in caplog.text
     caplog.clear()
     assert "take about" in checked(monkeypatch, model, 2**40)
     assert not caplog.text
@@ -149,12 +151,3 @@ def test_another_error_is_left_as_it_is():
     assert not is_out_of_memory(error)
     with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), out_of_memory_told():
         raise error
-
-
-def test_a_record_that_does_not_fit_on_the_host_is_refused(monkeypatch):
-    monkeypatch.setattr(room, "free_memory", lambda device: 10**6)
-    check_record_memory(100, 10, 2)
-    with pytest.raises(
-        ValueError, match=r"^the record of 1000 tokens over 100 for 28 planes takes .*: record fewer layers"
-    ):
-        check_record_memory(100, 1000, 28)

@@ -91,8 +91,13 @@ def test_weights_that_the_model_computed_are_rows_as_they_are():
 
 def test_no_matrix_of_all_positions_is_held(monkeypatch):
     monkeypatch.setattr(room, "_VALUES_AT_ONCE", H * 500 * 2)
-    seen, real = [], room.softmax
-    monkeypatch.setattr(room, "softmax", lambda scores: seen.append(tuple(scores.shape)) or real(scores))
+    seen, real = [], room.attention_scores
+
+    def noted(*arguments):
+        seen.append(tuple(real(*arguments).shape))
+        return real(*arguments)
+
+    monkeypatch.setattr(room, "attention_scores", noted)
     recorder = AttentionRecorder([(0, "mean")], 490, 10)
     observe(recorder, 0, queries=500, keys=500)
     assert seen == [(H, 2, 500)] * 5 and recorder.finish().weights.shape == (10, 1, 501)
