@@ -10,7 +10,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_mem
 from attention_heatmap.recording.processes import check_tp_plan
 from attention_heatmap.recording.prompt import check_chat_template
 
-MODEL = "model"  # heading of the flags
 _FAR_TOO_SMALL = 8  # times; no format takes less than a bit for a weight
 _ALIKE = 0.85  # of 1; names so much alike are one, misspelt
 _NAMED = 5  # tensors in a message
@@ -36,39 +35,35 @@ def _json_object(text: str) -> dict:
     raise argparse.ArgumentTypeError(f'{shown!r} is no JSON object; expected one such as {{"revision": "main"}}')
 
 
+_JSON = {"type": _json_object, "metavar": "JSON"}
+_option = partial(option, group="model")
+
+
 @dataclass(frozen=True)
 class CheckpointOptions:
     """How a checkpoint is loaded."""
 
-    device_map: str | dict | None = option(
-        "auto", "as in from_pretrained: auto, cpu, cuda:0, ...", group=MODEL, flag={"type": str}
-    )
-    dtype: Any = option(
-        "auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32", group=MODEL
-    )
-    tp_plan: str | dict | None = option(
-        None, "auto, under torchrun: its processes share every layer, in place of device_map", group=MODEL,
+    device_map: str | dict | None = _option("auto", "as in from_pretrained: auto, cpu, cuda:0, ...", flag={"type": str})
+    dtype: Any = _option("auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32")
+    tp_plan: str | dict | None = _option(
+        None, "auto, under torchrun: its processes share every layer, in place of device_map",
         flag={"choices": ("auto",)},
     )  # fmt: skip
-    trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint", group=MODEL)
-    allow_missing_weights: bool = option(
-        False, "go on where the checkpoint lacks weights of its model, which are then random", group=MODEL
+    trust_remote_code: bool = _option(False, "run Python code that comes with the checkpoint")
+    allow_missing_weights: bool = _option(
+        False, "go on where the checkpoint lacks weights of its model, which are then random"
     )
-    model_kwargs: dict | None = option(
-        None, "more for the model's from_pretrained, as a JSON object", group=MODEL,
-        flag={"type": _json_object, "metavar": "JSON"},
-    )  # fmt: skip
-    processor_kwargs: dict | None = option(
-        None, "more for the processor's from_pretrained, as a JSON object", group=MODEL,
-        flag={"type": _json_object, "metavar": "JSON"},
-    )  # fmt: skip
+    model_kwargs: dict | None = _option(None, "more for the model's from_pretrained, as a JSON object", flag=_JSON)
+    processor_kwargs: dict | None = _option(
+        None, "more for the processor's from_pretrained, as a JSON object", flag=_JSON
+    )
 
     def __post_init__(self) -> None:
         import torch
 
         check_options(self)
-        dtype = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else torch.float32
-        if self.dtype != "auto" and not isinstance(dtype, torch.dtype):
+        named = isinstance(self.dtype, str) and self.dtype != "auto"
+        if named and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             expected = "auto or one of torch's, such as float32 or bfloat16"
             raise ValueError(f"dtype is {one_line(repr(self.dtype))}; expected {expected}")
         places = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
@@ -91,12 +86,14 @@ class Checkpoint:
             self.name = str(getattr(model, "name_or_path", None) or type(model).__name__)
             self.config, self.processor, self.model = model.config, processor, model
         else:
-            from transformers import AutoConfig
+            from transformers import AutoConfig, AutoProcessor
 
-            self.name = str(model)
+            self.name, kwargs = str(model), options.processor_kwargs or {}
             _check_name(self.name)
             self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
-            self.processor = processor or self._load_processor()
+            base = self._base_of("processor_config.json", "preprocessor_config.json")
+            self.processor = processor or self._from_pretrained(AutoProcessor, base, **kwargs)
+            _check_names(kwargs, self.processor)
         layers = text_config(self.config).num_hidden_layers
         image_token_id(self.config)  # a model without pictures is told here
         if getattr(self.processor, "tokenizer", None) is None:
@@ -104,15 +101,6 @@ class Checkpoint:
         check_chat_template(self.processor)
         check_tp_plan(options.tp_plan, options.device_map, self.config)
         logger.info("%s: model type %s, %d layers", self.name, self.config.model_type, layers)
-
-    def _load_processor(self) -> Any:
-        from transformers import AutoProcessor
-
-        name, kwargs = self._base_of("processor_config.json", "preprocessor_config.json"), self.options.processor_kwargs
-        processor = self._from_pretrained(AutoProcessor, name, **(kwargs or {}))
-        if kwargs:
-            _check_names(kwargs, self._from_pretrained(AutoProcessor, name))
-        return processor
 
     def facts(self) -> dict:
         """What an answer depends on, as JSON: the files of a directory with their sizes and times, the options."""
@@ -141,10 +129,8 @@ class Checkpoint:
             model, info = self._from_pretrained(self._model_class(), **kwargs, output_loading_info=True)
         self._check_loaded(info)
         if tp and tp_size(model) == 1:
-            raise RuntimeError(
-                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
-                "version 5.17 or newer"
-            )
+            told = f"transformers {transformers.__version__} did not share the model between the processes"
+            raise RuntimeError(f"{told}; tp_plan needs version 5.17 or newer")
         devices = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
         facts = type(model).__name__, devices, model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
@@ -165,10 +151,8 @@ class Checkpoint:
         own, others = (one.processor.tokenizer.get_vocab() for one in (self, other))
         if own != others:
             differ = len({word for word, _ in own.items() ^ others.items()})
-            raise ValueError(
-                f"the tokenizers of {self.name} and {other.name} differ in {differ} tokens; compare checkpoints of one "
-                "tokenizer, such as a model and its fine-tune"
-            )
+            advice = "compare checkpoints of one tokenizer, such as a model and its fine-tune"
+            raise ValueError(f"the tokenizers of {self.name} and {other.name} differ in {differ} tokens; {advice}")
 
     def _model_class(self) -> Any:
         """The class of transformers that loads the model."""
@@ -191,10 +175,9 @@ class Checkpoint:
             count = sum(weight.numel() for weight in model_class.from_config(self.config).parameters())
         stored = sum(file.stat().st_size for file in files)
         if stored * _FAR_TOO_SMALL < count:
-            raise ValueError(
-                f"model_path {self.name}: its configuration describes {count} weights, its files hold {gib(stored)}; "
-                "check config.json (is text_config missing?) and that all files of weights are there"
-            )
+            told = f"its configuration describes {count} weights, its files hold {gib(stored)}"
+            advice = "check config.json (is text_config missing?) and that all files of weights are there"
+            raise ValueError(f"model_path {self.name}: {told}; {advice}")
 
     def _check_loaded(self, info: dict) -> None:
         """Raises ValueError where weights of the model were not in the checkpoint, or of another shape."""
@@ -229,10 +212,8 @@ class Checkpoint:
             if is_out_of_memory(error):
                 raise
             if "trust_remote_code" in str(error) and not trusted:
-                raise ValueError(
-                    f"{where} comes with Python code of its own, which could do whatever you can do on this machine; "
-                    "read it, then allow it with --trust_remote_code"
-                ) from error
+                told = "comes with Python code of its own, which could do whatever you can do on this machine"
+                raise ValueError(f"{where} {told}; read it, then allow it with --trust_remote_code") from error
             kind = next((kind for kind in (OSError, ImportError, RuntimeError) if isinstance(error, kind)), ValueError)
             advice = "give a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
             # A file that is missing or broken raises OSError or an error of the reader's own; a wrong option, these.
@@ -244,14 +225,10 @@ class Checkpoint:
 
 
 def _check_names(kwargs: dict, processor: Any) -> None:
-    """Tell of keywords that a processor, made without them, does not know. Raises ValueError for one that is misspelt.
-
-    Processors keep whatever they are given, and nobody would ever know.
-    """
+    """Tell of keywords that a processor did not take, in silence. Raises ValueError for one that is misspelt."""
     known = {"revision", "token", "cache_dir", "subfolder", "use_fast", "backend", "local_files_only", "force_download"}
     for part in (processor, *(part for part in vars(processor).values() if hasattr(part, "__dict__"))):
-        taken = getattr(getattr(part, "valid_kwargs", None), "__annotations__", ())
-        known |= {*vars(part), *taken, *getattr(part, "init_kwargs", ())}
+        known |= {*vars(part), *getattr(getattr(part, "valid_kwargs", None), "__annotations__", ())}
     for name in sorted(set(kwargs) - known):
         shown, near = one_line(name)[:200], difflib.get_close_matches(name, known, 1, _ALIKE)
         if near:

@@ -18,10 +18,8 @@ def text_config(config: Any) -> Any:
     text = config.get_text_config()
     for name in ("num_hidden_layers", "num_attention_heads"):
         if not isinstance(getattr(text, name, None), int):
-            raise ValueError(
-                f"model type {config.model_type!r} has no text model whose {name} is known; give a checkpoint that "
-                "answers questions about pictures"
-            )
+            told = f"model type {config.model_type!r} has no text model whose {name} is known"
+            raise ValueError(f"{told}; give a checkpoint that answers questions about pictures")
     return text
 
 
@@ -84,9 +82,8 @@ def resolve_layer(config: Any, layer_idx: int) -> int:
         )
         return nearest
     if not -count <= layer_idx < count:
-        raise ValueError(
-            f"layer_idx {layer_idx} is out of range: the model has {count} layers (0..{count - 1}, or {-count}..-1)"
-        )
+        usual = f"{count} layers (0..{count - 1}, or {-count}..-1)"
+        raise ValueError(f"layer_idx {layer_idx} is out of range: the model has {usual}")
     if layer_idx % count not in usable:
         kind = layer_kinds(config)[layer_idx]
         raise ValueError(f"layer {layer_idx % count} is a {kind} layer without attention weights; take one of {usable}")

@@ -31,19 +31,15 @@ def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
         return
     ranks = environment_number("WORLD_SIZE", 1)
     if ranks < 2:
-        raise ValueError(
-            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
-            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
-        )
+        advice = "start several: torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        raise ValueError(f"tp_plan {tp_plan!r} shares the model between processes, and there is one; {advice}")
     if device_map not in (None, "auto"):
         raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
     for name in ("num_attention_heads", "num_key_value_heads"):
         uneven = [count for count in layer_values(config.get_text_config(), name, 0) if count % ranks]
         if uneven:
-            raise ValueError(
-                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
-                "processes that divides them"
-            )
+            told = f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly"
+            raise ValueError(f"{told}; start a number of processes that divides them")
 
 
 def part_of(numbers: list[int], checkpoint: Any) -> tuple[list[int], bool, Callable[[], None]]:

@@ -25,9 +25,8 @@ def prompt_text(processor: Any, content: list[dict]) -> str:
             raise ValueError(f"the checkpoint's chat template cannot be used: {one_line(error)}; mend it") from error
     if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
         return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
-    raise ValueError(
-        f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
-    )
+    name = type(processor).__name__
+    raise ValueError(f"{name} has no chat template; add chat_template.jinja to the checkpoint's directory")
 
 
 def check_chat_template(processor: Any) -> None:
@@ -36,25 +35,16 @@ def check_chat_template(processor: Any) -> None:
     plain, whole = (prompt_text(processor, [*pictures, marked]) for pictures in ([], [{"type": "image"}]))
     left_out = "the problem" if "{Question}" not in whole else "pictures"
     if plain == whole or "{Question}" not in whole or "'type'" in whole:
-        raise ValueError(
-            f"the checkpoint's chat template leaves {left_out} out: it is made for text; add the chat_template.jinja "
-            "of a vision-language model"
-        )
-
-
-def check_prompt_template(prompt_template: str) -> None:
-    """Raises ValueError for a template without a place for the problem."""
-    if "{Question}" not in prompt_template:
-        raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
+        advice = "add the chat_template.jinja of a vision-language model"
+        raise ValueError(f"the checkpoint's chat template leaves {left_out} out: it is made for text; {advice}")
 
 
 def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
     """The model's inputs for one problem and its pictures, by the processor's own chat template.
 
-    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the
-    template has no {Question}, or the processor no chat template.
+    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the processor has
+    no chat template, or cannot take these pictures.
     """
-    check_prompt_template(prompt_template)
     question = prompt_template.replace("{Question}", problem)
     text = prompt_text(processor, [*({"type": "image"} for _ in images), {"type": "text", "text": question}])
     # As apply_chat_template does: a template that writes the first token leaves none to the tokenizer.

@@ -106,10 +106,9 @@ class AttentionRecorder:
             self.weights = np.pad(self.weights, ((0, 0), (0, 0), (0, K - self.weights.shape[2])))
         finite_Q = np.isfinite(rows_NQK).all(axis=(0, 2))
         if not finite_Q.all():
-            raise RuntimeError(
-                f"layer {self.planes[places[0]][0]} has weights that are no numbers at step {step + finite_Q.argmin()}:"
-                " the model overflowed, as float16 may; try --dtype bfloat16 or float32"
-            )
+            layer, first = self.planes[places[0]][0], step + finite_Q.argmin()
+            told = f"layer {layer} has weights that are no numbers at step {first}: the model overflowed"
+            raise RuntimeError(f"{told}, as float16 may; try --dtype bfloat16 or float32")
         for place, rows_QK in zip(places, rows_NQK):
             self.weights[step : step + Q, place, :K] = rows_QK
             self._found_N[place] += Q
@@ -120,10 +119,9 @@ class AttentionRecorder:
             self._store(*self._on_their_way.popleft())
         for (layer, _), found in zip(self.planes, self._found_N):
             if found < self.steps:
-                raise RuntimeError(
-                    f"layer {layer} gave {found} attention rows for {self.steps} tokens; it may have no "
-                    "softmax attention or bypass transformers' AttentionInterface: try another layer, or eager"
-                )
+                told = f"layer {layer} gave {found} attention rows for {self.steps} tokens"
+                reason = "it may have no softmax attention or bypass transformers' AttentionInterface"
+                raise RuntimeError(f"{told}; {reason}: try another layer, or eager")
         return self
 
 

@@ -13,7 +13,7 @@ from attention_heatmap.log import NOTE, logger
 from attention_heatmap.record import AttentionRecord, ImageTokens, picture_file
 from attention_heatmap.recording import generation
 from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
-from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
+from attention_heatmap.recording.image_tokens import locate_image_tokens
 from attention_heatmap.recording.layers import cross_layers, resolve_heads, text_config, tp_size, warn_of_blind_layers
 from attention_heatmap.recording.memory import check_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
@@ -38,9 +38,8 @@ class Session:
         problem, heads = well_formed(problem_of(sample, "the sample")), resolve_heads(self.config, how.head)
         response, auto_layer, auto_head = how.given_response(sample), not layers, heads == ("auto",)
         if tp_size(self.model) > 1 and (auto_layer or auto_head):
-            raise ValueError(
-                "auto compares the heads of a layer, which tp_plan shares out; name the layer and the head"
-            )
+            told = "auto compares the heads of a layer, which tp_plan shares out"
+            raise ValueError(f"{told}; name the layer and the head")
         originals, neutral = [upright_rgb(image) for image in images], None
         with generation.alone_with(self.model), out_of_memory_told() as facts:
             inputs, located = self.inputs(problem, originals, how)
@@ -77,13 +76,10 @@ class Session:
         inputs = self.processed(problem, originals, how)
         highest, vocabulary = int(inputs["input_ids"].max()), self.model.get_input_embeddings().weight.shape[0]
         if highest >= vocabulary:
-            raise ValueError(
-                f"the tokenizer gives ids up to {highest}, the model has {vocabulary} tokens; give the tokenizer that "
-                "belongs to the weights"
-            )
-        logger.debug(
-            "inputs: %s", {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
-        )
+            told = f"the tokenizer gives ids up to {highest}, the model has {vocabulary} tokens"
+            raise ValueError(f"{told}; give the tokenizer that belongs to the weights")
+        shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
+        logger.debug("inputs: %s", shapes)
         images = [shrink(image, how.max_pixels) for image in originals]
         located = [
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
@@ -92,12 +88,9 @@ class Session:
         return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
     def processed(self, problem: str, originals: list[Image.Image], how: RecordingOptions) -> Any:
-        """The model's inputs, on the host. Raises ValueError where they hold no picture."""
+        """The model's inputs, on the host."""
         images = [shrink(image, how.max_pixels) for image in originals]
-        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
-        if not (inputs["input_ids"] == image_token_id(self.config)).any():
-            raise ValueError("the prompt holds no image token: the chat template or the tokenizer leaves pictures out")
-        return inputs
+        return build_inputs(self.processor, problem, images, how.prompt_template)
 
     def _response_ids(self, response: str) -> list[int]:
         """The tokens of a given response, without an end-of-sequence token at its end."""
@@ -121,9 +114,8 @@ class Session:
             return layers, {}
         for number in layers:
             if number not in heads:
-                raise ValueError(
-                    f"no head of layer {number} sees pictures, for auto to choose; take one of {list(heads)}"
-                )
+                told = f"no head of layer {number} sees pictures, for auto to choose"
+                raise ValueError(f"{told}; take one of {list(heads)}")
             logger.log(NOTE, "auto: head %d of layer %d, which agrees most with the others", heads[number], number)
         return layers, heads
 
