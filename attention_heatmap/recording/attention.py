@@ -65,10 +65,10 @@ def additive_mask(mask: Any, query: Any, K: int) -> Any:
 
 def recording_mask(*args: Any, **kwargs: Any) -> Any:
     """The mask of a user's own attention function, where it has one; else sdpa's."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
     _, own = _active.get()
-    return ALL_MASK_ATTENTION_FUNCTIONS[own if own in ALL_MASK_ATTENTION_FUNCTIONS else "sdpa"](*args, **kwargs)
+    return ALL_MASK_ATTENTION_FUNCTIONS.get(own, sdpa_mask)(*args, **kwargs)
 
 
 def implementations(config: Any) -> dict[str, str]:

@@ -47,11 +47,11 @@ def alone_with(model: Any) -> Iterator[None]:
 def end_ids(model: Any) -> set[int]:
     """The ids that end a response. Raises ValueError where the checkpoint names something else."""
     ids = model.generation_config.eos_token_id
-    ids = ids if ids is not None else model.config.get_text_config().eos_token_id
-    found = list(ids) if isinstance(ids, (list, tuple)) else [ids] * (ids is not None)
-    if not (are_whole(found) and (found or ids is None)):
+    ids = model.config.get_text_config().eos_token_id if ids is None else ids
+    found = ids if isinstance(ids, (list, tuple)) else [ids]
+    if ids is not None and not (found and are_whole(found)):
         raise ValueError(f"the checkpoint's eos_token_id is {one_line(ids)}; expected the id of a token, or several")
-    return set(found)
+    return set(found) - {None}
 
 
 def say_decoding_settings(model: Any, do_sample: bool) -> None:

@@ -48,7 +48,6 @@ def free_memory(device: Any) -> float:
 
 
 def gib(count: float) -> str:
-    """Bytes in words."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
 
 
