@@ -73,24 +73,19 @@ class Session:
         """The model's inputs on its device, and where the image tokens stand in the original pictures."""
         if not 1 <= len(originals) <= self.max_image_num:
             raise ValueError(f"{len(originals)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
-        inputs = self.processed(problem, originals, how)
+        images = [shrink(image, how.max_pixels) for image in originals]
+        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
         highest, vocabulary = int(inputs["input_ids"].max()), self.model.get_input_embeddings().weight.shape[0]
         if highest >= vocabulary:
             told = f"the tokenizer gives ids up to {highest}, the model has {vocabulary} tokens"
             raise ValueError(f"{told}; give the tokenizer that belongs to the weights")
         shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
         logger.debug("inputs: %s", shapes)
-        images = [shrink(image, how.max_pixels) for image in originals]
         located = [
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
         ]
         return inputs.to(input_device(self.model), dtype=self.model.dtype), located
-
-    def processed(self, problem: str, originals: list[Image.Image], how: RecordingOptions) -> Any:
-        """The model's inputs, on the host."""
-        images = [shrink(image, how.max_pixels) for image in originals]
-        return build_inputs(self.processor, problem, images, how.prompt_template)
 
     def _response_ids(self, response: str) -> list[int]:
         """The tokens of a given response, without an end-of-sequence token at its end."""
