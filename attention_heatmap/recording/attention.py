@@ -1,58 +1,46 @@
 """The registered attention function: rows beside the attention that the model would have used."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
-from attention_heatmap.recording.recorder import AttentionRecorder
+from attention_heatmap.recording.recorder import AttentionRecorder, causal_mask
 
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
 RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
 _STOCK = ("sdpa", "eager", "flex_attention")  # transformers' own, beside all of flash; sdpa computes the same
+_BEYOND_SDPA = ("softcap", "s_aux", "position_bias")  # keywords of what sdpa cannot do; s_aux: attention sinks
 
-
-@dataclass(frozen=True)
-class _Active:
-    """Who records, and whose attention the model has."""
-
-    recorder: AttentionRecorder
-    own: str | None
-    """The name of a user's own function, which then computes the output; None for transformers' functions."""
-
-
-_active: ContextVar[_Active | None] = ContextVar("active", default=None)
+# Who records, and the name of the function that computes the output: sdpa, or a user's own.
+_active: ContextVar[tuple[AttentionRecorder, str] | None] = ContextVar("active", default=None)
 
 
 def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
     """The attention function registered with transformers: what the model would have done, and rows.
 
     A user's own function gets what it always gets. In place of transformers' own, which all compute the same, sdpa
-    runs; what sdpa cannot do (a soft cap, sinks, a position bias) goes to the model's own eager function.
+    runs; what sdpa cannot do goes to the model's own eager function.
     """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    active, layer, output = _active.get(), module.layer_idx, None
-    if all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")):
+    recorder, own = _active.get()
+    if any(kwargs.get(name) is not None for name in _BEYOND_SDPA):
+        output = _eager(module, query, key, value, attention_mask, **kwargs)
+        recorder.observe_weights(module.layer_idx, output[1])
+        if own == "sdpa":
+            return output
+    else:
         if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 4:
             raise RuntimeError(
-                f"the mask of the attention function {active.own!r} is not (1, 1, queries, keys); try attention='eager'"
+                f"the mask of the attention function {own!r} is not (1, 1, queries, keys); try attention='eager'"
             )
-        window = kwargs.get("sliding_window")
-        active.recorder.observe(layer, query, key, attention_mask, kwargs.get("scaling"), window)
-        if not active.own:
-            return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-    else:
-        output = _eager(module, query, key, value, attention_mask, **kwargs)
-        active.recorder.observe_weights(layer, output[1])
-    if active.own:
-        mask = attention_mask if _has_own_mask(active.own) else None  # transformers makes none for it
-        return ALL_ATTENTION_FUNCTIONS[active.own](module, query, key, value, mask, **kwargs)
-    return output
+        scaling, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+        recorder.observe(module.layer_idx, query, key, attention_mask, scaling, window)
+    mask = attention_mask if own in ALL_MASK_ATTENTION_FUNCTIONS else None  # transformers makes none for another
+    return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, mask, **kwargs)
 
 
 def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple:
@@ -67,36 +55,26 @@ def additive_mask(mask: Any, query: Any, K: int) -> Any:
     """sdpa's mask as eager attention adds it to the scores; None means what it means to sdpa."""
     import torch
 
-    Q = query.shape[2]
     if mask is None:
-        mask = torch.ones(1, 1, Q, K, dtype=torch.bool, device=query.device)
-        mask = mask.tril() if Q > 1 else mask
+        Q = query.shape[2]
+        mask = causal_mask(slice(0, Q), Q, K, None, query.device)[None, None]
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
-def _has_own_mask(name: str) -> bool:
-    """Whether a mask function is registered for an attention function."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    return name in ALL_MASK_ATTENTION_FUNCTIONS
-
-
 def recording_mask(*args: Any, **kwargs: Any) -> Any:
     """The mask of a user's own attention function, where it has one; else sdpa's."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-    own = _active.get().own
-    return ALL_MASK_ATTENTION_FUNCTIONS[own if own and _has_own_mask(own) else "sdpa"](*args, **kwargs)
+    _, own = _active.get()
+    return ALL_MASK_ATTENTION_FUNCTIONS.get(own, sdpa_mask)(*args, **kwargs)
 
 
 def implementations(config: Any) -> dict[str, str]:
     """The attention implementation in force for a model ("") and each of its sub-models."""
-    parts = {name: getattr(config, name, None) for name in config.sub_configs}
-    return {"": config._attn_implementation} | {
-        name: part._attn_implementation for name, part in parts.items() if part is not None
-    }
+    parts = {"": config} | {name: getattr(config, name, None) for name in config.sub_configs}
+    return {name: part._attn_implementation for name, part in parts.items() if part is not None}
 
 
 def _text_key(config: Any) -> str:
@@ -126,7 +104,7 @@ def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
     AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
     name = implementations(model.config)[_text_key(model.config)]
     stock = name is None or name in _STOCK or "flash" in name or "/" in name or name.startswith("paged|")
-    token = _active.set(_Active(recorder, None if stock else name))
+    token = _active.set((recorder, "sdpa" if stock else name))
     try:
         with text_attention(model, RECORDING_ATTENTION):
             yield

@@ -1,16 +1,14 @@
 """The check: cells are hidden, and the answer says whether they mattered."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
 
-from attention_heatmap.dataset import problem_of, upright_rgb, well_formed
+from attention_heatmap.dataset import problem_of, shrink, upright_rgb, well_formed
 from attention_heatmap.log import NOTE, logger
 from attention_heatmap.maps import mean_cells, shown_rows, view_names
 from attention_heatmap.phases import Phase, response_phases
@@ -19,7 +17,7 @@ from attention_heatmap.recording.generation import alone_with
 from attention_heatmap.recording.layers import cross_layers
 from attention_heatmap.recording.memory import out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
-from attention_heatmap.recording.prompt import forced_pass, input_device
+from attention_heatmap.recording.prompt import build_inputs, forced_pass, input_device
 from attention_heatmap.recording.session import Session
 
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
@@ -43,10 +41,9 @@ def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | No
     random = np.random.default_rng(seed)
     parts = [part if seed is None else part[moved_cells(boxes, random.random(2))] for boxes, part in cells]
     weights = np.nan_to_num(np.concatenate(parts))
-    order = usable[np.argsort(-weights[usable], kind="stable")]
-    hidden = np.zeros(len(weights), bool)
-    hidden[order[: math.ceil(CHECK_PART * len(usable))]] = True
-    parts = np.split(hidden, np.cumsum([len(part) for _, part in cells])[:-1])
+    hottest = usable[np.argsort(-weights[usable], kind="stable")][: math.ceil(CHECK_PART * len(usable))]
+    hidden = np.isin(np.arange(len(weights)), hottest)
+    parts = np.split(hidden, np.cumsum([len(part) for part in parts])[:-1])
     return [boxes[part] for (boxes, _), part in zip(cells, parts)]
 
 
@@ -55,9 +52,9 @@ def hide_cells(images: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> li
     painted = []
     for image, hidden in zip(images, boxes):
         copy = image.copy()
-        colour = tuple(np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist())
+        colour = tuple(map(round, ImageStat.Stat(image).mean))
         for box in hidden:
-            copy.paste(colour, tuple(np.round(box).astype(int).tolist()))
+            copy.paste(colour, tuple(map(round, box.tolist())))
         painted.append(copy)
     return painted
 
@@ -90,22 +87,26 @@ def check_record(
     """
     ids = record.token_ids[record.prompt_length :].tolist()
     originals, problem = [upright_rgb(image) for image in images], well_formed(problem_of(sample, "the sample"))
-    whole = Phase("response", 0, record.response_length)
-    part = next((phase for phase in response_phases(record) if phase.name == "answer"), whole)
-    prompt = session.processed(problem, originals, how)
-    own_ids, drawn = record.token_ids[: record.prompt_length], record.image_positions
-    text_ids = np.delete(own_ids, drawn) if cross_layers(session.config) else own_ids
-    if text_ids.tolist() != prompt["input_ids"][0].tolist():
+    answers = [phase for phase in response_phases(record) if phase.name == "answer"]
+    part = [*answers, Phase("response", 0, record.response_length)][0]
+
+    def inputs_of(pictures: Sequence[Image.Image]) -> Any:
+        smaller = [shrink(picture, how.max_pixels) for picture in pictures]
+        return build_inputs(session.processor, problem, smaller, how.prompt_template)
+
+    prompt, own_ids = inputs_of(originals), record.token_ids[: record.prompt_length]
+    if cross_layers(session.config):  # its pictures stand outside the text
+        own_ids = np.delete(own_ids, record.image_positions)
+    if own_ids.tolist() != prompt["input_ids"][0].tolist():
         raise ValueError("the record is of another prompt; give its own sample, pictures and prompt_template")
     check_pictures(record, originals)
 
     def log_probability(inputs: Any) -> float:
         placed = inputs.to(input_device(session.model), dtype=session.model.dtype)
-        steps = range(part.first, part.last)
-        return float(response_log_probabilities(session.model, placed, ids, steps).mean())
+        return float(response_log_probabilities(session.model, placed, ids, range(part.first, part.last)).mean())
 
     def fall(boxes: Sequence[np.ndarray]) -> float:
-        inputs = session.processed(problem, hide_cells(originals, boxes), how)
+        inputs = inputs_of(hide_cells(originals, boxes))
         if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
             raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
         return plain - log_probability(inputs)

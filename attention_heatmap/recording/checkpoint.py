@@ -5,78 +5,69 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
-import inspect
 import json
+import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from attention_heatmap.log import logger, one_line
 from attention_heatmap.options import check_options, option
 from attention_heatmap.recording.image_tokens import image_token_id
-from attention_heatmap.recording.layers import shared_heads, text_config
+from attention_heatmap.recording.layers import text_config, tp_size
 from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
 from attention_heatmap.recording.processes import check_tp_plan
 from attention_heatmap.recording.prompt import check_chat_template
 
-MODEL = "model"  # heading of the flags
-_FAR_TOO_SMALL = 4  # times; files so much smaller than the model that its configuration describes are of another
+_FAR_TOO_SMALL = 8  # times; no format takes less than a bit for a weight
 _ALIKE = 0.85  # of 1; names so much alike are one, misspelt
 _NAMED = 5  # tensors in a message
 
 
 def _json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(
-            f'{one_line(text)[:200]!r} is no JSON object; expected one such as {{"revision": "main"}}'
-        )
-    return value
+    with suppress(ValueError, RecursionError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    shown = one_line(text)[:200]
+    raise argparse.ArgumentTypeError(f'{shown!r} is no JSON object; expected one such as {{"revision": "main"}}')
+
+
+_JSON = {"type": _json_object, "metavar": "JSON"}
+_option = partial(option, group="model")
 
 
 @dataclass(frozen=True)
 class CheckpointOptions:
     """How a checkpoint is loaded."""
 
-    device_map: str | dict | None = option(
-        "auto", "as in from_pretrained: auto, cpu, cuda:0, ...", group=MODEL, flag={"type": str}
-    )
-    dtype: Any = option(
-        "auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32", group=MODEL
-    )
-    tp_plan: str | dict | None = option(
-        None, "auto, under torchrun: its processes share every layer, in place of device_map", group=MODEL,
+    device_map: str | dict | None = _option("auto", "as in from_pretrained: auto, cpu, cuda:0, ...", flag={"type": str})
+    dtype: Any = _option("auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32")
+    tp_plan: str | dict | None = _option(
+        None, "auto, under torchrun: its processes share every layer, in place of device_map",
         flag={"choices": ("auto",)},
     )  # fmt: skip
-    trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint", group=MODEL)
-    allow_missing_weights: bool = option(
-        False, "go on where the checkpoint lacks weights of its model, which are then random", group=MODEL
+    trust_remote_code: bool = _option(False, "run Python code that comes with the checkpoint")
+    allow_missing_weights: bool = _option(
+        False, "go on where the checkpoint lacks weights of its model, which are then random"
     )
-    model_kwargs: dict | None = option(
-        None, "more for the model's from_pretrained, as a JSON object", group=MODEL,
-        flag={"type": _json_object, "metavar": "JSON"},
-    )  # fmt: skip
-    processor_kwargs: dict | None = option(
-        None, "more for the processor's from_pretrained, as a JSON object", group=MODEL,
-        flag={"type": _json_object, "metavar": "JSON"},
-    )  # fmt: skip
+    model_kwargs: dict | None = _option(None, "more for the model's from_pretrained, as a JSON object", flag=_JSON)
+    processor_kwargs: dict | None = _option(
+        None, "more for the processor's from_pretrained, as a JSON object", flag=_JSON
+    )
 
     def __post_init__(self) -> None:
         import torch
 
         check_options(self)
-        known = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
-        if not known and self.dtype != "auto":
-            raise ValueError(
-                f"dtype is {one_line(repr(self.dtype))}; expected auto or one of torch's, such as float32 or bfloat16"
-            )
-        places = [self.device_map, *(self.device_map.values() if isinstance(self.device_map, dict) else ())]
-        if any(str(place) == "meta" for place in places):
+        named = isinstance(self.dtype, str) and self.dtype != "auto"
+        if named and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            expected = "auto or one of torch's, such as float32 or bfloat16"
+            raise ValueError(f"dtype is {one_line(repr(self.dtype))}; expected {expected}")
+        places = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
+        if "meta" in map(str, places):
             raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
 
 
@@ -88,31 +79,28 @@ class Checkpoint:
     """
 
     def __init__(self, model: Any, options: CheckpointOptions, processor: Any = None) -> None:
-        self.options, loaded = options, hasattr(model, "generate")
-        self._given = loaded
-        self.name = str(getattr(model, "name_or_path", None) or type(model).__name__) if loaded else str(model)
-        if loaded:
+        self.options, self._given = options, hasattr(model, "generate")
+        if self._given:
             if processor is None:
                 raise ValueError("a loaded model needs its processor too; give processor=AutoProcessor...")
+            self.name = str(getattr(model, "name_or_path", None) or type(model).__name__)
             self.config, self.processor, self.model = model.config, processor, model
         else:
             from transformers import AutoConfig, AutoProcessor
 
+            self.name, kwargs = str(model), options.processor_kwargs or {}
             _check_name(self.name)
             self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
-            names = ("processor_config.json", "preprocessor_config.json")
-            kwargs = options.processor_kwargs or {}
-            self.processor = processor or self._from_pretrained(AutoProcessor, self._base_of(*names), **kwargs)
-            if kwargs and not processor:
-                _check_names(kwargs, self._from_pretrained(AutoProcessor, self._base_of(*names)))
-        text_config(self.config)
+            base = self._base_of("processor_config.json", "preprocessor_config.json")
+            self.processor = processor or self._from_pretrained(AutoProcessor, base, **kwargs)
+            _check_names(kwargs, self.processor)
+        layers = text_config(self.config).num_hidden_layers
         image_token_id(self.config)  # a model without pictures is told here
         if getattr(self.processor, "tokenizer", None) is None:
             raise ValueError(f"model_path {self.name} has no tokenizer beside its processor; add its files")
         check_chat_template(self.processor)
         check_tp_plan(options.tp_plan, options.device_map, self.config)
-        facts = self.name, self.config.model_type, text_config(self.config).num_hidden_layers
-        logger.info("%s: model type %s, %d layers", *facts)
+        logger.info("%s: model type %s, %d layers", self.name, self.config.model_type, layers)
 
     def facts(self) -> dict:
         """What an answer depends on, as JSON: the files of a directory with their sizes and times, the options."""
@@ -133,24 +121,18 @@ class Checkpoint:
         options, dtype = self.options, self.options.dtype
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
-        started = time.perf_counter()
-        tp, more = options.tp_plan, options.model_kwargs or {}
+        started, tp = time.perf_counter(), options.tp_plan
         places = {"distributed_config": {"tp_plan": tp}} if tp else {"device_map": options.device_map}
-        model_class = self._model_class()
+        kwargs = {"dtype": dtype, **places, **(options.model_kwargs or {})}
         with out_of_memory_told("take a smaller dtype, more devices or device_map auto"):
-            self._check_size(model_class)
-            model, info = self._from_pretrained(
-                model_class, **{"dtype": dtype, **places, **more}, output_loading_info=True
-            )
+            self._check_size()
+            model, info = self._from_pretrained(self._model_class(), **kwargs, output_loading_info=True)
         self._check_loaded(info)
-        if tp and not shared_heads(model):
-            raise RuntimeError(
-                f"transformers {transformers.__version__} did not share the model between the processes; tp_plan needs "
-                "version 5.17 or newer"
-            )
-        parts = getattr(model, "hf_device_map", {"": model.device}).values()
-        devices = sorted({f"cuda:{place}" if isinstance(place, int) else str(place) for place in parts})
-        facts = type(model).__name__, ", ".join(devices), model.dtype, time.perf_counter() - started
+        if tp and tp_size(model) == 1:
+            told = f"transformers {transformers.__version__} did not share the model between the processes"
+            raise RuntimeError(f"{told}; tp_plan needs version 5.17 or newer")
+        devices = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
+        facts = type(model).__name__, devices, model.dtype, time.perf_counter() - started
         logger.info("loaded %s on %s as %s in %.1f s", *facts)
         return model.eval()
 
@@ -168,11 +150,9 @@ class Checkpoint:
         """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
         own, others = (one.processor.tokenizer.get_vocab() for one in (self, other))
         if own != others:
-            differ = sum(own.get(word) != number for word, number in others.items())
-            raise ValueError(
-                f"the tokenizers of {self.name} and {other.name} differ in {differ or len(own) - len(others)} tokens; "
-                "compare checkpoints of one tokenizer, such as a model and its fine-tune"
-            )
+            differ = len({word for word, _ in own.items() ^ others.items()})
+            advice = "compare checkpoints of one tokenizer, such as a model and its fine-tune"
+            raise ValueError(f"the tokenizers of {self.name} and {other.name} differ in {differ} tokens; {advice}")
 
     def _model_class(self) -> Any:
         """The class of transformers that loads the model."""
@@ -180,52 +160,43 @@ class Checkpoint:
 
         names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
         classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
-        written = getattr(self.config, "auto_map", {})  # by the checkpoint's own code
-        fits = [c for c in classes if type(self.config) in c._model_mapping or c.__name__ in written]
-        return (fits or classes)[0]
+        own = getattr(self.config, "auto_map", {})  # of the checkpoint's own code
+        return next((c for c in classes if type(self.config) in c._model_mapping or c.__name__ in own), classes[0])
 
-    def _check_size(self, model_class: Any) -> None:
-        """Raises ValueError where a directory's weights are far smaller than the model: a default configuration's."""
+    def _check_size(self) -> None:
+        """Raises ValueError for a configuration of a far larger model, whose weights would be made at random first."""
         import torch
 
-        files = [*Path(self.name).glob("*.safetensors"), *Path(self.name).glob("pytorch_model*.bin")]
-        known = type(self.config) in model_class._model_mapping
-        if not files or not known or getattr(self.config, "quantization_config", None) or self._is_adapter():
-            return
-        if self.options.allow_missing_weights or "quantization_config" in (self.options.model_kwargs or {}):
+        model_class, folder = self._model_class(), Path(self.name)
+        files = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
+        if not files or type(self.config) not in model_class._model_mapping or self.options.allow_missing_weights:
             return
         with torch.device("meta"):
             count = sum(weight.numel() for weight in model_class.from_config(self.config).parameters())
         stored = sum(file.stat().st_size for file in files)
-        if stored * _FAR_TOO_SMALL < count:  # no dtype has less than a byte a number
-            raise ValueError(
-                f"model_path {self.name}: its configuration describes {count} weights, its files hold {gib(stored)}; "
-                "check config.json (is text_config missing?) and that all files of weights are there"
-            )
+        if stored * _FAR_TOO_SMALL < count:
+            told = f"its configuration describes {count} weights, its files hold {gib(stored)}"
+            advice = "check config.json (is text_config missing?) and that all files of weights are there"
+            raise ValueError(f"model_path {self.name}: {told}; {advice}")
 
     def _check_loaded(self, info: dict) -> None:
         """Raises ValueError where weights of the model were not in the checkpoint, or of another shape."""
-        wrong = [
-            str(key) for name in ("missing_keys", "mismatched_keys") for key in sorted(info.get(name) or (), key=str)
-        ]
+        wrong = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in info.get(name) or ())
         if not wrong:
             return
         named = ", ".join(wrong[:_NAMED]) + ", ..." * (len(wrong) > _NAMED)
         message = f"model_path {self.name}: {len(wrong)} weights are missing or of another shape: {named}"
-        if not self.options.allow_missing_weights:
-            raise ValueError(
-                f"{message}; the model would answer at random: give a whole checkpoint, or allow_missing_weights"
-            )
-        logger.warning("%s; they are random", message)
-
-    def _is_adapter(self) -> bool:
-        return (Path(self.name) / "adapter_config.json").exists()
+        if self.options.allow_missing_weights:
+            logger.warning("%s; they are random", message)
+        else:
+            advice = "the model would answer at random: give a whole checkpoint, or allow_missing_weights"
+            raise ValueError(f"{message}; {advice}")
 
     def _base_of(self, *names: str) -> str:
         """The checkpoint that has one of these files: an adapter's directory leaves some to the model it adapts."""
         folder = Path(self.name)
         adapter = folder / "adapter_config.json"
-        if any((folder / name).exists() for name in names) or not self._is_adapter():
+        if any((folder / name).exists() for name in names) or not adapter.exists():
             return self.name
         try:
             return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
@@ -234,56 +205,45 @@ class Checkpoint:
 
     def _from_pretrained(self, auto_class: Any, name: str | None = None, **kwargs: Any) -> Any:
         """auto_class.from_pretrained, its many-line complaints as one line that names the checkpoint."""
+        trusted, where = self.options.trust_remote_code, f"model_path {self.name}"
         try:
-            return auto_class.from_pretrained(
-                name or self.name, **{"trust_remote_code": self.options.trust_remote_code, **kwargs}
-            )
+            return auto_class.from_pretrained(name or self.name, **{"trust_remote_code": trusted, **kwargs})
         except Exception as error:  # what a broken file or a wrong keyword raises depends on the loader
             if is_out_of_memory(error):
                 raise
-            if "trust_remote_code" in str(error) and not self.options.trust_remote_code:
-                raise ValueError(
-                    f"model_path {self.name} comes with Python code of its own, which could do whatever "
-                    "you can do on this machine; read it, then allow it with --trust_remote_code"
-                ) from error
-            kinds = (OSError, ImportError, RuntimeError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
+            if "trust_remote_code" in str(error) and not trusted:
+                told = "comes with Python code of its own, which could do whatever you can do on this machine"
+                raise ValueError(f"{where} {told}; read it, then allow it with --trust_remote_code") from error
+            kind = next((kind for kind in (OSError, ImportError, RuntimeError) if isinstance(error, kind)), ValueError)
             advice = "give a directory with a Hugging Face vision-language checkpoint, or its name on the hub"
             # A file that is missing or broken raises OSError or an error of the reader's own; a wrong option, these.
             if kwargs and isinstance(error, (ImportError, RuntimeError, TypeError, ValueError)):
-                processor = auto_class.__name__ == "AutoProcessor"
-                options = "processor_kwargs" if processor else "device_map, dtype and model_kwargs"
-                advice = f"check {options}, then the checkpoint's files"
-            where = f"model_path {self.name}"
+                of_processor = auto_class.__name__ == "AutoProcessor"
+                given = "processor_kwargs" if of_processor else "device_map, dtype and model_kwargs"
+                advice = f"check {given}, then the checkpoint's files"
             raise kind(f"{where}: {auto_class.__name__} cannot load it ({one_line(error)}); {advice}") from error
 
 
 def _check_names(kwargs: dict, processor: Any) -> None:
-    """Tell of keywords that a processor, made without them, does not know. Raises ValueError for one that is misspelt.
-
-    Processors keep whatever they are given, and nobody would ever know.
-    """
+    """Tell of keywords that a processor did not take, in silence. Raises ValueError for one that is misspelt."""
     known = {"revision", "token", "cache_dir", "subfolder", "use_fast", "backend", "local_files_only", "force_download"}
     for part in (processor, *(part for part in vars(processor).values() if hasattr(part, "__dict__"))):
-        known |= {*vars(part), *inspect.signature(type(part).__init__).parameters, *getattr(part, "init_kwargs", ())}
-        known |= set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", ()))
+        known |= {*vars(part), *getattr(getattr(part, "valid_kwargs", None), "__annotations__", ())}
     for name in sorted(set(kwargs) - known):
-        near = difflib.get_close_matches(name, known, 1, _ALIKE)
+        shown, near = one_line(name)[:200], difflib.get_close_matches(name, known, 1, _ALIKE)
         if near:
-            raise ValueError(
-                f"processor_kwargs: {one_line(name)[:200]} is no keyword of the processor; did you mean {near[0]}?"
-            )
-        logger.warning("processor_kwargs: %s is no known keyword of the processor", one_line(name)[:200])
+            raise ValueError(f"processor_kwargs: {shown} is no keyword of the processor; did you mean {near[0]}?")
+        logger.warning("processor_kwargs: %s is no known keyword of the processor", shown)
 
 
 def _check_name(name: str) -> None:
-    """Raises FileNotFoundError for what looks like a path and is none, before the hub is asked for it."""
+    """Raises FileNotFoundError for what looks like a path and is no directory, before the hub is asked for it."""
     path = Path(name)
-    looks_like_a_path = name.startswith((".", "/", "~", "\\")) or name.count("/") != 1 or path.parent.is_dir()
-    if path.is_dir() or not looks_like_a_path or ("/" not in name and not path.exists() and not name.endswith("/")):
+    on_hub = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not path.exists()
+    if path.is_dir() or (on_hub and ("/" not in name or not path.parent.is_dir())):
         return
-    folder = path.parent if path.parent.is_dir() else Path()
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_dir()], 1)
-    advice = f"did you mean {folder / near[0]}?" if near else "give a directory with a checkpoint, or a name on the hub"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*") if entry.is_dir()], 1)
+    advice = "give a directory with a checkpoint, or a name on the hub"
+    advice = f"did you mean {path.parent / near[0]}?" if near else advice
     what = "is a file, no directory" if path.exists() else "is no directory"
     raise FileNotFoundError(f"model_path {name} {what}; {advice}")

@@ -1,13 +1,10 @@
 """The answer by plain `generate`, then its rows by one teacher-forced pass."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,22 +13,15 @@ from attention_heatmap.log import NOTE, logger, one_line, warn_once
 from attention_heatmap.options import are_whole
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.attention import recording, text_attention
-from attention_heatmap.recording.layers import attention_layers, cross_layers, shared_heads
+from attention_heatmap.recording.layers import attention_layers, cross_layers, tp_size
 from attention_heatmap.recording.prompt import forced_pass, input_device
 from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
 _SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
-# Settings of a checkpoint that change what greedy decoding gives: they are kept, and named.
-_KEPT_SETTINGS = (
-    "num_beams", "penalty_alpha", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
-    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
-    "min_length", "min_new_tokens", "length_penalty", "sequence_bias", "guidance_scale",
-    "exponential_decay_length_penalty", "diversity_penalty", "dola_layers", "constraints", "force_words_ids",
-    "prompt_lookup_num_tokens",
-)  # fmt: skip
+# Ends of names of settings that need no mention: no answer that is the likeliest at each token changes by them.
+_UNSAID_SETTINGS = ("_id", "_version", "temperature", "top_p", "top_k", "min_p", "max_length", "max_new_tokens")
 
 _locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # one a model
-_locks_lock = threading.Lock()
 
 
 @contextmanager
@@ -40,15 +30,13 @@ def alone_with(model: Any) -> Iterator[None]:
 
     A model in training is in evaluation mode meanwhile; each of its modules gets back the mode that it had.
     """
-    with _locks_lock:
-        lock = _locks.setdefault(model, threading.RLock())
+    lock = _locks.setdefault(model, threading.RLock())
     if not lock.acquire(blocking=False):
         logger.info("the model is in use by another thread; waiting")
         lock.acquire()
     training = [module for module in model.modules() if module.training]
     try:
-        if training:
-            model.eval()
+        model.eval()
         yield
     finally:
         for module in training:
@@ -59,18 +47,18 @@ def alone_with(model: Any) -> Iterator[None]:
 def end_ids(model: Any) -> set[int]:
     """The ids that end a response. Raises ValueError where the checkpoint names something else."""
     ids = model.generation_config.eos_token_id
-    ids = ids if ids is not None else model.config.get_text_config().eos_token_id
-    found = list(ids) if isinstance(ids, (list, tuple)) else [ids] * (ids is not None)
-    if not (are_whole(found) and (found or ids is None)):
+    ids = model.config.get_text_config().eos_token_id if ids is None else ids
+    found = ids if isinstance(ids, (list, tuple)) else [ids]
+    if ids is not None and not (found and are_whole(found)):
         raise ValueError(f"the checkpoint's eos_token_id is {one_line(ids)}; expected the id of a token, or several")
-    return set(found)
+    return set(found) - {None}
 
 
 def say_decoding_settings(model: Any, do_sample: bool) -> None:
     """Name the settings of the checkpoint that change its answer, and those that are set aside."""
     changed = model.generation_config.to_diff_dict()
-    kept = [f"{name}={changed[name]}" for name in _KEPT_SETTINGS if changed.get(name) is not None]
-    if kept:
+    said = {name: value for name, value in changed.items() if not name.endswith(_UNSAID_SETTINGS)}
+    if kept := [f"{name}={value}" for name, value in said.items() if value is not None and not isinstance(value, bool)]:
         logger.log(NOTE, "the checkpoint's own settings of generation are kept: %s", ", ".join(kept))
     if changed.get("do_sample") and not do_sample:
         logger.info("the checkpoint asks for sampling; the likeliest token is taken, unless do_sample is given")
@@ -82,8 +70,8 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
     from tqdm import tqdm
     from transformers import LogitsProcessorList
 
-    ends, settings, cudnn = end_ids(model), model.generation_config, torch.backends.cuda.cudnn_sdp_enabled()
-    static = generation.get("cache_implementation") or getattr(settings, "cache_implementation", None)
+    ends, cudnn = end_ids(model), torch.backends.cuda.cudnn_sdp_enabled()
+    static = generation.get("cache_implementation") or model.generation_config.cache_implementation
 
     def move_on(input_ids: Any, scores: Any) -> Any:  # a streamer would wait for each token, and refuse beams
         bar.update()
@@ -115,66 +103,44 @@ def fast_settings(model: Any, generation: dict) -> dict:
     It does not on a CPU, for a short answer, or where several processes share the model.
     Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
-    short = generation["max_new_tokens"] < _SHORTEST_FAST_ANSWER
-    if input_device(model).type == "cuda" and not shared_heads(model) and not short:
+    most = generation["max_new_tokens"]
+    if input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
         return generation | {"cache_implementation": "static"}
-    facts = model.device, generation["max_new_tokens"]
-    warn_once(f"fast changes nothing: it does not pay on {facts[0]} for {facts[1]} tokens at most")
+    warn_once(f"fast changes nothing: it does not pay on {model.device} for {most} tokens at most")
     return generation
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedRows:
-    """What recording gives, before it is mapped to pictures and text."""
-
-    weights: np.ndarray
-    """(T, N, columns) float32 or float16; columns: positions, or keys of pictures in a layer that crosses."""
-    cross_keys: int
-    """Number of keys of pictures that cross-attention saw; 0 for most models."""
 
 
 def record_rows(
     model: Any, inputs: Any, planes: Sequence[Plane], response_ids: list[int], attention: str = "auto"
-) -> RecordedRows:
-    """The rows of a response by one teacher-forced pass over prompt and response.
+) -> AttentionRecorder:
+    """The rows of a response, as `weights` of a recorder, by one teacher-forced pass over prompt and response.
 
     attention: "auto": by the registered function or, where the model never calls it, with a warning by "eager":
     transformers' `output_attentions` with eager attention, where every layer's S×S matrix is held.
     """
-    P, T = inputs["input_ids"].shape[1], len(response_ids)
-
-    def new_recorder() -> AttentionRecorder:
-        return AttentionRecorder(planes, P - 1, T, cross_layers(model.config), shared_heads(model))
-
-    recorder = new_recorder()
+    first_query = inputs["input_ids"].shape[1] - 1
+    recorder = AttentionRecorder(planes, first_query, len(response_ids), cross_layers(model.config), tp_size(model))
     if attention == "auto":
         with recording(model, recorder):
             forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
         if recorder.reached:
-            return RecordedRows(recorder.weights(), recorder.cross_keys)
+            return recorder.finish()
         logger.warning(
             "%s does not go through transformers' AttentionInterface: falling back to eager attention with "
             "output_attentions, which holds every layer's S×S weights and may run out of memory",
             type(model).__name__,
         )
-        recorder = new_recorder()
     with text_attention(model, "eager"):
-        attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions
-    layers = list(dict.fromkeys(layer for layer, _ in planes))
-    for layer, place in zip(layers, _attention_places(model, layers, attentions)):
-        recorder.observe_weights(layer, attentions[place])
-    return RecordedRows(recorder.weights(), recorder.cross_keys)
-
-
-def _attention_places(model: Any, layers: Sequence[int], attentions: Any) -> list[int]:
-    """Where the layers stand in `attentions`, which may leave out layers without attention. Raises RuntimeError."""
-    softmax = attention_layers(model.config)
-    if not attentions or len(attentions) not in (len(softmax), model.config.get_text_config().num_hidden_layers):
-        raise RuntimeError(
-            f"{type(model).__name__} returned the attention of {len(attentions or ())} layers, not of {len(softmax)}: "
-            "it cannot be recorded"
-        )
-    return [softmax.index(layer) if len(attentions) == len(softmax) else layer for layer in layers]
+        attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions or ()
+    # Some models leave out their layers without attention.
+    numbers, every = attention_layers(model.config), range(model.config.get_text_config().num_hidden_layers)
+    if len(attentions) not in (len(numbers), len(every)):
+        found = f"the attention of {len(attentions)} layers, not of {len(numbers)}"
+        raise RuntimeError(f"{type(model).__name__} returned {found}: it cannot be recorded")
+    by_layer = dict(zip(numbers if len(attentions) == len(numbers) else every, attentions))
+    for layer in dict.fromkeys(layer for layer, _ in planes):
+        recorder.observe_weights(layer, by_layer[layer])
+    return recorder.finish()
 
 
 def picture_columns(located: Sequence[ImageTokens], keys: int) -> np.ndarray:

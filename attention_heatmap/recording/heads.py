@@ -1,7 +1,5 @@
 """The choice of auto: which layer, and which head of a layer, follows what is spoken of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,15 +23,11 @@ class HeadSurvey(AttentionRecorder):
     """
 
     def __init__(
-        self, layers: Sequence[int], first_query: int, end: int, located: Sequence[ImageTokens],
-        regions: Sequence[np.ndarray], crosses: bool = False,
+        self, layers: Sequence[int], steps: int, located: Sequence[ImageTokens], regions: Sequence[np.ndarray],
+        crossing: Sequence[int],
     ) -> None:  # fmt: skip
-        """end: the position after the pass's last; crosses: the keys are those of pictures, not positions."""
-        super().__init__([(layer, "mean") for layer in layers], first_query, 0, layers if crosses else ())
-        self.steps, self.located = end - first_query, located
-        regions_M = np.concatenate(regions)
-        self.count = int(regions_M.max(initial=0)) + 1
-        self.regions_M = np.where(regions_M < 0, self.count, regions_M)  # the last region: no place
+        super().__init__([(layer, "mean") for layer in layers], 0, 0, crossing)
+        self.steps, self.located, self.regions_M = steps, located, np.concatenate(regions)
         self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
         self._sums: list[Any] = []  # of the layer that is met, a block of queries each
 
@@ -42,13 +36,13 @@ class HeadSurvey(AttentionRecorder):
         import torch
 
         H, Q, keys = weights_HQK.shape
+        columns_M = np.concatenate([image.positions for image in self.located])
         if layer in self.crossing:
             columns_M = picture_columns(self.located, keys)
-        else:
-            columns_M = np.concatenate([image.positions for image in self.located])
-        columns, regions = (torch.as_tensor(array, device=weights_HQK.device) for array in (columns_M, self.regions_M))
-        sums_HQR = weights_HQK.new_zeros(H, Q, self.count + 1).index_add_(2, regions, weights_HQK[..., columns])
-        self._sums.append(sums_HQR[..., : self.count].cpu())
+        weights_HQM = weights_HQK[..., torch.as_tensor(columns_M, device=weights_HQK.device)]
+        sums_HQR = weights_HQK.new_zeros(H, Q, int(self.regions_M.max(initial=0)) + 2)
+        sums_HQR.index_add_(2, torch.as_tensor(self.regions_M + 1, device=weights_HQK.device), weights_HQM)
+        self._sums.append(sums_HQR[..., 1:].cpu())  # the first region: no place
         if step + Q == self.steps:
             self.found[layer] = head_agreement(torch.cat(self._sums, dim=1).transpose(0, 1).numpy())
             self._sums.clear()
@@ -72,9 +66,8 @@ def survey_heads(
 
     Raises RuntimeError where the model does not go through our attention function.
     """
-    P, T, crossing = inputs["input_ids"].shape[1], len(response_ids), cross_layers(model.config)
-    layers = crossing or attention_layers(model.config)
-    survey = HeadSurvey(layers, P - 1, P - 1 + T, located, regions, bool(crossing))
+    crossing = cross_layers(model.config)
+    survey = HeadSurvey(crossing or attention_layers(model.config), len(response_ids), located, regions, crossing)
     with recording(model, survey):
         forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
     if not survey.found:

@@ -4,65 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from attention_heatmap.dataset import well_formed
 from attention_heatmap.log import one_line, warn_once
 from attention_heatmap.options import check_options, defaults_of, number_or_text, option
-from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE, check_prompt_template
+from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
 
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
 NEUTRAL_PROMPT = "Write a general description of the image."
-ANSWER, RECORDING = "answer", "recording"  # headings of the flags
+_answer, _recording = partial(option, group="answer"), partial(option, group="recording")
 
 
 @dataclass(frozen=True)
 class RecordingOptions:
     """How an answer is made and its attention recorded. Raises ValueError for what fits no sample and no model."""
 
-    prompt_template: str = option(
-        DEFAULT_PROMPT_TEMPLATE, "{Question} is replaced by the problem", group=ANSWER, shown="Reason-RFT's"
+    prompt_template: str = _answer(
+        DEFAULT_PROMPT_TEMPLATE, "{Question} is replaced by the problem", shown="Reason-RFT's"
     )
-    max_new_tokens: int = option(1024, "the most tokens to generate", group=ANSWER)
-    do_sample: bool = option(False, "sample instead of taking the likeliest token", group=ANSWER)
-    temperature: float = option(1.0, "of sampling", group=ANSWER)
-    top_p: float = option(1.0, "of sampling", group=ANSWER)
-    seed: int = option(0, "of sampling", group=ANSWER)
-    fast: bool = option(
-        False, "generate with a static cache and a compiled step: for long answers on a GPU", group=ANSWER
-    )
-    response: str | None = option(
-        None, "an answer already known: its attention is shown, nothing is generated", group=ANSWER
-    )
-    response_key: str | None = option(None, "the same, from this field of the sample, such as solution", group=ANSWER)
-    head: str | int | Sequence = option(
+    max_new_tokens: int = _answer(1024, "the most tokens to generate")
+    do_sample: bool = _answer(False, "sample instead of taking the likeliest token")
+    temperature: float = _answer(1.0, "of sampling")
+    top_p: float = _answer(1.0, "of sampling")
+    seed: int = _answer(0, "of sampling")
+    fast: bool = _answer(False, "generate with a static cache and a compiled step: for long answers on a GPU")
+    response: str | None = _answer(None, "an answer already known: its attention is shown, nothing is generated")
+    response_key: str | None = _answer(None, "the same, from this field of the sample, such as solution")
+    head: str | int | Sequence = _recording(
         "mean", "mean or max over the heads, one head, several such as 0-3, each, the mean of some such as 1+3, or "
-        "auto: the one of each layer that agrees most with the others", group=RECORDING,
+        "auto: the one of each layer that agrees most with the others",
         flag={"nargs": "+", "metavar": "HEAD", "type": number_or_text},
     )  # fmt: skip
-    attention: str = option(
-        "auto", "how to record; eager is transformers' output_attentions, which needs far more memory", group=RECORDING,
+    attention: str = _recording(
+        "auto", "how to record; eager is transformers' output_attentions, which needs far more memory",
         choices=("auto", "eager"),
     )  # fmt: skip
-    max_pixels: int | None = option(None, "shrink pictures of more pixels first, for a smaller memory", group=RECORDING)
-    neutral_prompt: str | None = option(
-        None, "replay the answer after this text, too, for the baselines neutral and relative", group=RECORDING,
-        flag={"metavar": "TEXT"},
-    )  # fmt: skip
+    max_pixels: int | None = _recording(None, "shrink pictures of more pixels first, for a smaller memory")
+    neutral_prompt: str | None = _recording(
+        None, "replay the answer after this text, too, for the baselines neutral and relative", flag={"metavar": "TEXT"}
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_prompt_template(self.prompt_template)
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
-        if self.max_pixels is not None and self.max_pixels < 1:
-            raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 or more")
+        if "{Question}" not in self.prompt_template:
+            template = f"prompt_template {self.prompt_template!r}"
+            raise ValueError(f"{template} has no {{Question}}; put it where the problem goes")
+        for name in ("max_new_tokens", "max_pixels"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} is {number}; expected 1 or more")
         usable = self.temperature > 0 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32
         if self.do_sample and not usable:
-            raise ValueError(
-                f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}; expected above 0, 0..1, and "
-                f"0..{2**32 - 1}"
-            )
+            given = f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}"
+            raise ValueError(f"{given}; expected above 0, 0..1, and 0..{2**32 - 1}")
         defaults = defaults_of(type(self))
         unused = [name for name in ("temperature", "top_p", "seed") if getattr(self, name) != defaults[name]]
         if unused and not self.do_sample:
@@ -70,14 +65,13 @@ class RecordingOptions:
 
     def generation(self) -> dict[str, Any]:
         """What `generate` is told; sampling starts at its seed."""
+        told = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
         if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
-            unused = dict.fromkeys(("temperature", "top_p", "top_k"))
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **unused}
+            return told | dict.fromkeys(("temperature", "top_p", "top_k"))
         from transformers import set_seed
 
         set_seed(self.seed)
-        names = ("max_new_tokens", "do_sample", "temperature", "top_p")
-        return {name: getattr(self, name) for name in names}
+        return told | {"temperature": self.temperature, "top_p": self.top_p}
 
     def given_response(self, sample: dict) -> str | None:
         """The answer that is already known, if one was named."""

@@ -1,14 +1,12 @@
 """Several processes: those that share a model, and those that share out a dataset."""
 
-from __future__ import annotations
-
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from attention_heatmap.log import one_line
 from attention_heatmap.recording.layers import layer_values
 
 _LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
@@ -21,33 +19,27 @@ def process_number(tp_plan: Any = "auto") -> int:
 
 def environment_number(name: str, default: int) -> int:
     """A number that a launcher puts into the environment. Raises ValueError for another text."""
-    text = os.environ.get(name, "")
-    if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ValueError(
-            f"the environment's {name} is {one_line(text)[:50]!r}; expected a number, as a launcher sets it"
-        )
-    return int(text or default)
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f"the environment's {name} is {text[:50]!r}; expected a number, as a launcher sets it")
+    return int(text)
 
 
 def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
     """Raises ValueError where a model cannot be shared by the processes that were started."""
     if not tp_plan:
         return
-    ranks, text = environment_number("WORLD_SIZE", 1), config.get_text_config()
+    ranks = environment_number("WORLD_SIZE", 1)
     if ranks < 2:
-        raise ValueError(
-            f"tp_plan {tp_plan!r} shares the model between processes, and there is one; start several: "
-            "torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
-        )
+        advice = "start several: torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        raise ValueError(f"tp_plan {tp_plan!r} shares the model between processes, and there is one; {advice}")
     if device_map not in (None, "auto"):
         raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
     for name in ("num_attention_heads", "num_key_value_heads"):
-        uneven = [count for count in layer_values(text, name, 0) if count % ranks]
+        uneven = [count for count in layer_values(config.get_text_config(), name, 0) if count % ranks]
         if uneven:
-            raise ValueError(
-                f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly; start a number of "
-                "processes that divides them"
-            )
+            told = f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly"
+            raise ValueError(f"{told}; start a number of processes that divides them")
 
 
 def part_of(numbers: list[int], checkpoint: Any) -> tuple[list[int], bool, Callable[[], None]]:

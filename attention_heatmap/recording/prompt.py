@@ -1,7 +1,5 @@
 """From a problem and its pictures to the model's inputs, and from tokens back to text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,36 +25,26 @@ def prompt_text(processor: Any, content: list[dict]) -> str:
             raise ValueError(f"the checkpoint's chat template cannot be used: {one_line(error)}; mend it") from error
     if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
         return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
-    raise ValueError(
-        f"{type(processor).__name__} has no chat template; add chat_template.jinja to the checkpoint's directory"
-    )
+    name = type(processor).__name__
+    raise ValueError(f"{name} has no chat template; add chat_template.jinja to the checkpoint's directory")
 
 
 def check_chat_template(processor: Any) -> None:
     """Raises ValueError for a chat template that leaves out the pictures or the problem, as one made for text does."""
     marked = {"type": "text", "text": "{Question}"}
     plain, whole = (prompt_text(processor, [*pictures, marked]) for pictures in ([], [{"type": "image"}]))
+    left_out = "the problem" if "{Question}" not in whole else "pictures"
     if plain == whole or "{Question}" not in whole or "'type'" in whole:
-        left_out = "the problem" if "{Question}" not in whole else "pictures"
-        raise ValueError(
-            f"the checkpoint's chat template leaves {left_out} out: it is made for text; add the chat_template.jinja "
-            "of a vision-language model"
-        )
-
-
-def check_prompt_template(prompt_template: str) -> None:
-    """Raises ValueError for a template without a place for the problem."""
-    if "{Question}" not in prompt_template:
-        raise ValueError(f"prompt_template {prompt_template!r} has no {{Question}}; put it where the problem goes")
+        advice = "add the chat_template.jinja of a vision-language model"
+        raise ValueError(f"the checkpoint's chat template leaves {left_out} out: it is made for text; {advice}")
 
 
 def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
     """The model's inputs for one problem and its pictures, by the processor's own chat template.
 
-    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the
-    template has no {Question}, or the processor no chat template.
+    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the processor has
+    no chat template, or cannot take these pictures.
     """
-    check_prompt_template(prompt_template)
     question = prompt_template.replace("{Question}", problem)
     text = prompt_text(processor, [*({"type": "image"} for _ in images), {"type": "text", "text": question}])
     # As apply_chat_template does: a template that writes the first token leaves none to the tokenizer.
@@ -86,19 +74,18 @@ def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
     import torch
 
-    ids_1P, T = inputs["input_ids"], len(response_ids)
-    extended = dict(inputs)
+    extended, T = dict(inputs), len(response_ids)
     for key, value in inputs.items():
         if key == "input_ids":
             tail = torch.tensor([list(response_ids)])
         elif key == "cross_attention_mask":  # (1, P, pictures, tiles): the response sees what the prompt's end sees
             tail = value[:, -1:].repeat(1, T, 1, 1)
-        elif not torch.is_tensor(value) or value.shape != ids_1P.shape:
+        elif torch.is_tensor(value) and value.shape == inputs["input_ids"].shape:
+            # The attention mask goes on with 1, token types with the text's 0. Paligemma's 0 is the prefix.
+            one = key == "attention_mask" or (key == "token_type_ids" and not value.any())
+            tail = torch.full((1, T), int(one))
+        else:
             continue
-        elif key == "token_type_ids" and not value.any():  # paligemma's 0 is the prefix, which sees itself whole
-            tail = torch.ones(1, T)
-        else:  # the attention mask goes on with ones, token types with the text's 0
-            tail = torch.full((1, T), int(key == "attention_mask"))
         extended[key] = torch.cat([value, tail.to(value)], dim=1)
     return extended
 
@@ -122,19 +109,19 @@ def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
     Tokens are decoded behind the one before, never alone: a character whose bytes are spread over several
     tokens comes whole, with the last of them, and leading spaces are kept.
     """
+
+    def text_of(first: int, last: int) -> str:
+        kept = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return tokenizer.decode(list(token_ids[first:last]), **kept)
+
     pieces: list[str] = []
     before, start = 0, 0  # ids[before:start] is text that is out already, ids[start:] waits for its last byte
     for end in range(1, len(token_ids) + 1):
-        known = _decode(tokenizer, token_ids[before:start])
-        text = _decode(tokenizer, token_ids[before:end])
+        text = text_of(before, end)
         # A UTF-8 character has at most four bytes: what is broken for longer is no character.
         if text.endswith("\ufffd") and end - start < 4 and end < len(token_ids):
             pieces.append("")
             continue
-        pieces.append(text[len(known) :])
+        pieces.append(text[len(text_of(before, start)) :])
         before, start = start, end
     return tuple(pieces)
-
-
-def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

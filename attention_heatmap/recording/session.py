@@ -1,7 +1,5 @@
 """A sample recorded: inputs, answer, rows, record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,67 +9,15 @@ import numpy as np
 from PIL import Image
 
 from attention_heatmap.dataset import problem_of, shrink, upright_rgb, well_formed
-from attention_heatmap.log import NOTE, logger, one_line
-from attention_heatmap.options import expand
-from attention_heatmap.record import AttentionRecord, Head, ImageTokens, picture_file
-from attention_heatmap.recording.generation import (
-    RecordedRows,
-    alone_with,
-    end_ids,
-    fast_settings,
-    generate_response,
-    insert_image_positions,
-    record_rows,
-    say_decoding_settings,
-)
+from attention_heatmap.log import NOTE, logger
+from attention_heatmap.record import AttentionRecord, ImageTokens, picture_file
+from attention_heatmap.recording import generation
 from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
-from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
-from attention_heatmap.recording.layers import (
-    attention_layers,
-    check_head,
-    cross_layers,
-    resolve_layer,
-    text_config,
-    warn_of_blind_layers,
-)
-from attention_heatmap.recording.memory import check_memory, check_record_memory, out_of_memory_told
+from attention_heatmap.recording.image_tokens import locate_image_tokens
+from attention_heatmap.recording.layers import cross_layers, resolve_heads, text_config, tp_size, warn_of_blind_layers
+from attention_heatmap.recording.memory import check_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.prompt import build_inputs, decode_tokens, input_device
-
-
-def resolve_layers(config: Any, layers: Any) -> tuple[int, ...]:
-    """The 0-based layers that are asked for, each once; none for "auto". Raises ValueError.
-
-    layers: a number, "all", a range such as "0-7", or several of these; negative ones count from the end.
-    """
-    found: list[int] = []
-    given = expand(layers, "layer_idx")
-    for one in given:
-        if isinstance(one, (str, tuple)) and one != "all" and given != ["auto"]:
-            expected = "auto alone" if one == "auto" else "a whole number, a range such as 0-7, all, or auto"
-            raise ValueError(f"layer_idx is {one_line(repr(one))[:200]}; expected {expected}")
-        if one != "auto":
-            found += attention_layers(config) if one == "all" else [resolve_layer(config, one)]
-    if not given:
-        raise ValueError("no layer was given; expected one or more")
-    return tuple(dict.fromkeys(found))
-
-
-def resolve_heads(config: Any, head: Any) -> tuple[Head, ...]:
-    """The reductions of the heads that are asked for, each once. Raises ValueError.
-
-    head: "mean", "max", "auto", a number, a range such as "0-3", "each", the mean of some such as "1+3" (in Python
-    also a tuple, (1, 3)), or several of these in a list.
-    """
-    count, found = text_config(config).num_attention_heads, []
-    for one in expand(head if isinstance(head, list) else [head], "head"):
-        found += range(count) if one == "each" else [check_head(one, count)]
-    heads = tuple(dict.fromkeys(found))
-    if "auto" in heads and len(heads) > 1:
-        raise ValueError(f"head is {head!r}; expected numbers, or auto alone")
-    if not heads:
-        raise ValueError("no head was given; expected one or more")
-    return heads
 
 
 class Session:
@@ -91,34 +37,35 @@ class Session:
         """
         problem, heads = well_formed(problem_of(sample, "the sample")), resolve_heads(self.config, how.head)
         response, auto_layer, auto_head = how.given_response(sample), not layers, heads == ("auto",)
-        if (getattr(self.model, "tp_size", None) or 1) > 1 and (auto_layer or auto_head):
-            raise ValueError(
-                "auto compares the heads of a layer, which tp_plan shares out; name the layer and the head"
-            )
-        originals = [upright_rgb(image) for image in images]
-        with alone_with(self.model), out_of_memory_told() as facts:
+        if tp_size(self.model) > 1 and (auto_layer or auto_head):
+            told = "auto compares the heads of a layer, which tp_plan shares out"
+            raise ValueError(f"{told}; name the layer and the head")
+        originals, neutral = [upright_rgb(image) for image in images], None
+        with generation.alone_with(self.model), out_of_memory_told() as facts:
             inputs, located = self.inputs(problem, originals, how)
-            given = self._response_ids(response) if response is not None and ids is None else ids
-            steps, prompt = how.max_new_tokens if given is None else len(given), inputs["input_ids"].shape[1]
-            planes = max(len(layers), 1) * len(heads)
-            facts.append(check_memory(self.model, prompt, steps, planes, eager=how.attention == "eager"))
+            if ids is None and response is not None:
+                ids = self._response_ids(response)
+            prompt, steps = inputs["input_ids"].shape[1], how.max_new_tokens if ids is None else len(ids)
+            count = max(len(layers), 1) * len(heads)
+            facts.append(check_memory(self.model, prompt, steps, count, eager=how.attention == "eager"))
             logger.info(facts[0])
-            ids = self._answer(inputs, how) if given is None else given
+            if ids is None:
+                generation.say_decoding_settings(self.model, how.do_sample)
+                settings = how.generation()
+                settings = generation.fast_settings(self.model, settings) if how.fast else settings
+                ids = generation.generate_response(self.model, inputs, settings)
             chosen: dict[int, int] = {}
             if auto_layer or auto_head:
                 layers, chosen = self._choose(inputs, ids, located, originals, layers, auto_head)
-            pairs = [(layer, chosen.get(layer, head)) for layer in layers for head in heads]
-            check_record_memory(prompt, len(ids), len(pairs))
-            rows = record_rows(self.model, inputs, pairs, ids, how.attention)
-            record = self._as_record(inputs, located, pairs, rows, ids, originals, problem)
-            record = replace(record, auto_layer=auto_layer, auto_head=auto_head)
+            planes = [(layer, chosen.get(layer, head)) for layer in layers for head in heads]
+            record = self._recorded(inputs, located, planes, ids, how.attention, originals, problem)
             if how.neutral_prompt is not None:
-                plain = replace(how, prompt_template="{Question}")
-                neutral = self._mean_weights(*self.inputs(how.neutral_prompt, originals, plain), pairs, ids, how)
-                record = replace(record, neutral=neutral)
+                asked = self.inputs(how.neutral_prompt, originals, replace(how, prompt_template="{Question}"))
+                again = self._recorded(*asked, planes, ids, how.attention)
+                neutral = again.weights[:, :, again.image_positions].mean(axis=0, dtype=np.float32)
         reach = prompt + len(ids) - min(int(image.positions.min()) for image in located)
         warn_of_blind_layers(self.config, layers, reach)
-        return record
+        return replace(record, auto_layer=auto_layer, auto_head=auto_head, neutral=neutral)
 
     def inputs(
         self, problem: str, originals: list[Image.Image], how: RecordingOptions
@@ -127,13 +74,11 @@ class Session:
         if not 1 <= len(originals) <= self.max_image_num:
             raise ValueError(f"{len(originals)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
         images = [shrink(image, how.max_pixels) for image in originals]
-        inputs = self.processed(problem, originals, how)
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        if int(inputs["input_ids"].max()) >= vocabulary:
-            raise ValueError(
-                f"the tokenizer gives ids up to {int(inputs['input_ids'].max())}, the model has {vocabulary} tokens; "
-                "give the tokenizer that belongs to the weights"
-            )
+        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
+        highest, vocabulary = int(inputs["input_ids"].max()), self.model.get_input_embeddings().weight.shape[0]
+        if highest >= vocabulary:
+            told = f"the tokenizer gives ids up to {highest}, the model has {vocabulary} tokens"
+            raise ValueError(f"{told}; give the tokenizer that belongs to the weights")
         shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
         logger.debug("inputs: %s", shapes)
         located = [
@@ -142,24 +87,10 @@ class Session:
         ]
         return inputs.to(input_device(self.model), dtype=self.model.dtype), located
 
-    def processed(self, problem: str, originals: list[Image.Image], how: RecordingOptions) -> Any:
-        """The model's inputs, on the host. Raises ValueError where they hold no picture."""
-        images = [shrink(image, how.max_pixels) for image in originals]
-        inputs = build_inputs(self.processor, problem, images, how.prompt_template)
-        if not (inputs["input_ids"] == image_token_id(self.config)).any():
-            raise ValueError("the prompt holds no image token: the chat template or the tokenizer leaves pictures out")
-        return inputs
-
-    def _answer(self, inputs: Any, how: RecordingOptions) -> list[int]:
-        """The ids of the model's own answer."""
-        say_decoding_settings(self.model, how.do_sample)
-        generation = how.generation()
-        return generate_response(self.model, inputs, fast_settings(self.model, generation) if how.fast else generation)
-
     def _response_ids(self, response: str) -> list[int]:
         """The tokens of a given response, without an end-of-sequence token at its end."""
         ids = list(self.processor.tokenizer(response, add_special_tokens=False)["input_ids"])
-        while ids and ids[-1] in end_ids(self.model):
+        while ids and ids[-1] in generation.end_ids(self.model):
             ids.pop()
         if not ids:
             raise ValueError(f"the given response is {response!r}; expected more than the end of a sequence")
@@ -178,31 +109,23 @@ class Session:
             return layers, {}
         for number in layers:
             if number not in heads:
-                raise ValueError(
-                    f"no head of layer {number} sees pictures, for auto to choose; take one of {list(heads)}"
-                )
+                told = f"no head of layer {number} sees pictures, for auto to choose"
+                raise ValueError(f"{told}; take one of {list(heads)}")
             logger.log(NOTE, "auto: head %d of layer %d, which agrees most with the others", heads[number], number)
-        return layers, {number: heads[number] for number in layers}
+        return layers, heads
 
-    def _mean_weights(
-        self, inputs: Any, located: list[ImageTokens], planes: list, ids: list[int], how: RecordingOptions
-    ) -> np.ndarray:
-        """(N, M) float32, the mean weight of every image token while a given response is replayed."""
-        rows = record_rows(self.model, inputs, planes, ids, how.attention)
-        record = self._as_record(inputs, located, planes, rows, ids, [], "")
-        return record.weights[:, :, record.image_positions].mean(axis=0, dtype=np.float32)
-
-    def _as_record(
-        self, inputs: Any, located: list[ImageTokens], planes: list, rows: RecordedRows, ids: list[int],
-        originals: list, problem: str,
+    def _recorded(
+        self, inputs: Any, located: list[ImageTokens], planes: list, ids: list[int], attention: str,
+        originals: Sequence[Image.Image] = (), problem: str = "",
     ) -> AttentionRecord:  # fmt: skip
-        """Join what was recorded with the text and the pictures."""
+        """The rows of an answer, joined with the text and the pictures."""
+        rows = generation.record_rows(self.model, inputs, planes, ids, attention)
         tokenizer, weights_TNS = self.processor.tokenizer, rows.weights
         token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), ids]).astype(np.int64)
         tokens = decode_tokens(tokenizer, token_ids.tolist())
         if crossing := cross_layers(self.config):
             crosses_N = [layer in crossing for layer, _ in planes]
-            placed = insert_image_positions(token_ids, weights_TNS, located, crosses_N, rows.cross_keys)
+            placed = generation.insert_image_positions(token_ids, weights_TNS, located, crosses_N, rows.cross_keys)
             token_ids, weights_TNS, is_text = placed
             texts = iter(tokens)
             tokens = tuple(next(texts) if text else "" for text in is_text)

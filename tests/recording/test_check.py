@@ -108,7 +108,7 @@ def test_hiding_no_cell_changes_nothing(session, monkeypatch):
 
 
 def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(session, monkeypatch):
-    record, real, calls = recorded(session), session.processed, []
+    record, real, calls = recorded(session), room.build_inputs, []
 
     def other(*arguments):
         calls.append(1)
@@ -116,7 +116,7 @@ def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(sessio
         inputs["input_ids"] = inputs["input_ids"] + (len(calls) > 1)
         return inputs
 
-    monkeypatch.setattr(session, "processed", other)
+    monkeypatch.setattr(room, "build_inputs", other)
     with pytest.raises(ValueError, match="the check cannot be made: the processor cuts the pictures by what they show"):
         check_record(session, record, SAMPLE, PICTURES, PLAIN, RecordingOptions())
 

@@ -206,7 +206,7 @@ def test_fast_is_a_static_cache_where_that_pays(tiny, monkeypatch, caplog):
     monkeypatch.setattr("attention_heatmap.recording.generation.input_device", lambda _: torch.device("cuda"))
     assert fast_settings(tiny.model, settings) == {**settings, "cache_implementation": "static"}
     assert fast_settings(tiny.model, {"max_new_tokens": 100}) == {"max_new_tokens": 100}
-    monkeypatch.setattr("attention_heatmap.recording.generation.shared_heads", lambda _: 4)
+    monkeypatch.setattr("attention_heatmap.recording.generation.tp_size", lambda _: 2)
     assert fast_settings(tiny.model, settings) == settings
 
 

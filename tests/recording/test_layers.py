@@ -12,9 +12,11 @@ from attention_heatmap.recording.layers import (
     cross_layers,
     layer_kinds,
     layer_values,
+    resolve_heads,
     resolve_layer,
-    shared_heads,
+    resolve_layers,
     text_config,
+    tp_size,
     warn_of_blind_layers,
 )
 
@@ -65,9 +67,9 @@ def test_a_number_may_differ_from_layer_to_layer():
     assert layer_values(SimpleNamespace(num_hidden_layers=2, width=4), "width", 7).tolist() == [4, 4]
 
 
-@pytest.mark.parametrize("ranks, heads", [(None, 0), (1, 0), (2, 4)])
-def test_heads_are_shared_where_there_are_several_processes(config, ranks, heads):
-    assert shared_heads(SimpleNamespace(tp_size=ranks, config=config())) == heads
+@pytest.mark.parametrize("ranks, processes", [(None, 1), (1, 1), (2, 2)])
+def test_a_model_says_how_many_processes_share_it(ranks, processes):
+    assert tp_size(SimpleNamespace(tp_size=ranks)) == processes
 
 
 @pytest.mark.parametrize("head", [4, -5, 1.5, "x", True, None, [], ()])
@@ -109,3 +111,48 @@ def test_a_layer_that_cannot_see_all_of_the_picture_is_told(config, caplog):
     warn_of_blind_layers(config("mllama"), [1, 2], 30)
     assert caplog.text.count("does not look at pictures") == 1
     assert "layer 2 does not look at pictures; layers [1, 3] do" in caplog.text
+
+
+# ------------------------------------------------------------------------------------- layers and heads by name
+
+
+@pytest.mark.parametrize(
+    "given, layers",
+    [(1, (1,)), (-1, (2,)), ([2, -1, 0], (2, 0)), ("0-1", (0, 1)), ("all", (0, 1, 2)), ("auto", ()), ("0,2", (0, 2)),
+     (np.array([0, 2]), (0, 2)), ([1, "0-1"], (1, 0))],
+)  # fmt: skip
+def test_layers_are_named_one_by_one_by_ranges_or_all(config, given, layers):
+    assert resolve_layers(config(), given) == layers
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["auto", 1], "layer_idx is 'auto'; expected auto alone"),
+        ("last", "expected a whole number, a range such as 0-7, all, or auto"),
+        ("1+2", r"layer_idx is \(1, 2\); expected a whole number"),
+        ([], "no layer was given; expected one or more"),
+        (7, "layer_idx 7 is out of range"),
+    ],
+)
+def test_layers_that_are_none_are_refused(config, given, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_layers(config(), given)
+
+
+@pytest.mark.parametrize(
+    "given, heads",
+    [("mean", ("mean",)), ("each", (0, 1, 2, 3)), (-1, (3,)), ("0-2", (0, 1, 2)), ("1+3", ((1, 3),)),
+     ((1, 3), ((1, 3),)), (["max", 2, "each"], ("max", 2, 0, 1, 3)), ("auto", ("auto",)), ([[0, 1], "1"], ((0, 1), 1))],
+)  # fmt: skip
+def test_heads_are_reduced_or_named_each_once(config, given, heads):
+    assert resolve_heads(config(), given) == heads
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [(["auto", 1], "expected numbers, or auto alone"), ([], "no head was given"), ("0-9", "the layer has 4 heads")],
+)
+def test_heads_that_are_none_are_refused(config, given, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_heads(config(), given)

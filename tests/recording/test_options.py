@@ -18,7 +18,7 @@ from attention_heatmap.recording.options import RecordingOptions
         ({"fast": "no"}, "fast is 'no'; expected True or False"),
         ({"neutral_prompt": 5}, "neutral_prompt is 5; expected a text"),
         ({"attention": "flash"}, "attention is 'flash'; expected 'auto' or 'eager'"),
-        ({"prompt_template": "no place"}, "has no {Question}; put it where the problem goes"),
+        ({"prompt_template": "no place"}, "'no place' has no {Question}; put it where the problem goes"),
         ({"do_sample": True, "temperature": 0.0}, "temperature is 0.0"),
         ({"do_sample": True, "top_p": 1.5}, "top_p 1.5"),
         ({"do_sample": True, "seed": -1}, "seed -1"),

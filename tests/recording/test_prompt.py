@@ -31,11 +31,6 @@ def test_inputs_are_those_of_the_processors_own_template(tiny):
     assert set(found) == set(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_a_template_without_a_place_for_the_problem_is_refused(tiny):
-    with pytest.raises(ValueError, match=r"'no place' has no \{Question\}; put it where the problem goes"):
-        build_inputs(tiny.processor, "Go.", [picture()], "no place")
-
-
 def test_what_a_processor_cannot_take_is_one_clear_line(tiny):
     tiny_one = SimpleNamespace(
         chat_template=None, tokenizer=tiny.processor.tokenizer, image_token="<|image_pad|>",

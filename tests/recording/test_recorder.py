@@ -36,7 +36,7 @@ def test_blocks_of_queries_give_the_rows_of_the_last_steps(monkeypatch, window, 
         recorder.observe(layer, query, key, None, None, window)
     at = torch.arange(P - 1 + T)
     allowed = (at <= at[:, None]) & (at > at[:, None] - (window or P + T))
-    expected, rows = expected_rows(query, key, allowed)[:, P - 1 :], recorder.weights()
+    expected, rows = expected_rows(query, key, allowed)[:, P - 1 :], recorder.finish().weights
     assert rows.shape == (T, 2, P + T) and not rows[..., -1].any()
     np.testing.assert_allclose(rows[:, 0, :-1], expected.mean(0), atol=1e-6)
     np.testing.assert_allclose(rows[:, 1, :-1], expected[1], atol=1e-6)
@@ -55,7 +55,7 @@ def test_a_mask_is_obeyed_and_cut_to_the_keys(kind):
     recorder = AttentionRecorder([(0, "max")], 2, 4)
     recorder.observe(0, query, key, mask, 0.7, None)
     np.testing.assert_allclose(
-        recorder.weights()[:, 0, :6], expected_rows(query, key, allowed, 0.7)[:, 2:].max(0), atol=1e-6
+        recorder.finish().weights[:, 0, :6], expected_rows(query, key, allowed, 0.7)[:, 2:].max(0), atol=1e-6
     )
 
 
@@ -64,7 +64,9 @@ def test_a_layer_that_sees_fewer_queries_than_others_sees_the_last_ones():
     recorder = AttentionRecorder([(0, "mean")], 6, 3)
     recorder.observe(0, query, key, None, None, None)
     allowed = torch.arange(9) <= torch.arange(6, 9)[:, None]
-    np.testing.assert_allclose(recorder.weights()[:, 0, :9], expected_rows(query, key, allowed).mean(0), atol=1e-6)
+    np.testing.assert_allclose(
+        recorder.finish().weights[:, 0, :9], expected_rows(query, key, allowed).mean(0), atol=1e-6
+    )
 
 
 def test_a_layer_that_crosses_sees_all_keys_of_which_there_may_be_more_than_positions():
@@ -72,7 +74,7 @@ def test_a_layer_that_crosses_sees_all_keys_of_which_there_may_be_more_than_posi
     recorder = AttentionRecorder([(1, "mean"), (0, "mean")], 2, 2, crossing=[1])
     recorder.observe(1, query, key, None, None, None)
     recorder.observe_weights(0, torch.full((1, H, 4, 4), 0.25))
-    rows = recorder.weights()
+    rows = recorder.finish().weights
     assert rows.shape == (2, 2, 20) and recorder.cross_keys == 20
     everything = torch.ones(4, 20, dtype=torch.bool)
     np.testing.assert_allclose(rows[:, 0], expected_rows(query, key, everything)[:, 2:].mean(0), atol=1e-6)
@@ -84,16 +86,21 @@ def test_weights_that_the_model_computed_are_rows_as_they_are():
     recorder = AttentionRecorder([(2, (0, 3))], 1, 4)
     recorder.observe_weights(2, weights)
     recorder.observe_weights(1, weights)  # of a layer that nobody wants
-    np.testing.assert_allclose(recorder.weights()[:, 0, :5], weights[0, [0, 3], 1:].mean(0), atol=1e-6)
+    np.testing.assert_allclose(recorder.finish().weights[:, 0, :5], weights[0, [0, 3], 1:].mean(0), atol=1e-6)
 
 
 def test_no_matrix_of_all_positions_is_held(monkeypatch):
     monkeypatch.setattr(room, "_VALUES_AT_ONCE", H * 500 * 2)
-    seen, real = [], room.softmax
-    monkeypatch.setattr(room, "softmax", lambda scores: seen.append(tuple(scores.shape)) or real(scores))
+    seen, real = [], room.attention_scores
+
+    def noted(*arguments):
+        seen.append(tuple(real(*arguments).shape))
+        return real(*arguments)
+
+    monkeypatch.setattr(room, "attention_scores", noted)
     recorder = AttentionRecorder([(0, "mean")], 490, 10)
     observe(recorder, 0, queries=500, keys=500)
-    assert seen == [(H, 2, 500)] * 5 and recorder.weights().shape == (10, 1, 501)
+    assert seen == [(H, 2, 500)] * 5 and recorder.finish().weights.shape == (10, 1, 501)
 
 
 def test_a_batch_is_refused():
@@ -107,7 +114,7 @@ def test_a_layer_without_rows_is_named():
     observe(recorder, 0)
     assert recorder.reached
     with pytest.raises(RuntimeError, match="layer 5 gave 0 attention rows for 1 tokens"):
-        recorder.weights()
+        recorder.finish()
 
 
 def test_weights_that_are_no_numbers_name_the_layer_and_the_step():
@@ -116,7 +123,7 @@ def test_weights_that_are_no_numbers_name_the_layer_and_the_step():
     weights[0, 2, 3, 1] = torch.nan
     recorder.observe_weights(3, weights)
     with pytest.raises(RuntimeError, match=r"layer 3 has weights that are no numbers at step 3: .* --dtype bfloat16"):
-        recorder.weights()
+        recorder.finish()
 
 
 @pytest.mark.parametrize("limit, dtype", [(2**28, np.float32), (0, np.float16)])
@@ -124,21 +131,21 @@ def test_a_large_record_is_kept_in_half_the_memory(monkeypatch, limit, dtype):
     monkeypatch.setattr(room, "LARGEST_FLOAT32_RECORD", limit)
     recorder = AttentionRecorder([(0, "mean")], 99, 5)
     observe(recorder, 0, queries=104, keys=104)
-    weights = recorder.weights()
+    weights = recorder.finish().weights
     assert weights.dtype == dtype
     np.testing.assert_allclose(weights.astype(np.float32).sum(-1), 1, atol=1e-3)
 
 
 def test_planes_of_a_layer_leave_together_and_the_queue_stays_short(monkeypatch):
-    monkeypatch.setattr(room, "_LARGEST_QUEUE", 2)
+    monkeypatch.setattr(room, "_MOST_ON_THEIR_WAY", 2)
     monkeypatch.setattr(room, "_ROWS_PER_BLOCK", 1)
     recorder, sizes = AttentionRecorder([(0, 0), (1, 0), (0, 1)], 0, 6), []
     real = recorder._store
     monkeypatch.setattr(recorder, "_store", lambda *arguments: sizes.append(arguments[2]) or real(*arguments))
     for layer in (0, 1):
         observe(recorder, layer, queries=6, keys=6)
-        assert len(recorder._storing) <= 2
-    assert recorder.weights().any() and sizes == [[0, 2]] * 6 + [[1]] * 6
+        assert len(recorder._on_their_way) <= 2
+    assert recorder.finish().weights.any() and sizes == [[0, 2]] * 6 + [[1]] * 6
 
 
 @pytest.mark.parametrize("count, keys, window", [(3, 3, None), (2, 7, None), (4, 9, 2)])
@@ -160,11 +167,10 @@ def test_heads_shared_by_processes_are_reduced_as_those_of_one(monkeypatch, head
     """Two processes of two heads each: what each gives to the others, added or compared, is the row of all four."""
     weights = torch.rand(4, 3, 5)
     given = []
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.all_reduce", lambda rows, how: given.append((rows.clone(), how)))
     for rank in (0, 1):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        reduce_heads(weights[2 * rank : 2 * rank + 2], head, 4)
+        reduce_heads(weights[2 * rank : 2 * rank + 2], head, 2)
     (first, how), (second, _) = given
     together = torch.maximum(first, second) if how == torch.distributed.ReduceOp.MAX else first + second
     assert torch.allclose(together, reduce_heads(weights, head), atol=1e-6)

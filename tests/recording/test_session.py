@@ -20,7 +20,7 @@ from attention_heatmap.recording.attention import _active, implementations
 from attention_heatmap.recording.check import check_record
 from attention_heatmap.recording.layers import attention_layers, cross_layers
 from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
-from attention_heatmap.recording.session import Session, resolve_heads, resolve_layers
+from attention_heatmap.recording.session import Session
 
 SAMPLE = {"problem": "Where is it? Based on the following requirements, say."}
 PLAIN = ("off", False, 0)
@@ -46,51 +46,6 @@ def record(session_of):
         return session_of(family).record(sample, images, tuple(layers), how)
 
     return run
-
-
-# ------------------------------------------------------------------------------------- layers and heads by name
-
-
-@pytest.mark.parametrize(
-    "given, layers",
-    [(1, (1,)), (-1, (2,)), ([2, -1, 0], (2, 0)), ("0-1", (0, 1)), ("all", (0, 1, 2)), ("auto", ()), ("0,2", (0, 2)),
-     (np.array([0, 2]), (0, 2)), ([1, "0-1"], (1, 0))],
-)  # fmt: skip
-def test_layers_are_named_one_by_one_by_ranges_or_all(tiny, given, layers):
-    assert resolve_layers(tiny.config, given) == layers
-
-
-@pytest.mark.parametrize(
-    "given, message",
-    [
-        (["auto", 1], "layer_idx is 'auto'; expected auto alone"),
-        ("last", "expected a whole number, a range such as 0-7, all, or auto"),
-        ("1+2", r"layer_idx is \(1, 2\); expected a whole number"),
-        ([], "no layer was given; expected one or more"),
-        (7, "layer_idx 7 is out of range"),
-    ],
-)
-def test_layers_that_are_none_are_refused(tiny, given, message):
-    with pytest.raises(ValueError, match=message):
-        resolve_layers(tiny.config, given)
-
-
-@pytest.mark.parametrize(
-    "given, heads",
-    [("mean", ("mean",)), ("each", (0, 1, 2, 3)), (-1, (3,)), ("0-2", (0, 1, 2)), ("1+3", ((1, 3),)),
-     ((1, 3), ((1, 3),)), (["max", 2, "each"], ("max", 2, 0, 1, 3)), ("auto", ("auto",)), ([[0, 1], "1"], ((0, 1), 1))],
-)  # fmt: skip
-def test_heads_are_reduced_or_named_each_once(tiny, given, heads):
-    assert resolve_heads(tiny.config, given) == heads
-
-
-@pytest.mark.parametrize(
-    "given, message",
-    [(["auto", 1], "expected numbers, or auto alone"), ([], "no head was given"), ("0-9", "the layer has 4 heads")],
-)
-def test_heads_that_are_none_are_refused(tiny, given, message):
-    with pytest.raises(ValueError, match=message):
-        resolve_heads(tiny.config, given)
 
 
 # ------------------------------------------------------------------------------------- the record
@@ -207,7 +162,7 @@ def test_a_tokenizer_of_another_model_is_told(record, tiny, monkeypatch):
 
 def test_a_template_that_leaves_pictures_out_is_told(record, monkeypatch):
     monkeypatch.setattr(room, "build_inputs", lambda *_: {"input_ids": torch.zeros(1, 3)})
-    with pytest.raises(ValueError, match="the prompt holds no image token: the chat template or the tokenizer leaves"):
+    with pytest.raises(ValueError, match="cannot be placed in the picture: the prompt holds none; check the chat tem"):
         record()
 
 
