@@ -5,8 +5,6 @@
 The rooms behind it stand in `attention_heatmap/`. torch and transformers are imported when a model is needed only.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import inspect

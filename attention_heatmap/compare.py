@@ -3,8 +3,6 @@
 The records may come of two checkpoints, two layers or two machines. Everything here is NumPy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property

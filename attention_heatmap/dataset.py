@@ -1,7 +1,5 @@
 """A dataset, one of its samples, its pictures."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

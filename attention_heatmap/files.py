@@ -1,7 +1,5 @@
 """Files appear whole or not at all: temporary names, and what a killed run left behind."""
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """What is said to the user: one line, harmless in any terminal."""
 
-from __future__ import annotations
-
 import logging
 import unicodedata
 from collections.abc import Iterator

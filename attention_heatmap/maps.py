@@ -1,7 +1,5 @@
 """From rows to what is drawn: baselines, sinks, smoothing, cells of overlapping views, shares."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

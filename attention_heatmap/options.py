@@ -3,8 +3,6 @@
 A wing has a frozen dataclass of options. Checks, the command line and its help are made from the fields.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import difflib

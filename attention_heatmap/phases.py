@@ -1,7 +1,5 @@
 """The phases of a response: the thinking, then the answer."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A record as a file: safetensors with the facts as JSON in its metadata."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Whole datasets: each sample recorded and drawn, one drawn while the next is answered, and resumed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

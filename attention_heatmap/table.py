@@ -1,7 +1,5 @@
 """What is known of each sample of a dataset: its facts, and the table of all."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

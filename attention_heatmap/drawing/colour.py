@@ -1,7 +1,5 @@
 """Colours, colour maps, opacities, and the scale that a weight is drawn on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pictures as PNG, SVG and PDF files: one step, the whole frame or the map alone; in SVG and PDF text stays text."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Fonts at one size, with others to fall back on, and lines of text drawn with them."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import unicodedata

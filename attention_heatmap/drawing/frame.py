@@ -1,7 +1,5 @@
 """One frame: the text of the answer, the map over the pictures, the legend."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

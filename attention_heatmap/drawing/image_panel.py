@@ -1,7 +1,5 @@
 """The picture panel: pictures scaled and placed once, cells, tints, and marks over them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The lengths and fonts of a frame, where its panels stand, and the pictures within theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise

@@ -1,7 +1,5 @@
 """The legend of a frame: whose attention, colour bars, shares, time line, notes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Places that an answer names: points and boxes, and the picture that each is in."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The files that are drawn of a record: videos, single frames, summaries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

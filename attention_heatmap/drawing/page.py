@@ -5,8 +5,6 @@ style run, by their hashes. What comes from datasets and models is data in it, n
 page's HTML, CSS and JavaScript, one file after the other in one script.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """The colours of the page as tables, made by the functions that colour the video."""
 
-from __future__ import annotations
-
 import base64
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The index of a dataset's pages: a row a sample, each leading to its page."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """A pen for text, boxes, rings, lines and pictures: on an image, or as a drawing that keeps text as text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache

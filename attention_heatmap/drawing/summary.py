@@ -1,7 +1,5 @@
 """Pictures of many small maps: of a whole answer, of all planes, of what changed between two records."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

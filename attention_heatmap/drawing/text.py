@@ -1,7 +1,5 @@
 """The text of the panel: where it begins, and the pieces that are coloured."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

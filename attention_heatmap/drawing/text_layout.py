@@ -1,7 +1,5 @@
 """The text of a whole video, wrapped and drawn once."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The text panel of one step: its tokens coloured, and above them which one this is and what is out of view."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Frames to a video file, whole or not at all."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Where each image token stands in its picture. Processor and model are asked; no family needs to be known."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

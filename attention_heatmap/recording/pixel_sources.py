@@ -1,7 +1,5 @@
 """Which pixel of which picture each pixel value shows. The processor is asked, with ramps in the pictures' place."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

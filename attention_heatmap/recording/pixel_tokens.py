@@ -1,7 +1,5 @@
 """Which image token each pixel value feeds. The model is asked, by gradients, with the attention of its tower off."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
