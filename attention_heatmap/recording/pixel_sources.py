@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from attention_heatmap.log import one_line
-from attention_heatmap.recording.prompt import prompt_text
+from attention_heatmap.recording.prompt import process, prompt_text
 
 _DARK, _LIGHT = 16.0, 240.0  # levels of 0..255 that a ramp runs between
 _SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is an overshoot of the resizing
@@ -37,7 +37,7 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
         for number, (width, height) in enumerate(sizes):
             grey = torch.as_tensor(_DARK + (_LIGHT - _DARK) * level(number, width, height))
             pictures.append(grey.float().expand(3, height, width).contiguous())
-        return as_tiles(float_tensor(processed(processor, pictures), name)).float()
+        return as_tiles(pixel_tensor(processed(processor, pictures), name)).float()
 
     dark = through(lambda *_: 0.0)
     share = through(lambda *_: 1.0) - dark
@@ -81,17 +81,18 @@ def processed(processor: Any, pictures: Sequence[Any]) -> Any:
     """The processor's output for pictures alone, their colours as they are."""
     text = prompt_text(processor, [{"type": "image"} for _ in pictures])
     as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
-    try:
-        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **as_it_is)
-    except Exception as error:  # each processor has its own complaints
-        name = type(processor).__name__
-        raise ValueError(f"{name} takes no ramps in the pictures' place: {one_line(error)}") from error
+    for given in (pictures, [picture.round().byte() for picture in pictures]):  # PIL, where one uses it, wants bytes
+        try:
+            return process(processor, text, given, **as_it_is)
+        except Exception as error:  # each processor has its own complaints
+            complaint = f"{type(processor).__name__} takes no ramps in the pictures' place: {one_line(error)}"
+    raise ValueError(complaint)
 
 
-def float_tensor(inputs: Any, name: str) -> Any:
-    """One of the inputs. Raises ValueError where it is no tensor of numbers."""
+def pixel_tensor(inputs: Any, name: str) -> Any:
+    """One of the inputs. Raises ValueError where it is no tensor."""
     value = inputs.get(name)
-    if not getattr(value, "is_floating_point", bool)():
+    if not hasattr(value, "is_floating_point"):
         raise ValueError(f"{name} is no tensor of pixel values")
     return value
 
