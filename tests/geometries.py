@@ -76,6 +76,8 @@ def shrink(config: dict, vocabulary: int) -> dict:
         elif key in special and value is not None:
             value = 256 + special.index(key)
         found[key] = value
+    if "kv_lora_rank" in found:  # every head has keys of its own
+        found["num_key_value_heads"] = found["num_attention_heads"]
     return found
 
 
@@ -392,9 +394,7 @@ CONFIGURED = {
         video_class="Gemma4VideoProcessor",
         audio_class="Gemma4AudioFeatureExtractor",
     ),
-    "dots3_note": Geometry(
-        "dots3_note", config={"text_config": {"num_key_value_heads": 4}}, image={"temporal_patch_size": 1}
-    ),
+    "dots3_note": Geometry("dots3_note", image={"temporal_patch_size": 1}),
     "fast_vlm": Geometry(
         "fast_vlm",
         config={
@@ -438,7 +438,6 @@ CONFIGURED = {
         config={"text_config": ROPE["text_config"] | {"head_dim": 8}},
         placeholder="<image_start_token><image><image_end_token>",
     ),
-    "glm5_next": Geometry("glm5_next", config={"text_config": {"num_key_value_heads": 4}}),
     "glm4v_moe": Geometry(
         "glm4v_moe",
         config={"text_config": ROPE["text_config"] | {"head_dim": 16}},
@@ -480,7 +479,12 @@ CONFIGURED = {
     "glm46v": Geometry("glm46v", config=ROPE),
     "paddleocr_vl": Geometry("paddleocr_vl", config=ROPE),
     "kimi_k25": Geometry(
-        "kimi_k25", config={"projection_hidden_size": 32, "vision_config": {"projection_hidden_size": 32}}
+        "kimi_k25",
+        config={
+            "text_config": {"head_dim": 64},
+            "projection_hidden_size": 32,
+            "vision_config": {"projection_hidden_size": 32},
+        },
     ),
     "lfm3_vl": Geometry("lfm3_vl", image={"patch_size": 16}),
     "llama4": Geometry(
