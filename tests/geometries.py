@@ -453,7 +453,7 @@ CONFIGURED = {
     ),
     "molmo2": Geometry(
         "molmo2",
-        config={"adapter_config": {"vision_feature_layer": [1, 0]}},
+        config={"adapter_config": {"vision_feature_layer": [1, 0], "initializer_range": 0.3}},
         image_token="<im_patch>",
     ),
     "qwen3_vl_moe": Geometry(
