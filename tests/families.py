@@ -21,18 +21,18 @@ from geometries import OF_TYPE, PUBLISHED, TYPES, Geometry
 from placing import breaches, noise_picture
 
 from attention_heatmap.log import one_line
-from attention_heatmap.recording.image_tokens import locate_image_tokens
+from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
 from attention_heatmap.recording.prompt import build_inputs
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "families.md"
 PICTURE = (611, 330)  # pixels
-TOO_LARGE = ("chameleon", "emu3", "t5gemma2")  # at their defaults, to be built here
+NOT_BUILT = {"evolla": "it reads proteins, and no pictures"}  # what may stay so, and why
 
 
 @dataclass(frozen=True)
 class Outcome:
     kind: str
-    """placed, refused, or not built: the tiny model, its processor or its inputs fail by themselves."""
+    """placed, refused, or not built: the tiny model, its processor or its inputs fail by themselves, or are no such."""
     text: str
     wrong: int = 0
     """Pairs of a token and a changed half of the picture that contradict the boxes."""
@@ -41,8 +41,8 @@ class Outcome:
 
 def outcome(geometry: Geometry) -> Outcome:
     """Build a tiny model of a geometry, place its image tokens, and change the picture to see whether they moved."""
-    if geometry.model_type in TOO_LARGE:
-        return Outcome("not built", "too large at its defaults")
+    if geometry.model_type in NOT_BUILT:
+        return Outcome("not built", NOT_BUILT[geometry.model_type])
     return _outcome(geometry.model_type, next((n for n, g in PUBLISHED.items() if g is geometry), None))
 
 
@@ -51,10 +51,16 @@ def _outcome(model_type: str, label: str | None) -> Outcome:
     geometry = PUBLISHED[label] if label else OF_TYPE.get(model_type, Geometry(model_type))
     picture = noise_picture(*PICTURE)
     try:
+        config = geometries.configuration(geometry)
+        try:
+            image_token_id(config)  # asked before the weights are loaded
+        except ValueError as error:
+            return Outcome("refused", _reason(error))
         model, processor = geometries.build(geometry)
         inputs = build_inputs(processor, "Where?", [picture], "{Question}")
     except Exception as error:  # each type has its own complaints about defaults that do not fit together
-        return Outcome("not built", _reason(error))
+        own = isinstance(error, ValueError) and "of its own in place of the problem" in str(error)
+        return Outcome("refused" if own else "not built", _reason(error))
     try:
         (tokens,) = locate_image_tokens(model, processor, inputs, [picture])
     except ValueError as error:
@@ -70,7 +76,7 @@ def _complaint(model: torch.nn.Module, inputs: dict) -> str:
     """What a tiny model fails with by itself; "" where it runs."""
     try:
         with torch.inference_mode():
-            model(**inputs, use_cache=False)
+            model(**inputs.to(model.dtype), use_cache=False)
     except Exception as error:  # whatever it is, it is the model's own
         return _reason(error)
     return ""
@@ -104,8 +110,8 @@ the model which image token each pixel value feeds (by gradients, with the atten
 rectangle is the extent of its pixel values in the picture. Tokens on no pixel (newlines, separators, class tokens,
 padding) have no place. Where a processor reports a grid, it is believed once a trial picture has confirmed it for the
 model. One rule for a family is left: llava_onevision blends patches where a picture is large, and then the rectangles
-come from its own formula. Where a pixel feeds several tokens (query-formers, perceivers, overlapping pools), the tool
-stops with one line.
+come from its own formula. Where a pixel feeds several tokens (query-formers, perceivers, overlapping pools or
+convolutions), the tool stops with one line.
 
 This page is printed by `python tests/families.py`, here for transformers {transformers.__version__}, and a test holds
 it to what is printed. Each row is a random model of tiny width; tiles, patches, merges and processor are as published.
@@ -122,9 +128,8 @@ MIDDLE = """
 
 ## Every other image-text-to-text type of transformers
 
-Built from the type's own defaults and what they lack. *Refused*: the line that the tool stops with. *Not built*: no
-tiny model, processor or prompt could be made here from the type's defaults, or so narrow a model fails without this
-tool; the line says where it ended, and nothing is known of the family.
+Built from the type's own defaults and what they lack. *Refused*: the line that the tool stops with; where it names the
+model type, the configuration tells it, and no weights are loaded. *Not built*: what is no vision-language model.
 
 | model type | outcome |
 |---|---|

@@ -39,7 +39,7 @@ def embeddings(model: Any, processor: Any, images: Sequence[Image.Image]) -> np.
         found.update({"hidden_states": args[0] if args else None, **kwargs})
         raise _Found
 
-    inputs = build_inputs(processor, "Where?", images, "{Question}")
+    inputs = build_inputs(processor, "Where?", images, "{Question}").to(model.dtype)
     hook = decoder_layers(model)[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with vision_attention_off(model), torch.inference_mode():

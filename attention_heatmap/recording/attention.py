@@ -27,18 +27,19 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     recorder, own = _active.get()
-    if any(kwargs.get(name) is not None for name in _BEYOND_SDPA):
+    layer = getattr(module, "layer_idx", None)  # inkling2's attention over layers has none
+    if layer is not None and any(kwargs.get(name) is not None for name in _BEYOND_SDPA):
         output = _eager(module, query, key, value, attention_mask, **kwargs)
-        recorder.observe_weights(module.layer_idx, output[1])
+        recorder.observe_weights(layer, output[1])
         if own == "sdpa":
             return output
-    else:
+    elif layer is not None:
         if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 4:
             raise RuntimeError(
                 f"the mask of the attention function {own!r} is not (1, 1, queries, keys); try attention='eager'"
             )
         scaling, window = kwargs.get("scaling"), kwargs.get("sliding_window")
-        recorder.observe(module.layer_idx, query, key, attention_mask, scaling, window)
+        recorder.observe(layer, query, key, attention_mask, scaling, window)
     mask = attention_mask if own in ALL_MASK_ATTENTION_FUNCTIONS else None  # transformers makes none for another
     return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, mask, **kwargs)
 
@@ -74,7 +75,8 @@ def recording_mask(*args: Any, **kwargs: Any) -> Any:
 def implementations(config: Any) -> dict[str, str]:
     """The attention implementation in force for a model ("") and each of its sub-models."""
     parts = {"": config} | {name: getattr(config, name, None) for name in config.sub_configs}
-    return {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    # gemma4_unified has the configuration of a tower, but no tower.
+    return {name: part._attn_implementation for name, part in parts.items() if part and part._attn_implementation}
 
 
 def _text_key(config: Any) -> str:
@@ -87,7 +89,7 @@ def _text_key(config: Any) -> str:
 def text_attention(model: Any, text: str | None = None, rest: str | None = None) -> Iterator[None]:
     """Let the language model, and the rest, use other attention; put the old one back in every case."""
     before, text_key = implementations(model.config), _text_key(model.config)
-    wanted = {name: text if name == text_key else rest for name in before if name or name == text_key}
+    wanted = {name: text if name == text_key else rest for name in {*before, text_key} if name or name == text_key}
     try:
         model.set_attn_implementation(before | {name: wish for name, wish in wanted.items() if wish})
         yield
@@ -102,7 +104,7 @@ def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
 
     AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
     AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
-    name = implementations(model.config)[_text_key(model.config)]
+    name = implementations(model.config).get(_text_key(model.config))
     stock = name is None or name in _STOCK or "flash" in name or "/" in name or name.startswith("paged|")
     token = _active.set((recorder, "sdpa" if stock else name))
     try:
@@ -119,6 +121,9 @@ def vision_attention_off(model: Any) -> Iterator[None]:
     from transformers.masking_utils import eager_mask
 
     def nothing(module: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> tuple:
+        if query.shape[2] < key.shape[2]:  # a pool of patches, which without its attention would be empty: their mean
+            mean = value.mean(2, keepdim=True).repeat_interleave(query.shape[1] // value.shape[1], 1)
+            return mean.expand(-1, -1, query.shape[2], -1).transpose(1, 2), None
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
     AttentionInterface.register(NO_ATTENTION, nothing)

@@ -12,7 +12,7 @@ from PIL import Image
 from attention_heatmap.log import one_line
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.layers import cross_layers
-from attention_heatmap.recording.pixel_sources import PixelSources, float_tensor, pixel_sources
+from attention_heatmap.recording.pixel_sources import PixelSources, pixel_sources, pixel_tensor
 from attention_heatmap.recording.pixel_tokens import token_of_each_value
 from attention_heatmap.recording.prompt import build_inputs
 
@@ -23,12 +23,18 @@ _kept: WeakKeyDictionary = WeakKeyDictionary()  # of each model, what it was fou
 
 
 def image_token_id(config: Any) -> int:
-    """The id that stands for a piece of a picture in `input_ids`. Raises ValueError where there is none."""
+    """The id that stands for a piece of a picture in `input_ids`. Raises ValueError where none has a place."""
+    kind = f"model type {config.model_type!r}"
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{kind} is an encoder-decoder, whose answering layers do not hold the prompt")
+    for part in getattr(config, "sub_configs", ()):
+        if "qformer" in part or "perceiver" in part:
+            raise ValueError(f"{kind} has a {part.removesuffix('_config')}: its tokens stand for no part of a picture")
     for holder in (config, getattr(config, "vision_config", None)):
         for name in ("image_token_id", "image_token_index"):
             if isinstance(getattr(holder, name, None), int):
                 return getattr(holder, name)
-    raise ValueError(f"model type {config.model_type!r} names no image_token_id, so its image tokens cannot be found")
+    raise ValueError(f"{kind} names no image_token_id, so its image tokens cannot be found")
 
 
 def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequence[Image.Image]) -> list[ImageTokens]:
@@ -41,10 +47,13 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
     """
     positions = np.flatnonzero(image_token_id(model.config) == inputs["input_ids"][0].cpu().numpy())
     settings = repr(getattr(processor, "image_processor", processor))
-    name = next((key for key in inputs if "pixel_values" in key and "video" not in key), "pixel_values")
+    names = [key for key in inputs if ("pixel_values" in key or key == "image_patches") and "video" not in key]
+    name = next(iter(names), "pixel_values")
     try:
         if not len(positions):
             raise ValueError("the prompt holds none; check the chat template")
+        if len(names) > 1:
+            raise ValueError(f"the model takes pictures in several forms: {' and '.join(names)}")
         sizes = tuple(image.size for image in images)
         asked = model, processor, inputs, sizes, name, len(positions)
         boxes, picture = _once(model, (settings, sizes, len(positions)), lambda: _place(*asked))
@@ -72,10 +81,7 @@ def _once(model: Any, key: tuple, make: Any) -> Any:
 def _place(model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, expected: int) -> tuple:
     """(N, 4) float32 boxes of the image tokens, and (N,) the picture of each."""
     config = model.config
-    float_tensor(inputs, name)
-    for part in config.sub_configs:
-        if "qformer" in part or "perceiver" in part:
-            raise ValueError(f"tokens of a {part.removesuffix('_config')} each stand for the whole picture")
+    pixel_tensor(inputs, name)
     pools = config.model_type == "llava_onevision" and len(sizes) == 1
     if pools and (boxes := pooled_boxes(config, *sizes[0])) is not None:
         count, picture = len(boxes), np.zeros(len(boxes), int)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from attention_heatmap.log import one_line
-from attention_heatmap.recording.prompt import prompt_text
+from attention_heatmap.recording.prompt import process, prompt_text
 
 _DARK, _LIGHT = 16.0, 240.0  # levels of 0..255 that a ramp runs between
 _HALF_LEVEL = 0.5 / (_LIGHT - _DARK)
@@ -94,16 +94,16 @@ def processed(processor: Any, pictures: Sequence[Any]) -> Any:
     text = prompt_text(processor, [{"type": "image"} for _ in pictures])
     as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
     try:
-        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **as_it_is)
+        return process(processor, text, pictures, **as_it_is)
     except Exception as error:  # each processor has its own complaints
         name = type(processor).__name__
         raise ValueError(f"{name} takes no ramps in the pictures' place: {one_line(error)}") from error
 
 
-def float_tensor(inputs: Any, name: str) -> Any:
-    """One of the inputs. Raises ValueError where it is no tensor of numbers."""
+def pixel_tensor(inputs: Any, name: str) -> Any:
+    """One of the inputs. Raises ValueError where it is no tensor."""
     value = inputs.get(name)
-    if not getattr(value, "is_floating_point", bool)():
+    if not hasattr(value, "is_floating_point"):
         raise ValueError(f"{name} is no tensor of pixel values")
     return value
 

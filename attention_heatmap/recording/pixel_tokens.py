@@ -25,6 +25,7 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
 
     with torch.inference_mode(False), torch.enable_grad():
         given = {key: value.clone().to(input_device(model)) for key, value in inputs.items() if torch.is_tensor(value)}
+        given[name] = given[name].float()
         given |= {key: value.to(model.dtype) for key, value in given.items() if value.is_floating_point()}
         noise = torch.empty_like(given[name]).normal_(generator=torch.Generator(given[name].device).manual_seed(0))
         pixels = (noise * (given[name] != 0)).requires_grad_()  # an empty tile stays one: models leave those out
@@ -36,10 +37,10 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
         for way in (_by_ratios, _by_bits) if exact else (_by_bits,):
             owner, fed = way(tokens_ND, pixels)
             if not fed.any():
-                raise ValueError("no image token hangs on pixels of its own, as in a query-former or perceiver")
+                raise ValueError("no image token hangs on pixels of its own, as where they come from codes or queries")
             if (fed & (owner < 0)).sum() <= _WRONG_PART * fed.sum():
                 return owner.cpu().numpy(), len(tokens_ND)
-        raise ValueError("pixels feed several image tokens each, as in a query-former or an overlapping pool")
+        raise ValueError("pixels feed several image tokens each: queries, convolutions or pools overlap")
 
 
 def _gradients(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
@@ -114,8 +115,10 @@ def _image_embeddings(model: Any, inputs: dict, token_id: int) -> Any:
         tiles = inputs["aspect_ratio_mask"].flatten().bool()
         return crossing.reshape(len(tiles), -1, crossing.shape[-1])[tiles.to(crossing.device)].flatten(0, 1)
     ids_P = inputs["input_ids"][0]
+    if getattr(hidden, "ndim", 0) == 4 and hidden.shape[1:3] == (1, len(ids_P)):  # gemma3n makes several of one
+        hidden = hidden[0]
     if not torch.is_tensor(hidden) or tuple(hidden.shape[:2]) != (1, len(ids_P)):
-        raise ValueError("the first layer of its language model sees something else than the prompt")
+        raise ValueError("its answering layers do not hold the prompt")
     return hidden[0, ids_P.to(hidden.device) == token_id].flatten(1)
 
 

@@ -11,6 +11,7 @@ from attention_heatmap.log import one_line
 DEFAULT_PROMPT_TEMPLATE = (
     "{Question} Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 )
+_PLAIN = ("PaliGemmaProcessor", "FuyuProcessor")  # their models are prompted without a template, pictures first
 
 
 def prompt_text(processor: Any, content: list[dict]) -> str:
@@ -23,9 +24,10 @@ def prompt_text(processor: Any, content: list[dict]) -> str:
             return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False, **template)
         except Exception as error:  # a template is a program of its own
             raise ValueError(f"the checkpoint's chat template cannot be used: {one_line(error)}; mend it") from error
-    if type(processor).__name__ == "PaliGemmaProcessor":  # its models are prompted plainly, pictures first
-        return "".join(processor.image_token if part["type"] == "image" else part["text"] for part in content)
     name = type(processor).__name__
+    if name in _PLAIN:
+        picture = processor.image_token if name == "PaliGemmaProcessor" else ""  # fuyu's puts its own
+        return "".join(picture if part["type"] == "image" else part["text"] for part in content)
     raise ValueError(f"{name} has no chat template; add chat_template.jinja to the checkpoint's directory")
 
 
@@ -34,7 +36,8 @@ def check_chat_template(processor: Any) -> None:
     marked = {"type": "text", "text": "{Question}"}
     plain, whole = (prompt_text(processor, [*pictures, marked]) for pictures in ([], [{"type": "image"}]))
     left_out = "the problem" if "{Question}" not in whole else "pictures"
-    if plain == whole or "{Question}" not in whole or "'type'" in whole:
+    unmarked = plain == whole and type(processor).__name__ != "FuyuProcessor"
+    if unmarked or "{Question}" not in whole or "'type'" in whole:
         advice = "add the chat_template.jinja of a vision-language model"
         raise ValueError(f"the checkpoint's chat template leaves {left_out} out: it is made for text; {advice}")
 
@@ -51,14 +54,25 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     begun = processor.tokenizer.bos_token is not None and text.startswith(processor.tokenizer.bos_token)
     special = {"add_special_tokens": False} if begun else {}
     try:
-        inputs = processor(text=[text], images=[list(images)], return_tensors="pt", **special)
+        inputs = process(processor, text, images, **special)
     except Exception as error:  # each processor has its own complaints
         raise ValueError(
             f"{type(processor).__name__} cannot take the problem and its {len(images)} picture(s): {one_line(error)}; "
             "check the pictures' sizes and processor_kwargs"
         ) from error
     inputs.pop("labels", None)
+    if (count := len(inputs.get("input_ids", [0]))) != 1:
+        raise ValueError(f"{type(processor).__name__} asks {count} questions of its own in place of the problem")
     return inputs
+
+
+def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) -> Any:
+    """What a processor makes of a prompt and its pictures: tensors of batch 1."""
+    if type(processor).__name__ == "Cosmos3EdgeProcessor":  # gives what its model needs only when asked
+        options["return_mm_token_type_ids"] = True
+    flat = type(processor).__name__ == "GotOcr2Processor"  # wants no list of pictures for each prompt
+    pictures = list(pictures) if flat else [list(pictures)]
+    return processor(text=[text], images=pictures, return_tensors="pt", **options)
 
 
 def input_device(model: Any) -> Any:

@@ -4,6 +4,7 @@ the picture itself. Whatever state the model is in, it is asked alike and left a
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -355,16 +356,25 @@ def test_tokens_without_pixels_of_their_own_are_refused(monkeypatch):
         located(model, processor, [noise_picture(60, 50)])
 
 
-@pytest.mark.parametrize("config_class", [transformers.Blip2Config, transformers.InstructBlipConfig])
-def test_tokens_of_a_query_former_are_refused(config_class):
-    class Model:
-        config = config_class(image_token_index=7)
+def test_pictures_that_go_through_pil_are_placed_as_well_as_bytes_can_tell():
+    image = noise_picture(611, 330)
+    exact, by_bytes = (
+        located(*build(replace(PUBLISHED["LLaVA 1.5"], image_class=name)), [image])[0].boxes
+        for name in ("CLIPImageProcessor", "CLIPImageProcessorPil")
+    )
+    assert np.abs(exact - by_bytes).max() < 611 / 224  # a ramp has 224 levels
 
-    inputs = {"input_ids": torch.full((1, 36), 7), "pixel_values": torch.zeros(1, 3, 224, 224)}
-    kind = Model.config.model_type
-    message = rf"qformer each stand.*model type '{kind}', 36 image tokens, pixel_values of shape \(1, 3, 224, 224\)"
-    with pytest.raises(ValueError, match=message):
-        locate_image_tokens(Model(), None, inputs, [noise_picture(50, 40)])
+
+@pytest.mark.parametrize("config_class", [transformers.Blip2Config, transformers.InstructBlipConfig])
+def test_tokens_of_a_query_former_are_refused_before_the_weights_are_loaded(config_class):
+    config = config_class(image_token_index=7)
+    with pytest.raises(ValueError, match=f"'{config.model_type}' has a qformer: its tokens stand for no part"):
+        image_token_id(config)
+
+
+def test_an_encoder_decoder_is_refused_before_the_weights_are_loaded():
+    with pytest.raises(ValueError, match="'florence2' is an encoder-decoder"):
+        image_token_id(transformers.Florence2Config())
 
 
 def test_a_prompt_without_image_tokens_and_a_config_without_their_id_are_refused():
