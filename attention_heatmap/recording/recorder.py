@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -39,7 +40,8 @@ class AttentionRecorder:
         shape = steps, len(self.planes), first_query + 1 + steps
         self.weights = np.zeros(shape, record_dtype(math.prod(shape)))  # memory is taken where something is written
         self._found_N = np.zeros(len(self.planes), int)  # rows of each plane
-        self._on_their_way: deque[tuple] = deque()
+        self._pool = ThreadPoolExecutor(max_workers=1)  # so that the model never waits for the host's memory
+        self._on_their_way: deque[Future] = deque()
 
     @property
     def reached(self) -> bool:
@@ -92,9 +94,9 @@ class AttentionRecorder:
         on_host, there = rows_NQK.to("cpu", non_blocking=rows_NQK.is_cuda), None
         if rows_NQK.is_cuda:
             there = torch.cuda.current_stream(rows_NQK.device).record_event()
-        self._on_their_way.append((there, step, places, on_host))
+        self._on_their_way.append(self._pool.submit(self._store, there, step, places, on_host))
         if len(self._on_their_way) > _MOST_ON_THEIR_WAY:
-            self._store(*self._on_their_way.popleft())
+            self._on_their_way.popleft().result()
 
     def _store(self, there: Any, step: int, places: list[int], rows_NQK: Any) -> None:
         """Put rows where they belong, once they have arrived."""
@@ -115,8 +117,9 @@ class AttentionRecorder:
 
     def finish(self) -> Self:
         """Wait until all rows are in their place. Raises RuntimeError when some are missing."""
-        while self._on_their_way:
-            self._store(*self._on_their_way.popleft())
+        with self._pool:
+            while self._on_their_way:
+                self._on_their_way.popleft().result()
         for (layer, _), found in zip(self.planes, self._found_N):
             if found < self.steps:
                 told = f"layer {layer} gave {found} attention rows for {self.steps} tokens"
