@@ -18,6 +18,7 @@ GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
 # Opacity of a tint at the low and at the high end: what is not looked at is nearly as it was, what is stands out.
 TEXT_ALPHA, CELL_ALPHA = (0.03, 0.85), (0.03, 0.9)
 TEXT_STEEPNESS = 1.3  # power of the weight that the opacity of a text's ground follows: most of it stays white
+LOG_DECADES = 2.5  # of the scale "log": a weight of a 300th of the highest, and below, is at its low end
 LEAST_STRENGTH = 0.62  # of the high end, where a frame has hardly any attention: weak, and still seen at a glance
 SPECIAL_ALPHA = 0.3  # of a special token's colour, as a part of any other token's
 CURRENT_TOKEN = (30, 92, 214)
@@ -67,8 +68,24 @@ def opacity(values: np.ndarray, alpha_range: tuple[float, float], strength: floa
     return low + (high * strength - low) * np.clip(values, 0, 1) ** steepness
 
 
-def strengths(shares_T: np.ndarray) -> np.ndarray:
-    """(T,) LEAST_STRENGTH..1, how strong each frame's tint is: it follows the share of the attention that is shown."""
+def scaled(parts: np.ndarray, scale: str, power: float) -> np.ndarray:
+    """Weights as parts of the one at the scale's end, clipped to 0..1, to where they are on the colours, 0..1.
+
+    scale: "frame" or "video", by the power; "log", by the logarithm, over LOG_DECADES powers of ten.
+    """
+    parts = np.clip(parts, 0, 1)
+    if scale != "log":
+        return parts**power
+    return np.clip(1 + np.log10(np.maximum(parts, np.finfo(np.float32).tiny)) / LOG_DECADES, 0, 1) ** power
+
+
+def strengths(shares_T: np.ndarray, scale: str) -> np.ndarray:
+    """(T,) LEAST_STRENGTH..1, how strong each frame's tint is: it follows the share of the attention that is shown.
+
+    On a scale for all frames the same weight looks the same in each: there all are 1.
+    """
+    if scale != "frame":
+        return np.ones(len(shares_T))
     parts = np.sqrt(shares_T / max(shares_T.max(initial=0), np.finfo(float).tiny))
     return LEAST_STRENGTH + (1 - LEAST_STRENGTH) * parts
 
@@ -113,7 +130,7 @@ def colour_bar(shades: np.ndarray, height: int) -> Image.Image:
 def scale_ends(weights: np.ndarray, quantile: float, scale: str) -> np.ndarray:
     """(steps,) the weight drawn as the highest in each frame: a quantile of the weights shown, above 0.
 
-    weights: (steps, ...). scale: "frame", of each frame's weights, or "video", of all.
+    weights: (steps, ...). scale: "frame", of each frame's weights, or "video" or "log", of all.
     """
 
     def end(part: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from attention_heatmap.drawing.colour import CELL_ALPHA, PAPER, tinted
 from attention_heatmap.drawing.fonts import FONT_LABEL
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.layout import used_size
-from attention_heatmap.drawing.legend import BAR_WIDTH, amount_text, draw_scale
+from attention_heatmap.drawing.legend import BAR_WIDTH, amount_text, draw_scale, low_text
 from attention_heatmap.drawing.options import STILLS
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
 from attention_heatmap.files import moved_into_place
@@ -66,12 +66,14 @@ def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, heigh
     finally:
         panel.at = at
     unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
-    high = f"{amount_text(float(panel.ends[number]), relative)} or more" if panel.any_heat else "nothing"
+    end_weight = float(panel.ends[number])
+    high = f"{amount_text(end_weight, relative)} or more" if panel.any_heat else "nothing"
     shades = tinted(np.linspace(0, 1, 256) ** options.power, panel.colormap, CELL_ALPHA, float(panel.strengths[number]))
     share = f"{panel.shares[number]:.1%} on the picture{'s' * (len(renderer.sizes) > 1)}"
     y, end = height - round(fonts.size * 0.6), width - fonts.width(share)
     is_shown = width > fonts.width(share) * 3
-    last, amounts = round(end - renderer.px(20)) if is_shown else width, ("0" if relative else "0%", high, unit)
+    last = round(end - renderer.px(20)) if is_shown else width
+    amounts = low_text(end_weight, relative, options.scale), high, unit
     draw_scale(pen, (0, y), last, "a cell", amounts, shades, fonts, renderer.px)
     if is_shown:
         pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)

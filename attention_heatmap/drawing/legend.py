@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from attention_heatmap.drawing import colour
-from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, PAPER, blend
+from attention_heatmap.drawing.colour import CELL_ALPHA, CURRENT_TOKEN, LOG_DECADES, MUTED, PAPER, blend
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.layout import Sheet
 from attention_heatmap.drawing.options import DrawingOptions
@@ -69,6 +69,13 @@ def map_notes(record: AttentionRecord, plane: int, options: DrawingOptions, show
 def amount_text(weight: float, relative: bool) -> str:
     """A weight in the unit of its map."""
     return f"{weight:.3g} times" if relative else f"{weight:.2%}"
+
+
+def low_text(end: float | str | None, relative: bool, scale: str) -> str:
+    """What stands at the low end of a scale, by the weight at its high end, if that is one."""
+    if scale == "log" and isinstance(end, float):
+        return f"{amount_text(end / 10**LOG_DECADES, relative)} or less"
+    return "0" if relative else "0%"
 
 
 class KeyEntry(NamedTuple):
@@ -185,12 +192,14 @@ class Legend:
         """
         px, y, options, colormap = self.px, self.top + self.px(20), self.sheet.options, self.sheet.colormap
         values = np.linspace(0, 1, px(BAR_WIDTH)) ** options.power
-        own = "" if options.scale == "video" else " (this frame)"
+        own = {"frame": " (this frame)", "log": ", log"}.get(options.scale, "")
         unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
         shades = colour.text_colours(values, colormap, options.text_style, strong[0])[options.text_style == "glyph"]
-        amounts = "0%", f"{amount_text(text_end, False)} or more", f"of the attention{own}"
+        low = low_text(text_end, False, options.scale)
+        amounts = low, f"{amount_text(text_end, False)} or more", f"of the attention{own}"
         draw_scale(pen, (self.left, y), self.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
-        low, shades = "0" if relative else "0%", colour.tinted(values, colormap, colour.CELL_ALPHA, strong[1])
+        low = low_text(cell_end, relative, options.scale)
+        shades = colour.tinted(values, colormap, CELL_ALPHA, strong[1])
         if isinstance(cell_end, str):
             amounts = low, cell_end, ""
         else:

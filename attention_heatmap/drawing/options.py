@@ -50,13 +50,10 @@ class DrawingOptions:
     sinks: bool = option(False, "hatch cells that glow at nearly all steps, and leave them out of the scale", group=MAP)
     smooth: float = option(0, "width of a Gaussian over the map, in cells", group=MAP)
     scale: str = option(
-        "frame", "each frame's own colour scale, or one for all frames, to compare them", group=PICTURE,
-        choices=("frame", "video"),
+        "frame", "each frame's own colour scale; one for all frames, to compare them; or that one by the logarithm of "
+        "the weight, which keeps weak frames readable", group=PICTURE, choices=("frame", "video", "log"),
     )  # fmt: skip
-    power: float = option(
-        1, "colours follow this power of the weight: 0.3, say, keeps weak frames readable under scale video",
-        group=PICTURE,
-    )  # fmt: skip
+    power: float = option(1, "colours follow this power of the weight: 0.5, say, brings weak cells out", group=PICTURE)
     picture: str = option(
         "muted", "the picture under the heat: paler and lighter, in its own colours, or in grey", group=PICTURE,
         choices=("muted", "colour", "grey"),

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from attention_heatmap.drawing import image_panel
-from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, strengths
+from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, LOG_DECADES, opacity, strengths
 from attention_heatmap.drawing.figure import picture_address
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
@@ -93,7 +93,7 @@ def page_html(
         "marks": [vars(m) for m in response_marks(first, plane, [i.size for i in pictures], options.draw_points)],
         "plane": plane,
         "look": _look(options),
-        "logRange": LOG_RANGE,
+        "logRange": LOG_RANGE, "logDecades": LOG_DECADES,
         "quantiles": {"text": TEXT_SCALE_QUANTILE, "cells": image_panel.IMAGE_SCALE_QUANTILE},
         "baselines": {name: words for name, words in BASELINES.items() if replayed or name in ("off", "median")},
         "colours": page_colours(options),
@@ -155,8 +155,8 @@ def _plane_facts(record: AttentionRecord, n: int, text_start: int) -> dict:
         "title": plane_title(record, n), "name": record.plane_name(n), "key": record.plane_key(n),
         "layer": record.layers[n], "head": record.plane_name(n).partition(", ")[2],
         "rows": _pack(levels_TS, "u1"), "peaks": _pack(peaks_TG),
-        "cellStrengths": _pack(strengths(image_shares(record, n))),
-        "textStrengths": _pack(strengths(record.rows(n)[:, words].sum(axis=1))),
+        "cellStrengths": _pack(strengths(image_shares(record, n), "frame")),
+        "textStrengths": _pack(strengths(record.rows(n)[:, words].sum(axis=1), "frame")),
         "shares": [{"name": e.name, "rgb": e.colour, "weights": _pack(e.weights)} for e in key_entries(record, n)],
         "median": _pack(np.median(record.rows(n)[:, record.image_positions], axis=0)),
         "neutral": None if record.neutral is None else _pack(record.neutral[n]),

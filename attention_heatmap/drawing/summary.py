@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import MUTED, PAPER, colour_bar, colour_map, text_colours
+from attention_heatmap.drawing.colour import MUTED, PAPER, colour_bar, colour_map, scaled, text_colours
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, cut_to, wrapped
 from attention_heatmap.drawing.image_panel import ImageLayout, draw_heat, draw_heat_by_pen, layout_images, painted
 from attention_heatmap.drawing.layout import MARGIN
@@ -123,11 +123,11 @@ def draw_summary(
         pen.text((x, y + px(22)), name, fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
         cells = cells_TN[start:end].mean(axis=0)
-        scaled = np.clip(cells / max(np.nan_to_num(cells).max(initial=0), TINY), 0, 1) ** options.power
+        values = scaled(cells / max(np.nan_to_num(cells).max(initial=0), TINY), options.scale, options.power)
         if as_shapes:
-            draw_heat_by_pen(pen, (x, y + y_heat), image, scaled, colormap, 1, fonts)
+            draw_heat_by_pen(pen, (x, y + y_heat), image, values, colormap, 1, fonts)
         else:
-            heat = draw_heat(image, scaled, colormap)
+            heat = draw_heat(image, values, colormap)
             pen.picture(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
     return pen if as_shapes else canvas
 
@@ -170,7 +170,7 @@ def draw_overview(
         row, column = layers.index(record.layers[plane]), heads.index(record.heads[plane])
         x, y = left + column * pitch_x, top + row * pitch_y
         end = max(max(ends) if one_scale else ends[plane], TINY)
-        heat = draw_heat(layout, np.clip(values / end, 0, 1) ** options.power, colour_map(options.colormap))
+        heat = draw_heat(layout, scaled(values / end, options.scale, options.power), colour_map(options.colormap))
         pen.picture(heat.crop((0, 0, width, height)), (x, y))
         pen.text((x, y + height + line - 8), f"{image_shares(record, plane)[steps].mean():.1%}", fonts)
         if column == 0:

@@ -119,7 +119,7 @@ class Answer:
         kinds = np.array([piece.kind for piece in layout.pieces])
         self.words = kinds != "image"
         self.ends = colour.scale_ends(self.weights[:, kinds == "text"], TEXT_SCALE_QUANTILE, sheet.options.scale)
-        self.strengths = colour.strengths(np.nan_to_num(self.weights[:, self.words]).sum(axis=1))
+        self.strengths = colour.strengths(np.nan_to_num(self.weights[:, self.words]).sum(axis=1), sheet.options.scale)
         # The first token has a share of its own.
         self.before = rows_TS[:, np.setdiff1d(np.arange(1, start), record.image_positions)].sum(axis=1)
 
@@ -127,7 +127,7 @@ class Answer:
         """The text of a step, its heading, and how much attention is out of view."""
         number, sheet, options = step - self.first_step, self.sheet, self.sheet.options
         current = int(np.searchsorted(self.starts, self.record.prompt_length + step, side="right")) - 1
-        values = np.clip(self.weights[number] / self.ends[number], 0, 1) ** options.power
+        values = colour.scaled(self.weights[number] / self.ends[number], options.scale, options.power)
         look = self.size[1], sheet.colormap, options.text_style, float(self.strengths[number])
         put_text(pen, self.at, self.layout, values, current, *look)
         self._draw_token(pen, step, self.layout.pieces[current].text, self._draw_above(pen, number, current))

@@ -86,7 +86,7 @@ class MapsTogether:
         options: DrawingOptions,
     ) -> None:  # fmt: skip
         self.maps, self.title, self.layout, self.at = list(maps), heading, layout, at
-        self.colormap, self.power, self.first_step = colour.colour_map(options.colormap), options.power, first_step
+        self.colormap, self.options, self.first_step = colour.colour_map(options.colormap), options, first_step
         found = [one.weights(layout, options)[first_step:] for one in maps]
         self.weights = np.concatenate(found, axis=1)
         self.any_heat = bool((np.nan_to_num(self.weights) > 0).any())
@@ -98,7 +98,8 @@ class MapsTogether:
             for weights, one in zip(found, maps)
         ]
         self.ends, self.shares = self._ends[0], maps[0].shares[first_step:]
-        self.strengths = colour.strengths(np.max([m.shares[first_step:] for m in maps if not m.minus], axis=0))
+        shares = np.max([one.shares[first_step:] for one in maps if not one.minus], axis=0)
+        self.strengths = colour.strengths(shares, options.scale)
 
     def scale_end(self, number: int) -> float | str:
         """The weight at the end of the scale of a frame, or words for it."""
@@ -131,6 +132,6 @@ class MapsTogether:
             if one.minus:
                 found.append(two_sided_colours(np.clip(np.nan_to_num(values), -1, 1)))
             else:
-                scaled = np.clip(values, 0, 1) ** self.power
-                found.append(image_panel.cell_colours(scaled, self.colormap, float(self.strengths[number])))
+                values = colour.scaled(values, self.options.scale, self.options.power)
+                found.append(image_panel.cell_colours(values, self.colormap, float(self.strengths[number])))
         return found

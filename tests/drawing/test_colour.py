@@ -13,6 +13,7 @@ from attention_heatmap.drawing.colour import (
     COLORMAPS,
     CURRENT_TOKEN,
     LEAST_STRENGTH,
+    LOG_DECADES,
     MUTED,
     PAPER,
     SPECIAL_ALPHA,
@@ -23,6 +24,7 @@ from attention_heatmap.drawing.colour import (
     purple_to_green,
     red_to_green,
     scale_ends,
+    scaled,
     strengths,
     text_colours,
     tinted,
@@ -76,10 +78,23 @@ def test_a_difference_is_purple_below_nothing_green_above_and_nearly_white_at_it
 
 
 def test_a_frames_tint_is_strongest_where_most_is_looked_and_never_gone():
-    found = strengths(np.array([0.0, 0.01, 0.09, 0.36]))
+    found = strengths(np.array([0.0, 0.01, 0.09, 0.36]), "frame")
     assert found[0] == LEAST_STRENGTH and found[-1] == 1 and (np.diff(found) > 0).all()
-    np.testing.assert_array_equal(strengths(np.zeros(3)), LEAST_STRENGTH)
+    np.testing.assert_array_equal(strengths(np.zeros(3), "frame"), LEAST_STRENGTH)
     assert (tinted(np.ones(1), red_to_green, (0, 1), 0.5) > tinted(np.ones(1), red_to_green, (0, 1)))[0, 0]
+
+
+def test_on_a_scale_for_all_frames_the_same_weight_looks_the_same_in_each():
+    for scale in ("video", "log"):
+        np.testing.assert_array_equal(strengths(np.array([0.0, 0.01, 0.36]), scale), 1)
+
+
+def test_the_logarithm_spreads_small_weights_and_keeps_the_ends():
+    parts = np.array([0, 10**-LOG_DECADES, 10 ** (-LOG_DECADES / 2), 1, 2])
+    np.testing.assert_allclose(scaled(parts, "log", 1), [0, 0, 0.5, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(scaled(parts, "log", 2)[2], 0.25, atol=1e-6)
+    np.testing.assert_allclose(scaled(np.array([-1, 0.25, 2]), "frame", 0.5), [0, 0.5, 1])
+    assert np.isnan(scaled(np.array([np.nan]), "log", 1)).all()
 
 
 def test_each_frame_has_its_own_scale_or_the_video_one():

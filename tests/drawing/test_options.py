@@ -18,7 +18,7 @@ def test_by_default_each_frame_has_its_own_scale_and_the_picture_is_muted():
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"scale": "log"}, "expected 'frame' or 'video'"),
+        ({"scale": "linear"}, "expected 'frame' or 'video' or 'log'"),
         ({"picture": "pink"}, "expected 'muted' or 'colour' or 'grey'"),
         ({"power": 0}, "power is 0; expected a number above 0"),
         ({"frames": 0}, "tokens are numbered from 1"),

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from pages import Shown, browser, hot_weights, record_of
 
-from attention_heatmap.drawing.colour import COLORMAPS
+from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, opacity, scale_ends, scaled
+from attention_heatmap.drawing.image_panel import IMAGE_SCALE_QUANTILE
 from attention_heatmap.drawing.page import LOG_RANGE, _quantised, notebook_html, page_html, write_page
 from attention_heatmap.drawing.page_index import write_index
 from attention_heatmap.maps import image_shares, shown_rows
@@ -144,6 +145,19 @@ def test_the_hot_cell_has_the_maps_last_colour(show, record):
     weight = record.rows(1)[2, record.images[0].positions[5]]
     read = float(re.search(r"highest cell: ([\d.]+)% at column 2, row 2", shown.text("readout"))[1])
     assert read == pytest.approx(100 * weight, rel=0.03)
+
+
+@pytest.mark.browser
+def test_on_the_logarithmic_scale_cells_have_the_videos_colours(show, record):
+    shown = show(record, "#tokens=3&scale=log")
+    cells = record.rows(1)[:, record.images[0].positions]
+    (end,) = scale_ends(cells[None], IMAGE_SCALE_QUANTILE, "log")
+    for cell in (5, 0, 7):
+        (level,) = scaled(cells[2, [cell]] / end, "log", 1)
+        (expected,) = COLORMAPS["red_to_green"](np.array([level]))
+        assert np.abs(np.array(shown.tint(cell)[:3]) - expected).max() <= 12  # levels of weights and of colours
+        assert abs(shown.tint(cell)[3] / 255 - opacity(level, CELL_ALPHA)) < 0.03
+    assert "or less" in shown.text("cell-legend")
 
 
 @pytest.mark.browser

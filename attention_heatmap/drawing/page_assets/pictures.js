@@ -23,9 +23,16 @@ function colourTable(name, strength) {
 
 const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
 
+// Where a part of the scale's end is on the colours, 0..1, as drawing/colour.py's scaled.
+function drawnPart(part, two) {
+  const { scale, power } = state.look;
+  if (scale !== "log" || two) return part ** power;
+  return Math.max(1 + Math.log10(Math.max(part, TINY)) / data.facts.logDecades, 0) ** power;
+}
+
 // The level of a weight: 0..levels - 1 from 0 to `end`; where there are two sides, from -end to end.
 function levelOf(value, end, two) {
-  const last = data.facts.colours.levels - 1, part = Math.min(Math.abs(value) / end, 1) ** state.look.power;
+  const last = data.facts.colours.levels - 1, part = drawnPart(Math.min(Math.abs(value) / end, 1), two);
   return Math.round(two ? (1 + Math.sign(value) * part) * (last / 2) : value > 0 ? part * last : 0);
 }
 

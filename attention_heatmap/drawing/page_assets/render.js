@@ -40,7 +40,7 @@ function drawGrounds() {
 function mapsOf(views, scale) {
   const each = views.map((view) => view.cells()), two = isTwo();
   const maps = two ? [each[1].map((map, n) => minus(map, each[0][n]))] : each;
-  const end = scale === "video" && !two ? Math.max(...views.map((view) => view.wholeEnds().cells))
+  const end = scale !== "frame" && !two ? Math.max(...views.map((view) => view.wholeEnds().cells))
     : scaleEnd(joined(maps.flat()).map(Math.abs), data.facts.quantiles.cells);
   return { maps: Object.fromEntries(maps.map((map, n) => [SIDES[state.show][n], map])), end };
 }
@@ -55,7 +55,7 @@ function marksUpTo(step) {
 
 // How strong the tint of some steps is: it follows the share of their attention that is shown.
 function strengthOf(kind, steps) {
-  if (isTwo() || state.look.scale === "video") return 1;
+  if (isTwo() || state.look.scale !== "frame") return 1;
   const each = views.map(({ plane }) => steps.reduce((sum, t) => sum + plane[kind][t], 0) / steps.length);
   return Math.max(...each);
 }
@@ -120,7 +120,7 @@ function drawTexts(steps, cellTable) {
   } else {
     values = oneOf(views.map((view) => view.pieces()));
     const frame = scaleEnd(shownTexts(values).map(Math.abs), facts.quantiles.text);
-    end = state.look.scale === "video" && !two ? views[0].wholeEnds().text : frame;
+    end = state.look.scale !== "frame" && !two ? views[0].wholeEnds().text : frame;
   }
   const table = tableOf(looked ? 1 : strengthOf("textStrengths", steps));
   text.tint(values, end, { table, two, last, chosen, outlined: Boolean(looked) });
@@ -135,11 +135,13 @@ function drawTexts(steps, cellTable) {
 function legend(id, name, amountOf, end, unit, table, kind) {
   const [left, bar, right] = byId(id).children, two = isTwo();
   const most = looked && kind !== "cells" ? "" : " or more", high = amountOf(end);
-  left.textContent = `${name}  ${amountOf(two ? -end : 0)}`;
+  const { logDecades } = data.facts, log = state.look.scale === "log" && !two;
+  left.textContent = `${name}  ${log ? `${amountOf(end / 10 ** logDecades)} or less` : amountOf(two ? -end : 0)}`;
   right.textContent = two ? `+${high} ${unit}: ${data.records[1].name} more` : `${high}${most} ${unit}`;
   const image = new ImageData(bar.width, 1), words = new Uint32Array(image.data.buffer);
   for (let n = 0; n < bar.width; n++) {
-    const part = n / (bar.width - 1), level = levelOf(two ? 2 * part - 1 : part, 1, two);
+    const at = n / (bar.width - 1), part = log ? 10 ** (logDecades * (at - 1)) : at;
+    const level = levelOf(two ? 2 * part - 1 : part, 1, two);
     if (kind === "cells") words[n] = table.cells[level];
     else image.data.set([...table[kind][level], 255], 4 * n);
   }
