@@ -187,21 +187,21 @@ class AttentionVisualizer:
         images = self._opened(images)
         writes = not process_number(self.checkpoint.options.tp_plan)  # of processes that share a model, the first does
         record = self.record(sample, images, layers, **vars(recording))
-        self.last_records = [record]
+        records = self.last_records = [record]
         logger.info("response: %s", one_line(record.response))
         if save_record and writes:
             record.save(save_record)
-        with kept_on_failure([record], save_record, folder / RECORD_NAME):
+        with kept_on_failure(records, [save_record] if save_record else [], folder / RECORD_NAME):
             if check:
-                self.last_records = [self.check(record, sample, images, **vars(recording), **vars(drawing))]
+                records[0] = self.check(record, sample, images, **vars(recording), **vars(drawing))
             if check and save_record and writes:
-                self.last_records[0].save(save_record)
+                records[0].save(save_record)
             if second:
                 self.checkpoint.release()
-                self.last_records.append(second.replay(record, sample, images, **vars(recording)))
+                records.append(second.replay(record, sample, images, **vars(recording)))
             if writes:
-                write_records(self.last_records, images, None, start_phrase, folder, drawing)
-        paths = [str(folder / name) for name in video_names(self.last_records, None, drawing)]
+                write_records(records, images, None, start_phrase, folder, drawing)
+        paths = [str(folder / name) for name in video_names(records, None, drawing)]
         return paths if len(paths) > 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)

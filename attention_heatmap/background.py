@@ -28,17 +28,18 @@ RECORD_NAME = "record.safetensors"  # of a record that is kept since its drawing
 
 
 @contextmanager
-def kept_on_failure(records: Sequence[AttentionRecord], saved: str | Path | None, place: Path) -> Iterator[None]:
+def kept_on_failure(records: Sequence[AttentionRecord], saved: Sequence[str | Path], place: Path) -> Iterator[None]:
     """A block after which no record is lost where it fails: the error says where they are kept.
 
-    saved: where they are already, if anywhere; place: where else they go, the second under another name.
+    records: may grow within the block. saved: where the first of them are already; place: where the others go, each
+    under a free name.
     """
     try:
         yield
     except Exception as error:
-        kept = [saved] if saved else []
+        kept = list(saved)
         try:
-            for record in records if not saved else ():
+            for record in records[len(kept) :]:
                 kept.append(free_name(place))
                 record.save(kept[-1])
         except (OSError, ValueError) as problem:
@@ -154,7 +155,7 @@ class BackgroundDrawing:
         if not current:
             return
         try:
-            with kept_on_failure(current.records, ", ".join(map(str, current.saved)), current.folder / RECORD_NAME):
+            with kept_on_failure(current.records, current.saved, current.folder / RECORD_NAME):
                 files, said = self._drawn(current)
                 write_facts(current.folder, current.facts, [*current.saved, *files])
             self._current = None

@@ -39,7 +39,9 @@ def write_record(record: AttentionRecord, path: str | Path) -> None:
     if needed > free:
         raise OSError(f"{path} needs {needed} MiB, {free} MiB are free; record fewer layers or heads")
     with moved_into_place(Path(path)) as temporary:
+        mode = temporary.stat().st_mode  # as of any new file; safetensors would let nobody else read it
         safetensors.numpy.save_file(arrays, temporary, {"facts": json.dumps(facts)})
+        temporary.chmod(mode)
 
 
 def read_record(path: str | Path, layers: Iterable[int] | None = None) -> AttentionRecord:

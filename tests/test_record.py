@@ -76,6 +76,12 @@ def test_some_layers_of_a_record_can_be_loaded_alone(tmp_path):
         AttentionRecord.load(tmp_path / NAME, [2])
 
 
+def test_a_record_may_be_read_by_whoever_may_read_other_new_files(tmp_path):
+    make_record(["a"], ["b"]).save(tmp_path / "record.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "record.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_record_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     record = make_record(["a"], ["b"])
     record.save(tmp_path / NAME)

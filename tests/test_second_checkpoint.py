@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from attention_heatmap.compare import compare
 from attention_heatmap.table import read_facts, sample_folder
-from visualizeHeatMap import AttentionVisualizer
+from visualizeHeatMap import AttentionRecord, AttentionVisualizer
 
 SMALL = {"frame_size": (640, 360), "max_new_tokens": 5, "layer_idx": 1}
 
@@ -92,6 +92,15 @@ def test_what_the_first_model_answered_is_kept_for_the_second_when_a_run_is_stop
         patch.setattr(AttentionVisualizer, "record", stop)
         rows = visualizer.visualize_dataset(*where, **options, compare_model_path=second)
     assert [row["error"] for row in rows] == ["", ""]
+
+
+def test_both_records_are_kept_where_their_comparison_cannot_be_drawn(visualizer, second, dataset, tmp_path):
+    sample, images = visualizer.load_sample_data(dataset / "data.json", dataset, 0)
+    options = {**SMALL, "compare_model_path": second, "output_dir": tmp_path / "out", "overview": "no such word"}
+    with pytest.raises(RuntimeError, match=r"the record is kept in .*record\.safetensors, .*record.*\.safetensors"):
+        visualizer.create_attention_visualization_for_sample(sample, images, **options)
+    kept = [AttentionRecord.load(path) for path in sorted((tmp_path / "out").glob("*.safetensors"))]
+    assert len(kept) == 2 and not np.array_equal(kept[0].weights, kept[1].weights)
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused_before_any_weights(visualizer, tiny_checkpoint, monkeypatch):

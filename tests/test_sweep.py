@@ -357,7 +357,7 @@ def test_no_failure_after_a_record_exists_loses_it(tmp_path, saved, error, kind)
     record, place = make_record(["a"], ["b"]), tmp_path / "out" / "record.safetensors"
     with (
         pytest.raises(kind, match=r"no; the record is kept in ") as told,
-        kept_on_failure([record], "elsewhere" if saved else None, place),
+        kept_on_failure([record], ["elsewhere"] if saved else [], place),
     ):
         raise error
     assert str(told.value).endswith("elsewhere" if saved else str(place)) and place.exists() is not saved
@@ -368,7 +368,7 @@ def test_a_record_that_cannot_be_kept_hides_no_error(tmp_path, caplog):
     (tmp_path / "file").touch()
     with (
         pytest.raises(IndexError, match=r"^no$"),
-        kept_on_failure([make_record(["a"], ["b"])], None, tmp_path / "file" / "record.safetensors"),
+        kept_on_failure([make_record(["a"], ["b"])], [], tmp_path / "file" / "record.safetensors"),
     ):
         raise IndexError("no")
     assert "the record could not be kept" in caplog.text
