@@ -117,7 +117,8 @@ This page is printed by `python tests/families.py`, here for transformers {trans
 it to what is printed. Each row is a random model of tiny width; tiles, patches, merges and processor are as published.
 *Placed*: how many image tokens of a picture of {PICTURE[0]} × {PICTURE[1]} pixels have a place in it. It is proven by
 changing a half of the picture: exactly the tokens whose rectangle reaches into it have to change. For published
-checkpoints the rectangles are held to the family's own formula besides, within 0.02 pixels of the processor's canvas.
+checkpoints the rectangles are held to the family's own formula besides, within 0.02 pixels of the processor's canvas
+(0.1 where it resizes with Pillow, which takes whole shades only).
 
 ## Published checkpoints
 
