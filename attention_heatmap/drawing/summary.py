@@ -73,6 +73,11 @@ def lengths_and_fonts(options: DrawingOptions) -> tuple[Callable[[float], int], 
     return px, [FontSet(px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)]
 
 
+def map_height(width: int, images: Sequence[Image.Image]) -> int:
+    """Pixels that a small map of the pictures may be high, in so many of width: several stand above each other."""
+    return width * (3 if len(images) == 1 else 5) // 4
+
+
 def answer_values(
     record: AttentionRecord, values_T: np.ndarray, fonts: FontSet, width: int
 ) -> tuple[TextLayout, np.ndarray]:
@@ -96,7 +101,7 @@ def draw_summary(
     shares_T, spans = image_shares(record, plane), summary_spans(record, plane)
     text, values = answer_values(record, shares_T, text_fonts, width - 2 * margin)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
-    image = layout_images(record, images, tile, tile * 3 // 4, fonts, shown.sinks, options.picture)
+    image = layout_images(record, images, tile, map_height(tile, images), fonts, shown.sinks, options.picture)
     cells_TN = image.cell_weights(shown.rows, shown.sinks)
     notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
     notes = wrapped(notes, fonts, width - 2 * margin)
@@ -208,7 +213,7 @@ def draw_changes(
     notes = wrapped([scale, difference_note(names), *phases], fonts, inside)
     changed = comparison.most_changed(_MOST_CHANGED)
     tile = (inside - 5 * gap - margin) // 6
-    layout = layout_images(record, images, tile, tile * 3 // 4, fonts, None, options.picture)
+    layout = layout_images(record, images, tile, map_height(tile, images), fonts, None, options.picture)
     high = max(y + height for _, y, _, height in layout.places)
     y_notes = margin + px(70) + (len(title) - 1) * px(_TITLES)
     top = y_notes + px(2) + len(notes) * line
