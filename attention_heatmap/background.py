@@ -28,19 +28,22 @@ RECORD_NAME = "record.safetensors"  # of a record that is kept since its drawing
 
 
 @contextmanager
-def kept_on_failure(records: Sequence[AttentionRecord], saved: Sequence[str | Path], place: Path) -> Iterator[None]:
+def kept_on_failure(
+    records: Sequence[AttentionRecord], saved: Sequence[str | Path], place: Path, fresh: bool = True
+) -> Iterator[None]:
     """A block after which no record is lost where it fails: the error says where they are kept.
 
-    records: may grow within the block. saved: where the first of them are already; place: where the others go, each
-    under a free name.
+    records: may grow within the block. saved: where the first of them are already; place: where the others go, the
+    second and later ones with a number. fresh: under free names; else in place of those of an earlier try.
     """
     try:
         yield
     except Exception as error:
         kept = list(saved)
         try:
-            for record in records[len(kept) :]:
-                kept.append(free_name(place))
+            for number, record in enumerate(records[len(kept) :]):
+                target = place.with_stem(f"{place.stem}_{number}") if number else place
+                kept.append(free_name(target) if fresh else target)
                 record.save(kept[-1])
         except (OSError, ValueError) as problem:
             logger.error("the record could not be kept: %s", one_line(problem))
@@ -141,11 +144,16 @@ class BackgroundDrawing:
         saved = [folder / name, folder / f"{name.stem}_b{name.suffix}"][: len(records)] if self.save_record else []
         for path, record in zip(saved, records):
             record.save(path)
+        with kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
+            facts = facts | record_facts(records, facts["answer"])
         future, before = None, set(multiprocessing.active_children())
-        if self._pool:
-            future = self._pool.submit(draw_sample, records, folder, *self.how)
-            self._processes |= set(multiprocessing.active_children()) - before
-        self._current = _Drawing(folder, facts | record_facts(records, facts["answer"]), records, saved, future)
+        try:
+            if self._pool:
+                future = self._pool.submit(draw_sample, records, folder, *self.how)
+                self._processes |= set(multiprocessing.active_children()) - before
+        except BrokenProcessPool:  # it was killed since the last sample
+            self._told_broken()
+        self._current = _Drawing(folder, facts, records, saved, future)
         if not future:
             self.finish()
 
@@ -155,7 +163,7 @@ class BackgroundDrawing:
         if not current:
             return
         try:
-            with kept_on_failure(current.records, current.saved, current.folder / RECORD_NAME):
+            with kept_on_failure(current.records, current.saved, current.folder / RECORD_NAME, fresh=False):
                 files, said = self._drawn(current)
                 write_facts(current.folder, current.facts, [*current.saved, *files])
             self._current = None
@@ -173,6 +181,9 @@ class BackgroundDrawing:
             if current.future:
                 return current.future.result()
         except BrokenProcessPool:  # it was killed, or could not import the caller's program
-            logger.warning("the process that draws has ended; drawing goes on in this one")
-            self._pool = None
+            self._told_broken()
         return draw_sample(current.records, current.folder, *self.how)
+
+    def _told_broken(self) -> None:
+        logger.warning("the process that draws has ended; drawing goes on in this one")
+        self._pool = None

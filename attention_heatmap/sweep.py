@@ -100,7 +100,7 @@ class Sweep:
             if self.second and waiting:
                 answer, waiting = self._read_again, self._answer_all(waiting)
             with BackgroundDrawing(self.start_phrase, self.drawing, self.save_record) as beside:
-                self._each(waiting, answer, writes, beside if writes else None)
+                self._each(waiting, answer, writes, beside if writes else None, leave=not (overwrite or shared))
             for number in waiting if self.second else ():
                 self._first_path(number).unlink(missing_ok=True)
             wait_for_everyone()
@@ -132,12 +132,12 @@ class Sweep:
 
     def _each(
         self, numbers: list[int], answer: Callable[[int], Any], writes: bool = True,
-        beside: BackgroundDrawing | None = None,
+        beside: BackgroundDrawing | None = None, leave: bool = False,
     ) -> None:  # fmt: skip
         """Answer one sample after the other, and have each drawn `beside`, while the next is answered.
 
         answer: gives what is drawn of a sample: its record, or two. writes: write down failures, as one of the
-        processes that share a model does.
+        processes that share a model does. leave: leave out what another run has finished meanwhile.
         Raises OSError where nothing can be written any more.
         """
         from tqdm import tqdm
@@ -146,6 +146,8 @@ class Sweep:
             check_output_dir(self.output_dir)
             folder, facts = sample_folder(self.output_dir, number), {"sample": number}
             try:
+                if leave and not self._unfinished([number]):
+                    continue
                 facts |= self._facts(number)
                 if writes:
                     forget_sample(folder)
@@ -183,14 +185,17 @@ class Sweep:
     def _answer_all(self, waiting: list[int]) -> list[int]:
         """Let the first model answer all samples and keep its records for the second one; those that succeeded."""
 
+        kept = []
+
         def keep(number: int) -> None:
             if not self._first_path(number).is_file():
                 self._answer(number)[0].save(self._first_path(number))
+            kept.append(number)
 
         self._each(waiting, keep)
         self.visualizer.checkpoint.release()
         _ = self.second.model
-        return [number for number in waiting if self._first_path(number).is_file()]
+        return kept
 
     def _read_again(self, number: int) -> list[AttentionRecord]:
         """The first model's record, and how the second one reads its tokens."""

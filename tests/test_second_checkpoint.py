@@ -94,6 +94,14 @@ def test_what_the_first_model_answered_is_kept_for_the_second_when_a_run_is_stop
     assert [row["error"] for row in rows] == ["", ""]
 
 
+def test_a_sample_that_json_cannot_hold_fails_alone_in_a_comparison(visualizer, second, dataset, tmp_path):
+    samples = json.loads((dataset / "data.json").read_text())
+    samples[0] |= {3: "no text"}
+    options = {**SMALL, "compare_model_path": second, "output_dir": tmp_path / "out"}
+    rows = visualizer.visualize_dataset(samples, dataset, "0-1", **options)
+    assert [bool(row["error"]) for row in rows] == [True, False]
+
+
 def test_both_records_are_kept_where_their_comparison_cannot_be_drawn(visualizer, second, dataset, tmp_path):
     sample, images = visualizer.load_sample_data(dataset / "data.json", dataset, 0)
     options = {**SMALL, "compare_model_path": second, "output_dir": tmp_path / "out", "overview": "no such word"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ from attention_heatmap.background import kept_on_failure
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.log import OurMistake, logger
-from attention_heatmap.record import AttentionRecord
+from attention_heatmap.record import AttentionRecord, picture_file
 from attention_heatmap.sweep import (
     NoSpaceLeft,
     SamplesFailed,
@@ -192,6 +193,22 @@ def test_a_finished_sample_of_other_settings_or_data_is_told_before_the_model_is
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
+def test_a_sample_that_another_run_has_finished_meanwhile_is_left_alone(tiny, dataset, tmp_path, monkeypatch):
+    options = {"output_dir": tmp_path / "out", **GIVEN}
+    recorded, record = [], tiny.record
+
+    @functools.wraps(record)
+    def beside_another_run(sample, *arguments, **more):
+        recorded.append(sample["id"])
+        if recorded == ["n0"]:
+            tiny.visualize_dataset(*dataset, [3], 1, **options)
+        return record(sample, *arguments, **more)
+
+    monkeypatch.setattr(tiny, "record", beside_another_run)
+    rows = tiny.visualize_dataset(*dataset, "0,3", 1, **options)
+    assert recorded == ["n0", "n3"] and [row["error"] for row in rows] == ["", ""]
+
+
 def test_what_is_said_of_one_sample_names_it_and_later_words_do_not(tiny, dataset, tmp_path, caplog):
     tiny.visualize_dataset(*dataset, [3, 2, 0], 1, output_dir=tmp_path / "out", **QUICK)
     cut = [record.getMessage().split(": ")[0] for record in caplog.records if "was cut at" in record.getMessage()]
@@ -308,8 +325,6 @@ def test_a_full_disk_stops_the_run_and_what_was_finished_stays(tiny, dataset, tm
 
 def test_a_process_that_draws_and_is_killed_gives_its_work_back(tmp_path, caplog, drawn_beside):
     record = make_record(["Based"], [" a", " b"])
-    from attention_heatmap.record import picture_file
-
     record = AttentionRecord(**{**vars(record), "pictures": (picture_file(picture()),)})
     with background.BackgroundDrawing("Based", DrawingOptions(frame_size=SMALL), None) as beside:
         beside.start(tmp_path / "sample_0000", {"sample": 0, "answer": None}, [record])
@@ -318,6 +333,20 @@ def test_a_process_that_draws_and_is_killed_gives_its_work_back(tmp_path, caplog
     assert "the process that draws has ended; drawing goes on in this one" in caplog.text
     assert is_finished(tmp_path / "sample_0000", read_facts(tmp_path / "sample_0000"))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_process_that_draws_and_is_killed_between_two_samples_is_replaced(tmp_path, caplog, drawn_beside):
+    record = dataclasses.replace(make_record(["Based"], [" a", " b"]), pictures=(picture_file(picture()),))
+    with background.BackgroundDrawing("Based", DrawingOptions(frame_size=SMALL), None) as beside:
+        for number in range(3):
+            beside.start(tmp_path / f"sample_000{number}", {"sample": number, "answer": None}, [record])
+            beside.finish()
+            for process in beside._processes:
+                process.kill()
+                process.join()
+    folders = [tmp_path / f"sample_000{number}" for number in range(3)]
+    assert all(is_finished(folder, read_facts(folder)) for folder in folders)
+    assert caplog.text.count("the process that draws has ended; drawing goes on in this one") == 1
 
 
 def test_a_sample_whose_folder_cannot_be_made_fails_alone(tiny, dataset, tmp_path, caplog):

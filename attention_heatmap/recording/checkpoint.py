@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
+import inspect
 import json
 import re
 import time
@@ -226,9 +227,13 @@ class Checkpoint:
 
 def _check_names(kwargs: dict, processor: Any) -> None:
     """Tell of keywords that a processor did not take, in silence. Raises ValueError for one that is misspelt."""
-    known = {"revision", "token", "cache_dir", "subfolder", "use_fast", "backend", "local_files_only", "force_download"}
+    known = {
+        "revision", "token", "cache_dir", "subfolder", "use_fast", "backend", "local_files_only", "force_download",
+        "vocab_file", "bos_token", "eos_token", "unk_token", "pad_token",
+    }  # fmt: skip
     for part in (processor, *(part for part in vars(processor).values() if hasattr(part, "__dict__"))):
-        known |= {*vars(part), *getattr(getattr(part, "valid_kwargs", None), "__annotations__", ())}
+        known |= {name.lstrip("_") for name in vars(part)} | {*inspect.signature(type(part).__init__).parameters}
+        known |= {*getattr(getattr(part, "valid_kwargs", None), "__annotations__", ())}
     for name in sorted(set(kwargs) - known):
         shown, near = one_line(name)[:200], difflib.get_close_matches(name, known, 1, _ALIKE)
         if near:

@@ -19,7 +19,10 @@ from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
 _SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 # Ends of names of settings that need no mention: no answer that is the likeliest at each token changes by them.
-_UNSAID_SETTINGS = ("_id", "_version", "temperature", "top_p", "top_k", "min_p", "max_length", "max_new_tokens")
+_UNSAID_SETTINGS = (
+    "_id", "_version", "temperature", "top_p", "top_k", "top_h", "min_p", "typical_p", "_cutoff", "max_length",
+    "max_new_tokens", "cache_implementation", "num_return_sequences", "assistant_confidence_threshold",
+)  # fmt: skip
 
 _locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # one a model
 
@@ -57,7 +60,11 @@ def end_ids(model: Any) -> set[int]:
 def say_decoding_settings(model: Any, do_sample: bool) -> None:
     """Name the settings of the checkpoint that change its answer, and those that are set aside."""
     changed = model.generation_config.to_diff_dict()
-    said = {name: value for name, value in changed.items() if not name.endswith(_UNSAID_SETTINGS)}
+    said = {
+        name: value
+        for name, value in changed.items()
+        if name.startswith("forced_") or not name.endswith(_UNSAID_SETTINGS)
+    }
     if kept := [f"{name}={value}" for name, value in said.items() if value is not None and not isinstance(value, bool)]:
         logger.log(NOTE, "the checkpoint's own settings of generation are kept: %s", ", ".join(kept))
     if changed.get("do_sample") and not do_sample:

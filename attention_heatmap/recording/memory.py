@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attention_heatmap.log import logger, one_line
-from attention_heatmap.recording.layers import layer_kinds, layer_values, tp_size
+from attention_heatmap.recording.layers import attention_layers, layer_kinds, layer_values, tp_size
 from attention_heatmap.recording.prompt import input_device
 from attention_heatmap.recording.recorder import record_dtype
 
@@ -20,19 +20,20 @@ SURE_PART = 0.7  # of an estimate: where not even this is free, a run surely doe
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-def run_memory(config: Any, positions: int, eager: bool = False) -> int:
+def run_memory(config: Any, positions: int, eager: bool = False, cache: bool = True) -> int:
     """Numbers that a run over so many positions holds at once beside the weights, estimated.
 
     The cache, where a layer with a window keeps next to nothing, and a pass at its peak: inside an MLP, which has its
-    inner values three times. eager: every layer's weights are kept, beside scores and copies of one layer.
+    inner values three times. eager: every layer's weights are kept, beside scores and copies of one layer. cache:
+    False for the pass that reads the rows, which has none.
     """
     text = config.get_text_config()
     heads, kinds = text.num_attention_heads, layer_kinds(config)
     head_dims = layer_values(text, "head_dim", text.hidden_size // heads)
     cached = (layer_values(text, "num_key_value_heads", heads) * head_dims)[np.isin(kinds, ("", "full_attention"))]
     inner = layer_values(text, "intermediate_size", 4 * text.hidden_size).max()
-    weights = eager * heads * positions**2 * (len(kinds) + 7)
-    return int(positions * (2 * cached.sum() + 3 * inner + 4 * text.hidden_size) + weights)
+    weights = eager * heads * positions**2 * (len(attention_layers(config)) + 7)
+    return int(positions * (2 * cache * cached.sum() + 3 * inner + 4 * text.hidden_size) + weights)
 
 
 def free_memory(device: Any) -> float:
@@ -54,13 +55,14 @@ def gib(count: float) -> str:
 def check_memory(model: Any, prompt: int, steps: int, planes: int, *, eager: bool) -> str:
     """What a run will take, in words. Warns where that may not fit; raises ValueError where it surely does not.
 
-    An answer seldom has all of its `steps`, so that the prompt alone decides what surely does not fit on the devices,
-    which are taken together. The record must fit whole: it comes after the answer, which would be lost.
+    An answer seldom has all of its `steps`, so that a pass over the prompt decides what surely does not fit on the
+    devices, which are taken together.
     """
     asked = f"{prompt} prompt tokens and up to {steps} of the response"
     size, half = model.dtype.itemsize / tp_size(model), ", take dtype bfloat16" * (model.dtype.itemsize > 2)
     advice = "take attention='auto'" if eager else f"lower max_pixels{half} or take more devices"
-    least, most = (run_memory(model.config, count, eager) * size for count in (prompt, prompt + steps))
+    least = run_memory(model.config, prompt, eager, cache=False) * size
+    most = run_memory(model.config, prompt + steps, eager) * size
     # Weights that accelerate keeps on the host or on disk are on "meta", and run where the model takes its inputs.
     devices = {input_device(model), *(weight.device for weight in model.parameters() if weight.device.type != "meta")}
     free, where = sum(map(free_memory, devices)), ", ".join(sorted(map(str, devices)))
@@ -69,11 +71,22 @@ def check_memory(model: Any, prompt: int, steps: int, planes: int, *, eager: boo
         raise ValueError(f"{told}: {advice}")
     if most * MARGIN > free:
         logger.warning("%s: that may not fit; lower max_new_tokens, or %s", told, advice)
+    return f"{told}; {check_record_memory(prompt, steps, planes, known=False)}"
+
+
+def check_record_memory(prompt: int, steps: int, planes: int, *, known: bool) -> str:
+    """What the record will take on the host, in words. Where it does not fit: raises ValueError, or warns.
+
+    known: the answer has so many steps; else that is the most that it may have.
+    """
     values = steps * planes * (prompt + steps)
     record, free = values * np.dtype(record_dtype(values)).itemsize, free_memory("cpu")
-    told += f", and up to {gib(record)} on the host for the record, where {gib(free)} are free"
+    told = f"{'' if known else 'up to '}{gib(record)} on the host for the record, where {gib(free)} are free"
+    advice = "record fewer layers or heads, or lower max_new_tokens"
+    if record > free and known:
+        raise ValueError(f"{told}: {advice}")
     if record > free:
-        raise ValueError(f"{told}: record fewer layers or heads, or lower max_new_tokens")
+        logger.warning("%s: that may not fit; %s", told, advice)
     return told
 
 

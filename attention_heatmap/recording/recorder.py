@@ -39,14 +39,14 @@ class AttentionRecorder:
         self.first_query, self.steps, self.cross_keys = first_query, steps, 0
         shape = steps, len(self.planes), first_query + 1 + steps
         self.weights = np.zeros(shape, record_dtype(math.prod(shape)))  # memory is taken where something is written
-        self._found_N = np.zeros(len(self.planes), int)  # rows of each plane
+        self._found_TN = np.zeros(shape[:2], bool)
         self._pool = ThreadPoolExecutor(max_workers=1)  # so that the model never waits for the host's memory
         self._on_their_way: deque[Future] = deque()
 
     @property
     def reached(self) -> bool:
         """Whether any row came."""
-        return bool(self._on_their_way) or bool(self._found_N.any())
+        return bool(self._on_their_way) or bool(self._found_TN.any())
 
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None, window: int | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K) or None.
@@ -113,14 +113,14 @@ class AttentionRecorder:
             raise RuntimeError(f"{told}, as float16 may; try --dtype bfloat16 or float32")
         for place, rows_QK in zip(places, rows_NQK):
             self.weights[step : step + Q, place, :K] = rows_QK
-            self._found_N[place] += Q
+            self._found_TN[step : step + Q, place] = True
 
     def finish(self) -> Self:
         """Wait until all rows are in their place. Raises RuntimeError when some are missing."""
         with self._pool:
             while self._on_their_way:
                 self._on_their_way.popleft().result()
-        for (layer, _), found in zip(self.planes, self._found_N):
+        for (layer, _), found in zip(self.planes, self._found_TN.sum(axis=0)):
             if found < self.steps:
                 told = f"layer {layer} gave {found} attention rows for {self.steps} tokens"
                 reason = "it may have no softmax attention or bypass transformers' AttentionInterface"
@@ -174,7 +174,8 @@ def reduce_heads(weights_HQK: Any, head: Head, ranks: int = 1) -> Any:
     else:  # the first process that has a head gives its rows, the others zeros
         H, wanted = weights_HQK.shape[0], head if isinstance(head, tuple) else (head,)
         places = [one - (dist.get_rank() * H if ranks > 1 else 0) for one in wanted]
-        rows_QK = weights_HQK[[place for place in places if 0 <= place < H]].sum(0) / len(wanted)
+        own = [place for place in places if 0 <= place < H] if ranks > 1 else places
+        rows_QK = weights_HQK[own].sum(0) / len(wanted)
     if ranks > 1:
         rows_QK = rows_QK.contiguous()
         dist.all_reduce(rows_QK, dist.ReduceOp.MAX if head == "max" else dist.ReduceOp.SUM)

@@ -15,7 +15,7 @@ from attention_heatmap.recording import generation
 from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
 from attention_heatmap.recording.image_tokens import locate_image_tokens
 from attention_heatmap.recording.layers import cross_layers, resolve_heads, text_config, tp_size, warn_of_blind_layers
-from attention_heatmap.recording.memory import check_memory, out_of_memory_told
+from attention_heatmap.recording.memory import check_memory, check_record_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.prompt import build_inputs, decode_tokens, input_device
 
@@ -49,11 +49,14 @@ class Session:
             count = max(len(layers), 1) * len(heads)
             facts.append(check_memory(self.model, prompt, steps, count, eager=how.attention == "eager"))
             logger.info(facts[0])
-            if ids is None:
+            if ids is not None:
+                check_record_memory(prompt, steps, count, known=True)
+            else:
                 generation.say_decoding_settings(self.model, how.do_sample)
                 settings = how.generation()
                 settings = generation.fast_settings(self.model, settings) if how.fast else settings
                 ids = generation.generate_response(self.model, inputs, settings)
+                check_record_memory(prompt, len(ids), count, known=True)
             chosen: dict[int, int] = {}
             if auto_layer or auto_head:
                 layers, chosen = self._choose(inputs, ids, located, originals, layers, auto_head)

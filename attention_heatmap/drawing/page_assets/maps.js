@@ -161,4 +161,12 @@ function scaleEnd(values, quantile) {
 }
 
 // Several arrays as one.
-const joined = (arrays) => Float32Array.from(arrays.flatMap((array) => [...array]));
+function joined(arrays) {
+  const whole = new Float32Array(arrays.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const array of arrays) {
+    whole.set(array, at);
+    at += array.length;
+  }
+  return whole;
+}

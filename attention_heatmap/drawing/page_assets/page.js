@@ -88,8 +88,8 @@ async function viewOf(record, number) {
 }
 
 async function loadViews() {
-  const wanted = state.plane, found = await Promise.all(recordsShown().map((r) => viewOf(r, wanted)));
-  if (wanted !== state.plane) return;
+  const wanted = state.plane, { show } = state, found = await Promise.all(recordsShown().map((r) => viewOf(r, wanted)));
+  if (wanted !== state.plane || show !== state.show) return;
   views = found;
   drawnMap = "";
   drawGrounds();
