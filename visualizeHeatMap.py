@@ -29,7 +29,7 @@ try:
     from attention_heatmap.compare import compare
     from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
     from attention_heatmap.drawing.frame import render_frames
-    from attention_heatmap.drawing.options import CLEAR_RECORDING, DrawingOptions
+    from attention_heatmap.drawing.options import CLEAR_RECORDING, STILLS, DrawingOptions
     from attention_heatmap.drawing.outputs import STEM, video_names, write_records
     from attention_heatmap.drawing.text_panel import visualize_attention_step
     from attention_heatmap.drawing.video import find_encoder, write_video
@@ -169,7 +169,8 @@ class AttentionVisualizer:
 
         images: PIL images or paths. layer_idx: a layer, a list of them, "all", a range such as "0-7", or "auto".
         start_phrase: where the text panel begins. output_dir: gets
-        `combined_attention_visualization_layer{layer}.mp4`. save_record: a file to keep the record in.
+        `combined_attention_visualization_layer{layer}.mp4`. save_record: a file to keep the record in; that of a
+        second checkpoint gets a `_b` in its name.
         check: hide the hottest cells and see whether the answer suffers, see `check`. compare_model_path: a second
         checkpoint, which reads the very same tokens; both maps are drawn, and its record is `last_records[1]`.
         options: the fields of `RecordingOptions` and of `DrawingOptions`.
@@ -191,7 +192,8 @@ class AttentionVisualizer:
         logger.info("response: %s", one_line(record.response))
         if save_record and writes:
             record.save(save_record)
-        with kept_on_failure(records, [save_record] if save_record else [], folder / RECORD_NAME):
+        saved = [Path(save_record)] if save_record else []
+        with kept_on_failure(records, saved, folder / RECORD_NAME):
             if check:
                 records[0] = self.check(record, sample, images, **vars(recording), **vars(drawing))
             if check and save_record and writes:
@@ -199,9 +201,13 @@ class AttentionVisualizer:
             if second:
                 self.checkpoint.release()
                 records.append(second.replay(record, sample, images, **vars(recording)))
+                if saved and writes:
+                    saved.append(saved[0].with_stem(f"{saved[0].stem}_b"))
+                    records[1].save(saved[1])
             if writes:
-                write_records(records, images, None, start_phrase, folder, drawing)
-        paths = [str(folder / name) for name in video_names(records, None, drawing)]
+                paths = told_paths(write_records(records, images, None, start_phrase, folder, drawing), drawing)
+            else:
+                paths = [str(folder / name) for name in video_names(records, drawing)]
         return paths if len(paths) > 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)
@@ -422,8 +428,12 @@ def draw_record(
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
     default = layer_idx == ["auto"] or (layer_idx == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
     planes = record.select(None if default else layer_idx, heads)
-    write_records(records, images, planes, start_phrase, output_dir, options)
-    return [str(Path(output_dir) / name) for name in video_names(records, planes, options)]
+    return told_paths(write_records(records, images, planes, start_phrase, output_dir, options), options)
+
+
+def told_paths(written: Iterable[Path], options: DrawingOptions) -> list[str]:
+    """The paths that a run answers with: the videos, or the page; where there is neither, all pictures."""
+    return [str(path) for path in written if options.format in STILLS or path.suffix == f".{options.format}"]
 
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -512,6 +522,8 @@ def _begin_log(verbose: bool, number: int) -> None:
         level, os.environ["TQDM_DISABLE"], os.environ["TRANSFORMERS_VERBOSITY"] = logging.ERROR, "1", "error"
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     logging.getLogger("PIL").setLevel(logging.INFO)
+    if not verbose:  # a hub that cannot be reached is told in one line at the end
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _print(text: str) -> None:

@@ -236,3 +236,12 @@ def test_when_the_demo_names_a_landmark_the_hot_cells_lie_on_it(demo_record):
             left, top, right, bottom = tokens.boxes[row[tokens.positions].argmax()]
             hits.append(left < box[2] and right > box[0] and top < box[3] and bottom > box[1])
     assert len(hits) >= 8 and np.mean(hits) >= 0.9
+
+
+def test_the_paths_that_are_told_are_there(tiny, tmp_path):
+    options = {"format": "png", "output_dir": tmp_path, "response": "The lamp is red.", "frame_size": (640, 360)}
+    sample, images = {"problem": "Where?"}, [picture((90, 60))]
+    paths = tiny.create_attention_visualization_for_sample(
+        sample, images, 1, "lamp", frames=[1, -1], overview="lamp", **options
+    )
+    assert sorted(map(str, tmp_path.iterdir())) == sorted(paths if isinstance(paths, list) else [paths])

@@ -14,7 +14,7 @@ from attention_heatmap.drawing.colour import CELL_ALPHA, PAPER, tinted
 from attention_heatmap.drawing.fonts import FONT_LABEL
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.layout import used_size
-from attention_heatmap.drawing.legend import BAR_WIDTH, amount_text, draw_scale, low_text
+from attention_heatmap.drawing.legend import amount_text, draw_scale, low_text
 from attention_heatmap.drawing.options import STILLS
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
 from attention_heatmap.files import moved_into_place
@@ -23,6 +23,8 @@ from attention_heatmap.maps import BASELINES
 SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
 PDF_ADVICE = "PDF files need fpdf2, which keeps text as text; run pip install fpdf2, or take format svg or png"
 
+LEAST_MAP_WIDTH = 480  # pixels: room for what stands below a map alone, however narrow it is
+
 
 def draw_figure(renderer: FrameRenderer, step: int, figure: str, as_shapes: bool = False) -> Image.Image | VectorPen:
     """A step, from 0, as an RGB image, or as shapes: "frame" or "map"."""
@@ -30,7 +32,7 @@ def draw_figure(renderer: FrameRenderer, step: int, figure: str, as_shapes: bool
         return renderer.draw_shapes(step) if as_shapes else Image.fromarray(renderer.draw(step))
     layout = renderer.maps[0].layout
     width, height = used_size([place[2:] for place in layout.places], [(x, y, 1.0) for x, y, *_ in layout.places])
-    size = max(width, renderer.px(BAR_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
+    size = max(width, renderer.px(LEAST_MAP_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
     canvas = Image.new("RGB", size, PAPER)
     canvas.paste(Image.fromarray(layout.picture).crop((0, 0, width, height)))
     pen = VectorPen(*size) if as_shapes else Pen(canvas)

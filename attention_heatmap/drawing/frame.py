@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from attention_heatmap.drawing.colour import MUTED, PAPER
-from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet, wrapped
+from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet, cut_to, wrapped
 from attention_heatmap.drawing.image_panel import draw_marks, label_height, layout_images
 from attention_heatmap.drawing.layout import Sheet, place_panels
 from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, footer_height, map_notes, plane_title
@@ -102,7 +102,9 @@ class FrameRenderer:
         if self.share_fonts is self.sheet.title_fonts:
             pen.text((x, base), panel.title, self.sheet.title_fonts, MUTED)
         else:
-            lines, pitch = wrapped([panel.title], self.label_fonts, self.sheet.right - x)[:2], self.px(24)
+            lines, pitch = wrapped([panel.title], self.label_fonts, self.sheet.right - x), self.px(24)
+            if len(lines) > 2 or base - pitch * (len(lines) - 1) < self.label_fonts.size:  # no room above the last
+                lines = [cut_to(panel.title, self.label_fonts, self.sheet.right - x)]
             draw_lines(pen, lines, (x, base - pitch * (len(lines) - 1)), pitch, self.label_fonts, MUTED)
         self.legend.draw_fixed(pen)
 

@@ -49,6 +49,8 @@ class ImageLayout:
     shown: tuple[Image.Image, ...]  # each picture as it stands under the heat, in its own size
     edges: tuple[tuple[int, int, int, int], ...]  # left, top, right, bottom of each cell on the panel, in pixels
     labels: tuple[str, ...]  # what stands above each picture; empty: nothing does
+    hatched: tuple[bool, ...]  # of each cell, whether it is a sink
+    gridded: bool  # whether there are lines round the cells
 
     @cached_property
     def cell_rows(self) -> slice:
@@ -97,19 +99,21 @@ def layout_images(
     index = np.zeros((panel.height, width), np.int32)
     for number, (left, top, right, bottom) in enumerate(edges, start=1):
         index[top:bottom, left:right] = number
-    if edges and np.median([min(r - x, b - y) for x, y, r, b in edges]) >= SMALLEST_GRIDDED_CELL:
+    gridded = bool(edges) and np.median([min(r - x, b - y) for x, y, r, b in edges]) >= SMALLEST_GRIDDED_CELL
+    if gridded:
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         _lay(panel, GRID_LINE, GRID_ALPHA, (index > 0) & (starts | ends))
-    if sinks is not None and sinks.any():
-        positions = np.concatenate([cells.positions for cells in found])
-        hatched = np.concatenate([[False], sinks[positions]])[index]
+    is_sink = np.concatenate([np.zeros(len(c.positions), bool) if sinks is None else sinks[c.positions] for c in found])
+    if is_sink.any():
+        hatched = np.concatenate([[False], is_sink])[index]
         dark = np.add.outer(*map(np.arange, index.shape)) // max(round(fonts.size * HATCH / FONT_LABEL), 2) % 2 == 0
         _lay(panel, INK, HATCH_ALPHA, hatched & dark)
         _lay(panel, PAPER, HATCH_ALPHA, hatched & ~dark)
     labels = tuple(labels) if label else ()
-    return ImageLayout(np.asarray(panel), index, found, places, shown, tuple(edges), labels)
+    layout = np.asarray(panel), index, found, places, shown, tuple(edges), labels
+    return ImageLayout(*layout, tuple(is_sink.tolist()), bool(gridded))
 
 
 def _lay(panel: Image.Image, shade: tuple[int, int, int], opacity: float, where: np.ndarray) -> None:
@@ -172,8 +176,14 @@ def painted_by_pen(
         pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
         if layout.labels:
             pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), layout.labels[number], fonts)
-    for edges, tint, alpha in zip(layout.edges, tints, alphas):
-        pen.box(np.add(edges, [*at, *at]), tint, opacity=float(alpha))
+    line = tuple(colour.blend(255.0, np.array(GRID_LINE), GRID_ALPHA)) if layout.gridded else None
+    stripe = max(fonts.size * HATCH / FONT_LABEL, 2)
+    for edges, tint, alpha, is_sink in zip(layout.edges, tints, alphas, layout.hatched):
+        left, top, right, bottom = np.add(edges, [*at, *at]).tolist()
+        pen.box((left, top, right, bottom), tint, line, opacity=float(alpha))
+        for ends in np.arange(left + top + stripe, right + bottom, 3 * stripe) if is_sink else ():
+            x = max(left, ends - bottom), min(right, ends - top)
+            pen.line([(x[0], ends - x[0]), (x[1], ends - x[1])], INK, stripe / 2, HATCH_ALPHA)
 
 
 def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = colour.red_to_green) -> Image.Image:

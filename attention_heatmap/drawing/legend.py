@@ -68,7 +68,10 @@ def map_notes(record: AttentionRecord, plane: int, options: DrawingOptions, show
 
 def amount_text(weight: float, relative: bool) -> str:
     """A weight in the unit of its map."""
-    return f"{weight:.3g} times" if relative else f"{weight:.2%}"
+    if relative:
+        return f"{weight:.3g} times"
+    small = 0 < weight < 0.00005  # which two digits would call 0.00%
+    return f"{np.format_float_positional(100 * weight, 1, fractional=False)}%" if small else f"{weight:.2%}"
 
 
 def low_text(end: float | str | None, relative: bool, scale: str) -> str:

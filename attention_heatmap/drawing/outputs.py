@@ -77,6 +77,8 @@ def write_records(
         page = folder / f"{STEM}.html"
         paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
     two = {n: compare(*records, record.layers[n], record.heads[n]) for n in planes} if len(records) > 1 else {}
+    if two and (steps := two[planes[0]].steps) < max(one.response_length for one in records):
+        logger.warning("the two answers part at token %d: the tokens up to it are compared", steps)
     for stem, plane in _stems(records, planes, options).items():
         if two:
             together = comparison_maps(two[plane], names, options.difference)
@@ -115,11 +117,11 @@ def _write_film(renderer: FrameRenderer, images: Sequence[Image.Image], stem: Pa
     return paths
 
 
-def video_names(records: Sequence[AttentionRecord], planes: Sequence[int] | None, options: DrawingOptions) -> list[str]:
-    """The names of the videos that `write_records` makes, of the page, or of the pictures in place of them."""
+def video_names(records: Sequence[AttentionRecord], options: DrawingOptions) -> list[str]:
+    """The names of the videos, the page or the pictures that another process makes of all planes, as far as known."""
     if options.format == PAGE:
         return [f"{STEM}.html"]
-    stems = _stems(records, range(len(records[0].layers)) if planes is None else planes, options)
+    stems = _stems(records, range(len(records[0].layers)), options)
     stills = _stills(records[0], 0, options.frames)[0]
     names = [_file_names(stem, stills, options) for stem in stems]
     return [name for own in names for name in (own[-1:] if options.format in VIDEOS else own)]

@@ -125,7 +125,7 @@ def draw_summary(
     for number, (name, start, end) in enumerate(spans):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
-        pen.text((x, y + px(22)), name, fonts)
+        pen.text((x, y + px(22)), cut_to(name, fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
         cells = cells_TN[start:end].mean(axis=0)
         values = scaled(cells / max(np.nan_to_num(cells).max(initial=0), TINY), options.scale, options.power)
@@ -157,11 +157,13 @@ def draw_overview(
     pitch_x, pitch_y = width + _PLANES_APART, height + line + _PLANES_APART
     top = MARGIN + round(title_fonts.size * 1.6) + 2 * line
     size = left + len(heads) * pitch_x + MARGIN, top + len(layers) * pitch_y + MARGIN
-    canvas = Image.new("RGB", (max(size[0], DEFAULT_FRAME_SIZE[0] // 3), size[1]), PAPER)
-    pen, one_scale = Pen(canvas), options.scale != "frame"
-    pen.text((MARGIN, MARGIN + title_fonts.size), title, title_fonts)
+    one_scale = options.scale != "frame"
     said = "all maps on one scale" if one_scale else "each map up to its own highest cell"
     note = f"{said}; below each its share on the pictures"
+    written = round(max(title_fonts.width(title), fonts.width(note))) + 2 * MARGIN
+    canvas = Image.new("RGB", (max(size[0], min(written, options.frame_size[0])), size[1]), PAPER)
+    pen = Pen(canvas)
+    pen.text((MARGIN, MARGIN + title_fonts.size), title, title_fonts)
     pen.text((MARGIN, MARGIN + title_fonts.size + line), note, fonts, MUTED)
     for column, name in enumerate(map(_head_name, heads)):
         fitting = name if fonts.width(name) <= width else name.split()[-1]

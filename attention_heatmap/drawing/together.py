@@ -118,7 +118,9 @@ class MapsTogether:
             left, top, width, _ = self.layout.places[k * pictures]
             share = one.shares[self.first_step + number]
             words = f"{share:+.1%}" if one.minus else f"{share:.1%}"
-            if self.own_scale or one.minus:
+            if one.minus and not np.nan_to_num(np.split(self.weights[number], len(self.maps))[k]).any():
+                words = "no difference"
+            elif self.own_scale or one.minus:
                 words += f", up to {amount_text(float(self._ends[k][number]), False)}"
             x = left + width - fonts.width(words)
             if x > left + fonts.width(self.layout.labels[k * pictures]) + fonts.size / 2:

@@ -85,8 +85,12 @@ def test_notes_stand_below_the_time_line_within_the_frame(size):
 
 
 @pytest.mark.parametrize(
-    "weight, relative, text", [(0.1234, False, "12.34%"), (12.34, True, "12.3 times"), (0.5, True, "0.5 times")]
-)
+    "weight, relative, text",
+    [
+        (0.1234, False, "12.34%"), (12.34, True, "12.3 times"), (0.5, True, "0.5 times"), (5.1e-7, False, "0.00005%"),
+        (0, False, "0.00%"),
+    ],
+)  # fmt: skip
 def test_a_weight_is_written_in_the_unit_of_its_map(weight, relative, text):
     assert amount_text(weight, relative) == text
 

@@ -51,6 +51,30 @@ def test_a_number_without_a_frame_is_told(record, tmp_path, caplog):
         written(record, tmp_path / "none", format="png", frames=40)
 
 
+def test_answers_that_part_are_compared_as_far_as_they_go_together_and_that_is_told(record, tmp_path, caplog):
+    other = make_record(["Based", " <on> & 'it'"], [*WORDS[:3], " 7", ")"])
+    other = replace(other, pictures=record.pictures)
+    paths = write_records(
+        [record, other], record.open_pictures(), [1], "Based", tmp_path, DrawingOptions(frame_size=SMALL, format="png")
+    )
+    assert "the two answers part at token 5: the tokens up to it are compared" in caplog.text
+    assert all(path.is_file() for path in paths)
+
+
+def test_sinks_are_hatched_and_cells_have_lines_in_a_file_of_shapes(tmp_path):
+    made = make_record(["Based"], WORDS * 3)
+    hot = made.images[0].positions[1]
+    weights = made.weights * 0.4
+    weights[:, :, hot] += 0.6
+    record = replace(made, weights=weights, pictures=(picture_file(picture(colour="green")),))
+    path = record.figure(9, 1, tmp_path / "out.svg", start_phrase="Based", figure="map", frame_size=SMALL, sinks=True)
+    text = path.read_text()
+    assert text.count("<polyline") >= 4, "no stripes"
+    assert len(re.findall(r"<rect[^>]* stroke=", text)) >= len(made.images[0].positions), "no lines round the cells"
+    plain = record.figure(9, 1, tmp_path / "no.svg", start_phrase="Based", figure="map", frame_size=SMALL)
+    assert "<polyline" not in plain.read_text()
+
+
 @pytest.mark.parametrize("figure", ["frame", "map"])
 def test_an_svg_keeps_text_as_text_and_the_picture_as_a_picture(record, tmp_path, figure):
     from xml.etree import ElementTree
