@@ -76,6 +76,9 @@ def expand(given: Any, name: str) -> list:
     Raises ValueError for a range that is far too long.
     """
     found: list = []
+    if isinstance(given, range) and len(given) > _LONGEST_RANGE:
+        raise ValueError(f"{name} {given!r} is out of range: no model has so many")
+    given = given.tolist() if hasattr(given, "tolist") else given  # arrays are neither equal to a text nor not
     for one in list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if not isinstance(one, str):
             found.append(one)

@@ -29,12 +29,24 @@ from attention_heatmap.recording.checkpoint import CheckpointOptions
 from attention_heatmap.recording.options import RecordingOptions
 
 KINDS = (CheckpointOptions, RecordingOptions, DrawingOptions)
+NASTY = (10**400, np.float32("nan"), np.array([1, 2]), np.zeros((2, 2)), object, len, {1}, range(10**12), b"x", 1j, {})
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4),
     st.complex_numbers(), st.lists(st.integers(-3, 3), max_size=3), st.tuples(st.integers(), st.integers()),
     st.dictionaries(st.text(), st.text()),
-    st.sampled_from([10**400, np.float32("nan"), np.array([1, 2]), np.zeros((2, 2)), object, len, {1}, range(10**12)]),
+    st.sampled_from(NASTY),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, name", [(kind, name) for kind in KINDS for name in names_of(kind)])
+def test_a_value_that_nobody_should_give_is_taken_or_refused_by_name(kind, name):
+    for value in NASTY:
+        if isinstance(value, range) and name == "frames":
+            continue  # as many steps are asked for
+        try:
+            kind(**{name: value})
+        except (ValueError, OSError) as error:
+            assert name in str(error) and "\n" not in str(error) and len(str(error)) < 2500
 
 
 @pytest.mark.parametrize("kind, name", [(kind, name) for kind in KINDS for name in names_of(kind)])

@@ -91,7 +91,7 @@ def layout_images(
         if label:
             room = size[0] - share if share <= size[0] / 2 else size[0]
             if fonts.width(labels[number]) > room:
-                labels[number] = cut_to(labels[number].removeprefix("image "), fonts, room)
+                labels[number] = cut_to(labels[number].removeprefix("image ").removeprefix("layer "), fonts, room)
             Pen(panel).text((x, y - label * 0.3), labels[number], fonts)
         stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
         # Rounding edges, not sizes, lets uneven cells still reach the last pixel.

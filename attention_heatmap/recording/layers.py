@@ -97,6 +97,7 @@ def resolve_heads(config: Any, head: Any) -> tuple[Head, ...]:
     also a tuple, (1, 3)), or several of these in a list.
     """
     count, found = text_config(config).num_attention_heads, []
+    head = head.tolist() if isinstance(head, np.ndarray) else head
     for one in expand(head if isinstance(head, list) else [head], "head"):
         found += range(count) if one == "each" else [check_head(one, count)]
     heads = tuple(dict.fromkeys(found))

@@ -156,3 +156,29 @@ def test_heads_are_reduced_or_named_each_once(config, given, heads):
 def test_heads_that_are_none_are_refused(config, given, message):
     with pytest.raises(ValueError, match=message):
         resolve_heads(config(), given)
+
+
+@pytest.mark.parametrize("resolve", [resolve_layers, resolve_heads])
+def test_what_names_no_layer_or_head_is_refused_in_one_line(resolve):
+    config = SimpleNamespace(num_hidden_layers=3, num_attention_heads=4, layer_types=None)
+    config.get_text_config = lambda: config
+    for value in (
+        10**400,
+        np.float32("nan"),
+        np.zeros((2, 2)),
+        object,
+        len,
+        1j,
+        {},
+        None,
+        [[1]],
+        np.array([1.5]),
+        [],
+        "",
+    ):
+        with pytest.raises(ValueError) as error:
+            resolve(config, value)
+        assert len(str(error.value)) < 500 and "ambiguous" not in str(error.value)
+    with pytest.raises(ValueError, match="out of range"):
+        resolve_layers(config, range(10**12))
+    assert resolve_layers(config, np.array([0, 2])) == (0, 2)
