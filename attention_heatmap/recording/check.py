@@ -82,8 +82,7 @@ def check_record(
     as many after the map was moved by a random distance; each time the same response is forced, and the
     log-probability of its answer compared: CHECK_DRAWS + 1 passes a plane, and one. A map that is the same everywhere
     gets no check. view: baseline, sinks and smoothing of the map; how: as the record was made, so that the prompt is
-    the same. Raises ValueError for another sample's record, or where the pictures painted over do not give the same
-    tokens.
+    the same. Raises ValueError for another sample's record, or where painting over gives other tokens.
     """
     ids = record.token_ids[record.prompt_length :].tolist()
     originals, problem = [upright_rgb(image) for image in images], well_formed(problem_of(sample, "the sample"))
