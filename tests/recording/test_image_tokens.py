@@ -107,6 +107,20 @@ def test_processors_that_resize_with_pillow_and_take_whole_levels_only_are_read_
     assert error(tokens.boxes, expected, SIZES[0], pixels) < 0.1
 
 
+def test_where_ratios_are_too_coarse_bits_name_the_tokens(monkeypatch):
+    images = [noise_picture(51, 52)]
+    (expected,) = located(*built("LLaVA 1.5"), images)
+    by_ratios = pixel_tokens._by_ratios
+
+    def coarse(tokens_ND, pixels):
+        owner, fed = by_ratios(tokens_ND, pixels)
+        return owner.where(owner % 3 > 0, -1), fed  # as TF32 leaves them
+
+    monkeypatch.setattr(pixel_tokens, "_by_ratios", coarse)
+    (found,) = located(*build(PUBLISHED["LLaVA 1.5"]), images)
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

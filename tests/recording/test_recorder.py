@@ -174,3 +174,17 @@ def test_heads_shared_by_processes_are_reduced_as_those_of_one(monkeypatch, head
     (first, how), (second, _) = given
     together = torch.maximum(first, second) if how == torch.distributed.ReduceOp.MAX else first + second
     assert torch.allclose(together, reduce_heads(weights, head), atol=1e-6)
+
+
+def test_steps_that_no_call_saw_are_missed_also_where_others_came_twice():
+    recorder = AttentionRecorder([(0, "mean")], 3, 4)
+    for _ in range(2):  # the last two of four
+        observe(recorder, 0, queries=2, keys=7)
+    with pytest.raises(RuntimeError, match="layer 0 gave 2 attention rows for 4 tokens"):
+        recorder.finish()
+
+
+def test_a_head_that_a_layer_does_not_have_is_no_row_of_zeros():
+    for head in (6, (1, 6)):
+        with pytest.raises(IndexError):
+            reduce_heads(torch.ones(H, 1, 2), head)
