@@ -9,11 +9,11 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,13 @@ def fail_sample(folder: Path, facts: dict, error: object) -> None:
 
 
 def draw_sample(
-    records: Sequence[AttentionRecord], folder: Path, start_phrase: str, options: DrawingOptions
-) -> tuple[list[Path], list[str]]:
-    """Draw a record, or two beside each other, into a folder; the paths of the files, and the warnings said."""
+    records: Sequence[AttentionRecord], saved: Sequence[Path], folder: Path, facts: dict, start_phrase: str,
+    options: DrawingOptions,
+) -> list[str]:  # fmt: skip
+    """Draw a record, or two beside each other, into a folder, and write the sample's facts; the warnings said.
+
+    saved: where the records are already. What fails is an error that says where they are kept.
+    """
     said: list[str] = []
 
     def keep(message: logging.LogRecord) -> bool:
@@ -81,9 +85,12 @@ def draw_sample(
 
     logger.addFilter(keep)
     try:
-        return write_records(records, records[0].open_pictures(), None, start_phrase, folder, options), said
+        with kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
+            files = write_records(records, records[0].open_pictures(), None, start_phrase, folder, options)
+            write_facts(folder, facts, [*saved, *files])
     finally:
         logger.removeFilter(keep)
+    return said
 
 
 def _begin_process() -> None:
@@ -91,17 +98,6 @@ def _begin_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it was writing is removed
     os.environ["TQDM_DISABLE"] = "1"
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """A sample that is being drawn, and where its records are saved."""
-
-    folder: Path
-    facts: dict
-    records: Sequence[AttentionRecord]
-    saved: list[Path]
-    future: Future | None
 
 
 class BackgroundDrawing:
@@ -115,7 +111,7 @@ class BackgroundDrawing:
         self.how, self.save_record = (start_phrase, options), save_record
         self._pool: ProcessPoolExecutor | None = None
         self._processes: set[Any] = set()
-        self._current: _Drawing | None = None
+        self._current: tuple[Path, dict, Callable[[], list[str]], Future | None] | None = None
         self._said: set[str] = set()
 
     def __enter__(self) -> BackgroundDrawing:
@@ -134,7 +130,7 @@ class BackgroundDrawing:
             if self._pool:
                 self._pool.shutdown(cancel_futures=True)
             if self._current:
-                remove_stale(self._current.folder)
+                remove_stale(self._current[0])
 
     def start(self, folder: Path, facts: dict, records: Sequence[AttentionRecord]) -> None:
         """Begin to draw the record of a sample, or two to be compared, as soon as the sample before is drawn."""
@@ -146,44 +142,39 @@ class BackgroundDrawing:
             record.save(path)
         with kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
             facts = facts | record_facts(records, facts["answer"])
-        future, before = None, set(multiprocessing.active_children())
-        try:
-            if self._pool:
-                future = self._pool.submit(draw_sample, records, folder, *self.how)
-                self._processes |= set(multiprocessing.active_children()) - before
-        except BrokenProcessPool:  # it was killed since the last sample
-            self._told_broken()
-        self._current = _Drawing(folder, facts, records, saved, future)
+        job, before = partial(draw_sample, records, saved, folder, facts, *self.how), multiprocessing.active_children()
+        future = None
+        with self._going_on_if_broken():
+            future = self._pool.submit(job) if self._pool else None
+            self._processes |= {*multiprocessing.active_children()} - {*before}
+        self._current = folder, facts, job, future
         if not future:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until the current sample is drawn, pass on what was said, and write its facts."""
-        current, said = self._current, []
-        if not current:
+        """Wait until the current sample is drawn, and pass on what was said."""
+        if not self._current:
             return
+        (folder, facts, job, future), said, failed = self._current, None, None
         try:
-            with kept_on_failure(current.records, current.saved, current.folder / RECORD_NAME, fresh=False):
-                files, said = self._drawn(current)
-                write_facts(current.folder, current.facts, [*current.saved, *files])
-            self._current = None
+            with self._going_on_if_broken():
+                said = future.result() if future else None
+            said = job() if said is None else said
         except Exception as error:
-            self._current = None
-            fail_sample(current.folder, current.facts, error)
-        for line in dict.fromkeys(said):
+            failed = error
+        self._current = None
+        if failed:
+            fail_sample(folder, facts, failed)
+        for line in dict.fromkeys(said or ()):
             if line not in self._said:  # of fonts, say: once is enough
-                logger.warning("sample %s: %s", current.facts["sample"], one_line(line))
-        self._said.update(said)
+                logger.warning("sample %s: %s", facts["sample"], one_line(line))
+        self._said.update(said or ())
 
-    def _drawn(self, current: _Drawing) -> tuple[list[Path], list[str]]:
-        """What `draw_sample` gives, of the process or, where there is none, of this one."""
+    @contextmanager
+    def _going_on_if_broken(self) -> Iterator[None]:
+        """A block in which the process may be gone: it was killed, or could not import the caller's program."""
         try:
-            if current.future:
-                return current.future.result()
-        except BrokenProcessPool:  # it was killed, or could not import the caller's program
-            self._told_broken()
-        return draw_sample(current.records, current.folder, *self.how)
-
-    def _told_broken(self) -> None:
-        logger.warning("the process that draws has ended; drawing goes on in this one")
-        self._pool = None
+            yield
+        except BrokenProcessPool:
+            logger.warning("the process that draws has ended; drawing goes on in this one")
+            self._pool = None
