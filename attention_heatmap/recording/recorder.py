@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +115,7 @@ class AttentionRecorder:
             self.weights[step : step + Q, place, :K] = rows_QK
             self._found_TN[step : step + Q, place] = True
 
-    def finish(self) -> Self:
+    def finish(self) -> "AttentionRecorder":
         """Wait until all rows are in their place. Raises RuntimeError when some are missing."""
         with self._pool:
             while self._on_their_way:
