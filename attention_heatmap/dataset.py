@@ -18,6 +18,7 @@ from attention_heatmap.log import logger, one_line
 from attention_heatmap.options import are_whole, spans
 
 _LARGEST_LEVEL = 1e30  # of a float pixel; larger ones mark a value that is missing
+_SPACE = re.compile(r"\s*")
 _LINES_SUFFIXES = (".jsonl", ".ndjson")  # of JSON lines; of more than one line they are known by their content
 
 
@@ -145,27 +146,23 @@ def _read_text(path: Path) -> str:
 
 def _parse_samples(text: str, path: Path) -> list:
     """The samples of a JSON list, or of a JSON object a line. Raises ValueError."""
-    place = ""
+    values, at = [], 0
     try:
-        if not text.strip():
-            raise ValueError("nothing stands in it")
-        try:
-            samples = json.loads(text)
-        except json.JSONDecodeError as error:
-            if not error.msg.startswith("Extra data") or not text.lstrip("\ufeff \t\r\n").startswith("{"):
-                raise
-            samples = []
-            for number, line in enumerate(text.split("\n"), start=1):  # other line breaks may stand within a text
-                place = f": line {number}"
-                samples += [json.loads(line)] if line.strip() else []
+        while (at := _SPACE.match(text, at).end()) < len(text):
+            value, at = json.JSONDecoder().raw_decode(text, at)
+            values.append(value)
     except (ValueError, RecursionError) as error:
-        reason = one_line(error)
-        raise ValueError(f"benchmark_json {path} is not JSON{place}: {reason}; expected a JSON list") from error
-    if isinstance(samples, dict) and path.suffix.lower() in _LINES_SUFFIXES:
-        return [samples]
-    if not isinstance(samples, list):
+        line = "" if isinstance(error, ValueError) else f": line {text.count(chr(10), 0, at) + 1}"
+        raise ValueError(f"benchmark_json {path} is not JSON: {one_line(error)}{line}; expected a JSON list") from error
+    if not values:
+        raise ValueError(f"benchmark_json {path} is empty; expected a JSON list")
+    samples = values[0]
+    if isinstance(samples, dict) and (len(values) > 1 or path.suffix.lower() in _LINES_SUFFIXES):
+        return values
+    if not isinstance(samples, list) or len(values) > 1:
+        held = " and more" * (len(values) > 1)
         raise ValueError(
-            f"benchmark_json {path} holds a {type(samples).__name__}; expected a JSON list of samples, "
+            f"benchmark_json {path} holds a {type(samples).__name__}{held}; expected a JSON list of samples, "
             '[{"id": ..., "image": [...], "problem": ...}, ...]'
         )
     return samples

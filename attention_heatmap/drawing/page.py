@@ -131,7 +131,7 @@ def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
 
 
 def _pack(array: np.ndarray, kind: str = "<f4") -> str:
-    """An array as base64 of its bytes, little end first, deflated, without header and checksum: browsers' deflate-raw."""
+    """An array in base64: its bytes, little end first, deflated without header and checksum: browsers' deflate-raw."""
     return base64.b64encode(zlib.compress(array.astype(kind).tobytes(), 9)[2:-4]).decode()
 
 
