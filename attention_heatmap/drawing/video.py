@@ -3,9 +3,8 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -71,18 +70,12 @@ def find_encoder() -> str:
     return encoder
 
 
-def _drawn_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same frames, each drawn in a second thread while the encoder takes the one before."""
-    source = iter(frames)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, source, None)
-        while (frame := coming.result()) is not None:
-            coming = pool.submit(next, source, None)
-            yield frame
-
-
 def _encode(frames: Iterable[np.ndarray], target: Path, fps: float, suffix: str) -> int:
-    """Write a video as one of a suffix; the number of its frames."""
+    """Write a video as one of a suffix; the number of its frames.
+
+    A thread of its own writes one frame while the next is drawn. No signal, which Python gives to the main thread,
+    comes between the encoder's start and those who end it: it would write its file after that was removed.
+    """
     from imageio.v2 import get_writer
 
     find_encoder()
@@ -90,14 +83,24 @@ def _encode(frames: Iterable[np.ndarray], target: Path, fps: float, suffix: str)
     between = str(max(round(_KEY_FRAME_SECONDS * fps), _FEWEST_BETWEEN_KEYS))
     settings = {"fps": fps, "codec": codec, "pixelformat": pixel_format, "quality": None, "macro_block_size": 1}
     settings |= {"output_params": [*options.split(), "-g", between], "ffmpeg_log_level": "quiet"}
-    count = 0
-    with closing(get_writer(target, "FFMPEG", **settings)) as writer:
-        for frame in _drawn_ahead(frames):
-            count += 1
-            try:
-                writer.append_data(frame)
-            except OSError as error:
-                raise OSError(f"the video could not be written: the encoder ended; {folder_advice(target)}") from error
+    count, written, writer = 0, None, get_writer(target, "FFMPEG", **settings)
+
+    def write(frame: np.ndarray) -> None:
+        try:
+            writer.append_data(frame)
+        except OSError as error:
+            raise OSError(f"the video could not be written: the encoder ended; {folder_advice(target)}") from error
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            for frame in frames:
+                if written:
+                    written.result()
+                written, count = thread.submit(write, frame), count + 1
+            if written:
+                written.result()
+        finally:
+            thread.submit(writer.close).result()
     return count
 
 
@@ -127,9 +130,16 @@ def _write_gif(frames: Iterable[np.ndarray], target: Path, fps: float) -> int:
         count = _encode(frames, lossless, fps, ".gif")
         inputs = ["-i", str(lossless)] * 2
         command = [find_encoder(), "-y", "-loglevel", "error", *inputs, "-lavfi", filters, str(target)]
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-        if count and result.returncode:
-            reason = re.sub(r"^\[[^]]*\]\s*", "", (result.stderr.strip().splitlines() or ["the encoder ended"])[-1])
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            process = thread.submit(subprocess.Popen, command, **streams)
+            try:
+                _, said = process.result().communicate()
+            finally:
+                process.result().kill()
+                code = process.result().wait()
+        if count and code:
+            reason = re.sub(r"^\[[^]]*\]\s*", "", (said.strip().splitlines() or ["the encoder ended"])[-1])
             raise OSError(f"the GIF could not be written: {one_line(reason)}; {folder_advice(target)}")
         return count
     finally:

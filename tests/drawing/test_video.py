@@ -1,5 +1,7 @@
+import _thread
 import subprocess
 import sys
+import time
 
 import imageio.v2 as imageio
 import numpy as np
@@ -82,6 +84,26 @@ def test_nothing_half_written_is_left(tmp_path, failure):
     with pytest.raises(type(failure)):
         write_video(broken(), tmp_path / "out.mp4", 2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_a_signal_while_the_encoder_starts_leaves_no_file(tmp_path, monkeypatch, name):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            if len(started) == (2 if name == "a.gif" else 1):
+                _thread.interrupt_main()
+                time.sleep(0.05)  # here a main thread would be interrupted
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_video(frames(9), tmp_path / name)
+    for process in started:
+        process.wait(timeout=20)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_encoder_has_ended_when_drawing_fails(tmp_path):
