@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -85,12 +86,9 @@ def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out
 class ShownRows:
     """The rows of a plane as they are drawn."""
 
-    rows: np.ndarray
-    """(T, S) float32, the record's own but for the image tokens."""
-    sinks: np.ndarray
-    """(S,) bool, positions of the prompt that are left out of the picture and of the scales."""
-    left_out: float
-    """Mean over the steps of the part of the attention on the pictures that lies on image tokens left out."""
+    rows: np.ndarray  # (T, S) float32, the record's own but for the image tokens
+    sinks: np.ndarray  # (S,) bool, positions of the prompt that are left out of the picture and of the scales
+    left_out: float  # mean over the steps of the part of the attention on the pictures that lies on those left out
 
 
 def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, smooth: float) -> ShownRows:
@@ -122,12 +120,10 @@ def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, 
 class Cells:
     """The cells of one picture's map."""
 
-    boxes: np.ndarray
-    """(cells, 4) float32, in pixels of the picture."""
-    positions: np.ndarray
-    """(cells,) int64, the position in the prompt of each cell's image token."""
+    boxes: np.ndarray  # (cells, 4) float32, in pixels of the picture
+    positions: np.ndarray  # (cells,) int64, the position in the prompt of each cell's image token
+    # (position, cells, fractions) of each image token whose weight does not lie on one cell alone.
     spread: tuple[tuple[int, np.ndarray, np.ndarray], ...]
-    """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
 
     def weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
@@ -140,18 +136,20 @@ class Cells:
         return weights
 
 
-def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
-    """The boxes that are cells of the map, coarsest first, and (box, places, fractions) of those that finer ones cover.
+@lru_cache(maxsize=64)  # asked for again by every map of a picture
+def map_cells(tokens: ImageTokens) -> Cells:
+    """The cells of a picture, of those of its tokens that have a place, coarsest first.
 
     Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
-    coarser box lies on them by area, and on the rest of it, if it sticks out. `places` are indices into the cells.
-    Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    coarser box lies on them by area, and on the rest of it, if it sticks out. Boxes that do not overlap, as of a
+    single grid, are all cells, in their order.
     """
+    placed = np.isfinite(tokens.boxes).all(axis=1)
+    boxes, at = tokens.boxes[placed], tokens.positions[placed]
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
     area = (x1 - x0) * (y1 - y0)
-    everything = np.arange(len(boxes))
     if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
-        return everything, []
+        return Cells(boxes, at, ())
     order, is_cell, covered = np.argsort(-area, kind="stable"), np.zeros(len(boxes), bool), {}
     for box in order[::-1]:
         wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
@@ -161,17 +159,16 @@ def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndar
         is_cell[box] = bare > SMALLEST_BARE_PART
         if bare < 1 - SMALLEST_BARE_PART:
             shared[box] = max(bare, 0) * is_cell[box]
-            covered[int(box)] = shared / shared.sum()
+            covered[int(at[box])] = shared / shared.sum()
     cells = order[is_cell[order]]
-    return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
+    parts = ((position, part[cells]) for position, part in covered.items())
+    return Cells(boxes[cells], at[cells], tuple((at, np.flatnonzero(part), part[part > 0]) for at, part in parts))
 
 
-def map_cells(tokens: ImageTokens) -> Cells:
-    """The cells of a picture, of those of its tokens that have a place."""
-    placed = np.isfinite(tokens.boxes).all(axis=1)
-    boxes, at = tokens.boxes[placed], tokens.positions[placed]
-    cells, covered = finest_cells(boxes)
-    return Cells(boxes[cells], at[cells], tuple((int(at[box]), on, fractions) for box, on, fractions in covered))
+def cell_weights(record: AttentionRecord, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+    """(T, cells) weight of every cell, picture after picture; the rest as for `Cells.weights`."""
+    parts = [cells.weights(rows_TS, sinks) for cells in map(map_cells, record.images)]
+    return np.concatenate([rows_TS[:, :0], *parts], axis=1)
 
 
 def map_array(cells: Cells, row_1S: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float]]:
@@ -206,27 +203,20 @@ def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarr
     return [(cells.boxes, cells.weights(mean_1S, shown.sinks)[0]) for cells in map(map_cells, record.images)]
 
 
-@dataclass(frozen=True, eq=False)
-class Share:
-    """A part of a row: how much of the attention lies on one kind of position."""
+def attention_shares(record: AttentionRecord, plane: int) -> list[tuple[str, np.ndarray]]:
+    """(kind, (T,) share 0..1) of the parts of each step's attention.
 
-    kind: str
-    """"image", "problem", "response" or "first"."""
-    weights: np.ndarray
-    """(T,) float, the share at each step, 0..1."""
-
-
-def attention_shares(record: AttentionRecord, plane: int) -> list[Share]:
-    """Where each step's attention lies: each picture, the rest of the prompt, the response, the first token."""
+    They are each "image", the rest of the prompt ("problem"), the "response", and the "first" token.
+    """
     rows_TS = record.rows(plane)
     total = np.maximum(rows_TS.sum(axis=1), TINY)
     kind_S = np.full(rows_TS.shape[1], "problem", object)
     kind_S[record.prompt_length :], kind_S[0], kind_S[record.image_positions] = "response", "first", "image"
     parts = [("image", np.sort(image.positions)) for image in record.images]
     parts += [(kind, kind_S == kind) for kind in ("problem", "response", "first")]
-    return [Share(kind, rows_TS[:, at].sum(axis=1) / total) for kind, at in parts]
+    return [(kind, rows_TS[:, at].sum(axis=1) / total) for kind, at in parts]
 
 
 def image_shares(record: AttentionRecord, plane: int) -> np.ndarray:
     """(T,) float, the part of each step's attention that lies on the pictures."""
-    return sum(share.weights for share in attention_shares(record, plane)[: len(record.images)])
+    return sum(share for kind, share in attention_shares(record, plane) if kind == "image")

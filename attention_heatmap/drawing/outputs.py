@@ -7,11 +7,10 @@ from PIL import Image
 
 from attention_heatmap.compare import compare
 from attention_heatmap.drawing.figure import save_picture, write_figure
-from attention_heatmap.drawing.frame import FrameRenderer
+from attention_heatmap.drawing.frame import FrameRenderer, comparison_maps, planes_together
 from attention_heatmap.drawing.options import PAGE, STILLS, VIDEOS, DrawingOptions
 from attention_heatmap.drawing.page import write_page
 from attention_heatmap.drawing.summary import draw_changes, draw_overview, draw_summary
-from attention_heatmap.drawing.together import comparison_maps, planes_together
 from attention_heatmap.drawing.video import write_video
 from attention_heatmap.log import logger
 from attention_heatmap.record import AttentionRecord
@@ -81,10 +80,13 @@ def write_records(
         logger.warning("the two answers part at token %d: the tokens up to it are compared", steps)
     for stem, plane in _stems(records, planes, options).items():
         if two:
-            together = comparison_maps(two[plane], names, options.difference)
-            renderer = FrameRenderer(together[1][0].record, images, 0, start_phrase, options, together)
+            common = [two[plane].common_record(which) for which in (0, 1)]
+            together = comparison_maps(common, names, options)
+            renderer = FrameRenderer(common[0], images, 0, start_phrase, options, together)
         else:
-            together = planes_together(record, planes) if options.together != "off" and len(planes) > 1 else None
+            together = (
+                planes_together(record, planes, options) if options.together != "off" and len(planes) > 1 else None
+            )
             renderer = FrameRenderer(record, images, plane, start_phrase, options, together)
         paths += _write_film(renderer, images, folder / stem)
     for plane, comparison in two.items():
@@ -108,7 +110,7 @@ def _write_film(renderer: FrameRenderer, images: Sequence[Image.Image], stem: Pa
         write_figure(renderer, step, path)
     for path in paths[len(stills) :]:
         if path.suffix[1:] in VIDEOS:
-            with tqdm(steps, desc=f"writing {renderer.maps[0].title}", unit="frame", leave=None) as bar:
+            with tqdm(steps, desc=f"writing {renderer.title}", unit="frame", leave=None) as bar:
                 write_video(map(renderer.draw, bar), path, options.fps)
         else:
             save_picture(draw_summary(record, images, renderer.plane, options, path.suffix != ".png"), path)
