@@ -41,9 +41,9 @@ def planes_together(
     names = [record.plane_name(plane) for plane in planes]
     layers, heads = zip(*(name.split(", ", 1) for name in names))
     heading = "attention in several layers and heads"
-    if len(planes) > 1 and len(set(layers)) == 1:
+    if len(set(layers)) == 1:
         names, heading = heads, f"attention in {layers[0]}"
-    elif len(planes) > 1 and len(set(heads)) == 1:
+    elif len(set(heads)) == 1:
         names, heading = layers, f"attention, {heads[0]}"
     return heading, [shown_map(record, plane, options, name) for plane, name in zip(planes, names)]
 
@@ -131,15 +131,12 @@ class FrameRenderer:
         last = self.sheet.height - self.px(FOOTER_END) // 2
         at = self.sheet.left, last - self.px(NOTES) * (len(self.notes) - 1)
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
-        (x, top), fonts = self.panel.at, self.label_fonts
+        (x, top), fonts, pitch = self.panel.at, self.share_fonts or self.label_fonts, self.px(24)
         base, room = self.sheet.heading(top), self.sheet.right - x
-        if self.share_fonts is self.sheet.title_fonts:
-            pen.text((x, base), self.title, self.sheet.title_fonts, MUTED)
-        else:
-            lines, pitch = wrapped([self.title], fonts, room), self.px(24)
-            if len(lines) > 2 or base - pitch * (len(lines) - 1) < fonts.size:  # no room above the last
-                lines = [cut_to(self.title, fonts, room)]
-            draw_lines(pen, lines, (x, base - pitch * (len(lines) - 1)), pitch, fonts, MUTED)
+        lines = wrapped([self.title], fonts, room)
+        if len(lines) > 2 or base - pitch * (len(lines) - 1) < fonts.size:  # no room above the last
+            lines = [cut_to(self.title, fonts, room)]
+        draw_lines(pen, lines, (x, base - pitch * (len(lines) - 1)), pitch, fonts, MUTED)
         self.legend.draw_fixed(pen)
 
     def _draw_step(self, pen: AnyPen, step: int) -> None:

@@ -140,30 +140,34 @@ def label_height(fonts: FontSet, count: int) -> int:
     return round(fonts.size * 1.5) if count > 1 else 0
 
 
-def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """((cells, 3), (cells,)) RGB and opacity 0..1 of cells.
-
-    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint.
-    """
-    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
+def cell_colours(
+    weights: np.ndarray, end: float, options: DrawingOptions, colormap: Colormap, strength: float = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """((cells, 3), (cells,)) RGB and opacity 0..1 of (cells,) weights on a scale up to an end; NaN: no tint."""
+    values = colour.scaled(weights / max(end, TINY), options.scale, options.power)
+    levels = np.round(np.nan_to_num(values) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
     alphas = colour.opacity(scale, colour.CELL_ALPHA, strength)[levels]
     return colormap(scale)[levels], np.where(np.isnan(values), 0, alphas)
 
 
-def two_sided_colours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of differences of -1..1: those of 0 hardly tinted, either end alike."""
+def two_sided_colours(weights: np.ndarray, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same of differences: those of 0 hardly tinted, either end alike."""
+    values = np.clip(np.nan_to_num(weights / max(end, TINY)), -1, 1)
     return colour.purple_to_green((values + 1) / 2), colour.opacity(np.abs(values), colour.CELL_ALPHA)
 
 
 def put_heat(
-    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet
-) -> None:
-    """The tints of the cells, (cells, 3) RGB and (cells,) opacity 0..1, over a panel's `picture` at a point.
+    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet,
+    *, over: bool = False,
+) -> None:  # fmt: skip
+    """The pictures under the tints of their cells, (cells, 3) RGB and (cells,) opacity 0..1, at a point.
 
-    As shapes, a box for each cell, and the pictures below, each by itself.
+    over: whether an image has the pictures already. As shapes, there are each picture and a box for each cell.
     """
     if isinstance(pen, Pen):
+        if not over:
+            pen.picture(Image.fromarray(layout.picture), at)
         # Entry 0 is for pixels without a cell.
         tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
         heat = colour.coloured(layout.entries, colour.pixel_words(tints, alphas))
@@ -263,8 +267,11 @@ class MapPanel:
 
     def draw(self, pen: AnyPen, number: int) -> None:
         """The heat of a frame, and above each of several maps its share and the end of its scale."""
-        tints, alphas = zip(*(self._colours(one, ends, number) for one, ends in zip(self.maps, self.ends)))
-        put_heat(pen, self.at, self.layout, np.concatenate(tints), np.concatenate(alphas), self.fonts)
+        found, look = [], (self.options, self.colormap, float(self.strengths[number]))
+        for one, ends in zip(self.maps, self.ends):
+            heat = one.weights[number], float(ends[number])
+            found.append(two_sided_colours(*heat) if one.is_difference else cell_colours(*heat, *look))
+        put_heat(pen, self.at, self.layout, *map(np.concatenate, zip(*found)), self.fonts, over=True)
         pictures, label = len(self.layout.places) // len(self.maps), label_height(self.fonts, 2)
         for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
             left, top, width, _ = self.layout.places[k * pictures]
@@ -276,11 +283,3 @@ class MapPanel:
             x = left + width - self.fonts.width(words)
             if x > left + self.fonts.width(self.layout.labels[k * pictures]) + self.fonts.size / 2:
                 pen.text((self.at[0] + x, self.at[1] + top - label * 0.3), words, self.fonts, colour.MUTED)
-
-    def _colours(self, one: ShownMap, ends: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """RGB and opacity of a map's cells."""
-        values = one.weights[number] / max(float(ends[number]), TINY)
-        if one.is_difference:
-            return two_sided_colours(np.clip(np.nan_to_num(values), -1, 1))
-        values = colour.scaled(values, self.options.scale, self.options.power)
-        return cell_colours(values, self.colormap, float(self.strengths[number]))

@@ -1,13 +1,12 @@
 """Pictures of many small maps: of a whole answer, of all planes, of what changed between two records."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import MUTED, PAPER, Colormap, colour_bar, colour_map, scaled, text_colours
+from attention_heatmap.drawing.colour import MUTED, PAPER, Colormap, colour_bar, colour_map, text_colours
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, cut_to, wrapped
 from attention_heatmap.drawing.image_panel import ImageLayout, cell_colours, put_heat, two_sided_colours
 from attention_heatmap.drawing.layout import MARGIN
@@ -90,18 +89,6 @@ def answer_values(
     return layout_text(pieces, fonts, width), np.maximum.reduceat(values_T, first) / max(values_T.max(), TINY)
 
 
-def _put_map(canvas: Image.Image, pen: AnyPen, at: tuple[int, int], layout: ImageLayout, *look: Any) -> None:
-    """The pictures and the tints of their cells at a point of a canvas, or as shapes; look: the end of `put_heat`."""
-    canvas.paste(Image.fromarray(layout.picture), at)
-    put_heat(pen, at, layout, *look)
-
-
-def _tints(cells: np.ndarray, end: float, options: DrawingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """RGB and opacity of (cells,) weights on a scale up to an end."""
-    values = scaled(cells / max(end, TINY), options.scale, options.power)
-    return cell_colours(values, colour_map(options.colormap), 1)
-
-
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None,
     as_shapes: bool = False,
@@ -142,7 +129,8 @@ def draw_summary(
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         pen.text((x, y + px(22)), cut_to(names[number], fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
-        _put_map(canvas, pen, (x, y + y_heat), layout, *_tints(cells, _highest(cells), options), fonts)
+        colours = cell_colours(cells, _highest(cells), options, colormap)
+        put_heat(pen, (x, y + y_heat), layout, *colours, fonts)
     return pen if as_shapes else canvas
 
 
@@ -185,7 +173,7 @@ def draw_overview(
     for plane, (cells, end) in enumerate(zip(maps, ends)):
         row, column = layers.index(record.layers[plane]), heads.index(record.heads[plane])
         x, y = left + column * pitch_x, top + row * pitch_y
-        _put_map(canvas, pen, (x, y), layout, *_tints(cells, end, options), fonts)
+        put_heat(pen, (x, y), layout, *cell_colours(cells, end, options, colour_map(options.colormap)), fonts)
         pen.text((x, y + height + line - 8), f"{image_shares(record, plane)[steps].mean():.1%}", fonts)
         if column == 0:
             pen.text((MARGIN, y + height // 2), f"layer {record.layers[plane]}", fonts)
@@ -238,7 +226,7 @@ def draw_changes(
             at = x + place * (tile + gap), y + 3 * line
             said = [cut_to(words, fonts, tile) for words in (name, fact)]
             draw_lines(pen, said, (at[0], at[1] - line - px(8)), line, fonts, MUTED)
-            _put_map(canvas, pen, at, layout, *colours, fonts)
+            put_heat(pen, at, layout, *colours, fonts)
     return canvas
 
 
@@ -246,11 +234,11 @@ def _maps(
     comparison: Comparison, step: int, names: tuple[str, str], colormap: Colormap
 ) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
     """(name, fact, colours of the cells) of both maps of a step, each to its highest cell, and of their difference."""
-    one, other = both = [weights[step] for weights in comparison.weights]
-    tints = [cell_colours(weights / max(_highest(weights), TINY), colormap, 1) for weights in both]
+    plain, (one, other) = DrawingOptions(), (weights[step] for weights in comparison.weights)
+    tints = [cell_colours(weights, _highest(weights), plain, colormap) for weights in (one, other)]
     facts = [f"{share[step]:.1%} on the picture" for share in comparison.shares]
-    end = max(_highest(np.abs(other - one)), TINY)
-    change = two_sided_colours((other - one) / end)
+    end = _highest(np.abs(other - one))
+    change = two_sided_colours(other - one, end)
     return list(zip((*names, "difference"), (*facts, f"up to {end:.2%}"), (*tints, change)))
 
 

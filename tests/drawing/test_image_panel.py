@@ -22,6 +22,7 @@ from attention_heatmap.drawing.image_panel import (
     under_heat,
 )
 from attention_heatmap.drawing.marks import Mark
+from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import Pen, VectorPen
 from attention_heatmap.maps import map_cells
 from attention_heatmap.record import ImageTokens
@@ -34,8 +35,8 @@ def layout_of(grids=((3, 4),), size=(400, 300), panel=(400, 300), colour="white"
 
 def heated(layout, values, colormap=red_to_green):
     """(Y, X, 3) a panel under the tint of its cells."""
-    canvas = Image.fromarray(layout.picture)
-    put_heat(Pen(canvas), (0, 0), layout, *cell_colours(values, colormap, 1), FONTS)
+    canvas = Image.new("RGB", layout.picture.shape[1::-1])
+    put_heat(Pen(canvas), (0, 0), layout, *cell_colours(values, 1, DrawingOptions(), colormap), FONTS)
     return np.asarray(canvas)
 
 
@@ -197,7 +198,7 @@ def test_muting_turns_no_light_into_dark(first, second, how):
 def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     layout, values = layout_of([(3, 4), (2, 2)]), np.linspace(0, 1, 16)
     pen = VectorPen(400, 300)
-    put_heat(pen, (10, 20), layout, *cell_colours(values, red_to_green, 1), FONTS)
+    put_heat(pen, (10, 20), layout, *cell_colours(values, 1, DrawingOptions(), red_to_green), FONTS)
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
     for box, edges, value in zip(boxes, layout.edges, values):
