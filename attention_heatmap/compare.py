@@ -1,7 +1,4 @@
-"""Two records of the same tokens, side by side: where the maps differ, and by how much.
-
-The records may come of two checkpoints, two layers or two machines. Everything here is NumPy.
-"""
+"""Two records of the same tokens, such as of two checkpoints: where their maps differ, and by how much."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,8 +20,7 @@ Parts = tuple[np.ndarray, np.ndarray]
 def common_cells(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple[Parts, Parts]]:
     """The common refinement of two sets of (n, 4) boxes of cells: one per pair that overlaps, by area.
 
-    Returns the (cells, 4) boxes and, of either set: (cells,) the number of its own cell, and the part of that cell's
-    weight that falls here.
+    Returns (cells, 4) boxes, and of either set (cells,) the number of its own cell and the part of its weight here.
     """
     if a.shape == b.shape and np.allclose(a, b, atol=_SAME_EDGE):
         whole = np.arange(len(a)), np.ones(len(a), np.float32)

@@ -33,9 +33,9 @@ def view_names(baseline: str, sinks: bool, smooth: float) -> str:
 def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray | None = None) -> np.ndarray:
     """(T, N) weights of image tokens without what each of them gets anyway, 0 at the lowest.
 
-    "median": minus the token's own median over the steps of the response. "neutral": minus `neutral_N`, its mean
-    weight while the same response is replayed after a neutral prompt; "relative": divided by it, as the relative
-    attention of Zhang et al. 2025 (arXiv 2502.17422). Raises ValueError where the record has no such replay.
+    "median": minus the token's own median over the steps. "neutral": minus its mean weight while the same response is
+    replayed after a neutral prompt; "relative": divided by it, as the relative attention of Zhang et al. 2025
+    (arXiv 2502.17422). Raises ValueError where the record has no such replay.
     """
     if baseline == "off":
         return weights_TN
@@ -67,10 +67,8 @@ def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
 def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out_N: np.ndarray) -> np.ndarray:
     """(T, N) weights of one picture's tokens, each the mean of its neighbours by a Gaussian of a width in cells.
 
-    out_N: (N,) bool, tokens that are left out: they neither give nor take.
-
-    Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way. Tokens without a place stay as
-    they are; views of different fineness are not mixed.
+    Those of out_N neither give nor take, those without a place stay as they are; views of different fineness are not
+    mixed. Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way.
     """
     smoothed_TN, side_N2 = weights_TN.copy(), boxes_N4[:, 2:] - boxes_N4[:, :2]
     middle_N2, area_N = boxes_N4[:, :2] + side_N2 / 2, side_N2.prod(axis=1)
@@ -98,21 +96,16 @@ def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, 
     if not view_names(baseline, sinks, smooth):
         return ShownRows(rows_TS, sink_S, 0.0)
     rows_TS, weights_TN = rows_TS.copy(), rows_TS[:, at_N]
-    if sinks:
-        words = np.setdiff1d(np.arange(record.prompt_length), at_N)
-        for part in (at_N, words):
-            sink_S[part] = find_sinks(rows_TS[:, part])
+    words = np.setdiff1d(np.arange(record.prompt_length), at_N)
+    for part in (at_N, words) if sinks else ():
+        sink_S[part] = find_sinks(rows_TS[:, part])
     out_N = sink_S[at_N]
-    whole = weights_TN.sum(axis=1)
-    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(whole, TINY)).mean())
+    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(weights_TN.sum(axis=1), TINY)).mean())
     neutral_N = None if record.neutral is None else record.neutral[plane]
-    weights_TN = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
-    if smooth:
-        ends = np.cumsum([len(image.positions) for image in record.images])[:-1]
-        parts = zip(np.split(weights_TN, ends, axis=1), record.images, np.split(out_N, ends))
-        smoothed = [smooth_cells(part, image.boxes, smooth, out) for part, image, out in parts]
-        weights_TN = np.concatenate(smoothed, axis=1)
-    rows_TS[:, at_N] = weights_TN
+    rows_TS[:, at_N] = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
+    for image in record.images if smooth else ():
+        at = image.positions
+        rows_TS[:, at] = smooth_cells(rows_TS[:, at], image.boxes, smooth, sink_S[at])
     return ShownRows(rows_TS, sink_S, left_out)
 
 
@@ -138,11 +131,10 @@ class Cells:
 
 @lru_cache(maxsize=64)  # asked for again by every map of a picture
 def map_cells(tokens: ImageTokens) -> Cells:
-    """The cells of a picture, of those of its tokens that have a place, coarsest first.
+    """The cells of a picture, of those of its tokens that have a place.
 
-    Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
-    coarser box lies on them by area, and on the rest of it, if it sticks out. Boxes that do not overlap, as of a
-    single grid, are all cells, in their order.
+    Boxes of a single grid are all cells, in their order. Where views overlap, as a thumbnail and tiles, the finest
+    boxes are, coarsest first: the weight of a coarser box lies on them by area, and on what of it sticks out.
     """
     placed = np.isfinite(tokens.boxes).all(axis=1)
     boxes, at = tokens.boxes[placed], tokens.positions[placed]
@@ -204,10 +196,7 @@ def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarr
 
 
 def attention_shares(record: AttentionRecord, plane: int) -> list[tuple[str, np.ndarray]]:
-    """(kind, (T,) share 0..1) of the parts of each step's attention.
-
-    They are each "image", the rest of the prompt ("problem"), the "response", and the "first" token.
-    """
+    """(kind, (T,) share 0..1) of each "image", the rest of the prompt ("problem"), "response" and "first" token."""
     rows_TS = record.rows(plane)
     total = np.maximum(rows_TS.sum(axis=1), TINY)
     kind_S = np.full(rows_TS.shape[1], "problem", object)

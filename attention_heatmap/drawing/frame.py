@@ -165,7 +165,7 @@ class FrameRenderer:
         before = first - next(n for n, mark in enumerate(self.marks) if mark.phase == marks[0].phase)
         for shift in range(0, len(layout.places), len(self.sizes)):  # of several maps, over each
             shifted = [replace(mark, image=mark.image + shift) for mark in marks] if shift else marks
-            draw_marks(pen, at, layout, shifted, self.label_fonts, before)
+            draw_marks(pen, at, layout, shifted, before)
         inside = None if self.sheet.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the {self.pictures} is inside the boxes"

@@ -51,19 +51,20 @@ class ImageLayout:
         sinks: (S,) bool, positions whose cells are hatched. picture: how it looks under the heat, see `under_heat`.
         names: of several maps, each of which has all pictures, one map after the other.
         """
+        self.fonts, self.label = fonts, label_height(fonts, len(images) * max(len(names), 1))
         # Each picture as it stands under the heat, in its own size, and the cells over it.
         self.shown = [under_heat(upright_rgb(image), picture) for image in images] * max(len(names), 1)
         cells = [map_cells(tokens) for tokens in record.images] * max(len(names), 1)
-        sizes, label = [image.size for image in self.shown], label_height(fonts, len(self.shown))
-        slots = picture_slots(sizes, width, height, label)
+        sizes = [image.size for image in self.shown]
+        slots = picture_slots(sizes, width, height, self.label)
         # Left, top, width, height of each picture, and left, top, right, bottom of each cell on the panel, in pixels.
         self.places = [(x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots)]
         self.edges: list[tuple[int, int, int, int]] = []
-        self.labels = self._labels(len(images), names, fonts)  # above each picture
+        self.labels = self._labels(len(images), names)  # above each picture
         panel = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER)
         for image, own, text, (x, y, *size) in zip(self.shown, cells, self.labels, self.places):
             panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
-            Pen(panel).text((x, y - label * 0.3), text, fonts)
+            Pen(panel).text((x, y - self.label * 0.3), text, fonts)
             stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
             # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
             self.edges += map(tuple, np.add(np.round(own.boxes * stretch).astype(int), [x, y, x, y]).tolist())
@@ -82,8 +83,9 @@ class ImageLayout:
         self.cell_rows = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
         self.entries = self.cell_index[self.cell_rows].astype(np.intp)
 
-    def _labels(self, images: int, names: Sequence[str], fonts: FontSet) -> list[str]:
+    def _labels(self, images: int, names: Sequence[str]) -> list[str]:
         """What stands above each picture, cut where it is wider."""
+        fonts = self.fonts
         numbers = [f"image {n}" for n in range(1, images + 1)] if images > 1 else [""]
         labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
         share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside it, where both have room
@@ -158,9 +160,8 @@ def two_sided_colours(weights: np.ndarray, end: float) -> tuple[np.ndarray, np.n
 
 
 def put_heat(
-    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet,
-    *, over: bool = False,
-) -> None:  # fmt: skip
+    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, over: bool = False
+) -> None:
     """The pictures under the tints of their cells, (cells, 3) RGB and (cells,) opacity 0..1, at a point.
 
     over: whether an image has the pictures already. As shapes, there are each picture and a box for each cell.
@@ -177,9 +178,9 @@ def put_heat(
         image = image.copy()
         image.thumbnail((FINEST * size[0], FINEST * size[1]))
         pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
-        pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), text, fonts)
+        pen.text((at[0] + x, at[1] + y - layout.label * 0.3), text, layout.fonts)
     line = tuple(colour.blend(255.0, np.array(GRID_LINE), GRID_ALPHA)) if layout.gridded else None
-    stripe = max(fonts.size * HATCH / FONT_LABEL, 2)
+    stripe = max(layout.fonts.size * HATCH / FONT_LABEL, 2)
     for edges, tint, alpha, is_sink in zip(layout.edges, tints, alphas, layout.hatched):
         left, top, right, bottom = np.add(edges, [*at, *at]).tolist()
         pen.box((left, top, right, bottom), tint, line, opacity=float(alpha))
@@ -188,15 +189,14 @@ def put_heat(
             pen.line([(x[0], ends - x[0]), (x[1], ends - x[1])], INK, stripe / 2, HATCH_ALPHA)
 
 
-def draw_marks(
-    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet, before: int = 0
-) -> None:
+def draw_marks(pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], before: int = 0) -> None:
     """The places named last: the newest in blue, the ones before ever fainter, the heat below them in view.
 
     before: how many came before these, for their numbers.
     """
     # Where several maps share a frame, all pictures that have marks are of one size, or nearly.
     side = min((layout.places[mark.image][2] * layout.places[mark.image][3]) ** 0.5 for mark in marks)
+    fonts = layout.fonts
     unit, most = fonts.size / FONT_LABEL, side / (MARKED_SIDE * MARK_RADIUS)
     is_small, unit = most < unit, min(most, unit)
     places = np.array(layout.places)[[mark.image for mark in marks]]
@@ -252,7 +252,6 @@ class MapPanel:
         self, maps: Sequence[ShownMap], layout: ImageLayout, at: tuple[int, int], first_step: int, sheet: Sheet
     ) -> None:
         self.layout, self.at, self.options, self.colormap = layout, at, sheet.options, sheet.colormap
-        self.fonts = sheet.label_fonts
         self.maps = [one._replace(weights=one.weights[first_step:], shares=one.shares[first_step:]) for one in maps]
         plain, scale = [one for one in self.maps if not one.is_difference], (IMAGE_SCALE_QUANTILE, self.options.scale)
         self.own_scale = self.options.together != "shared" and len(maps) > 1
@@ -271,8 +270,8 @@ class MapPanel:
         for one, ends in zip(self.maps, self.ends):
             heat = one.weights[number], float(ends[number])
             found.append(two_sided_colours(*heat) if one.is_difference else cell_colours(*heat, *look))
-        put_heat(pen, self.at, self.layout, *map(np.concatenate, zip(*found)), self.fonts, over=True)
-        pictures, label = len(self.layout.places) // len(self.maps), label_height(self.fonts, 2)
+        put_heat(pen, self.at, self.layout, *map(np.concatenate, zip(*found)), over=True)
+        pictures, fonts = len(self.layout.places) // len(self.maps), self.layout.fonts
         for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
             left, top, width, _ = self.layout.places[k * pictures]
             words = f"{one.shares[number]:{'+' * one.is_difference}.1%}"
@@ -280,6 +279,6 @@ class MapPanel:
                 words = "no difference"
             elif self.own_scale or one.is_difference:
                 words += f", up to {amount_text(float(self.ends[k][number]), False)}"
-            x = left + width - self.fonts.width(words)
-            if x > left + self.fonts.width(self.layout.labels[k * pictures]) + self.fonts.size / 2:
-                pen.text((self.at[0] + x, self.at[1] + top - label * 0.3), words, self.fonts, colour.MUTED)
+            x = left + width - fonts.width(words)
+            if x > left + fonts.width(self.layout.labels[k * pictures]) + fonts.size / 2:
+                pen.text((self.at[0] + x, self.at[1] + top - self.layout.label * 0.3), words, fonts, colour.MUTED)

@@ -129,8 +129,7 @@ def draw_summary(
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         pen.text((x, y + px(22)), cut_to(names[number], fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
-        colours = cell_colours(cells, _highest(cells), options, colormap)
-        put_heat(pen, (x, y + y_heat), layout, *colours, fonts)
+        put_heat(pen, (x, y + y_heat), layout, *cell_colours(cells, _highest(cells), options, colormap))
     return pen if as_shapes else canvas
 
 
@@ -173,7 +172,7 @@ def draw_overview(
     for plane, (cells, end) in enumerate(zip(maps, ends)):
         row, column = layers.index(record.layers[plane]), heads.index(record.heads[plane])
         x, y = left + column * pitch_x, top + row * pitch_y
-        put_heat(pen, (x, y), layout, *cell_colours(cells, end, options, colour_map(options.colormap)), fonts)
+        put_heat(pen, (x, y), layout, *cell_colours(cells, end, options, colour_map(options.colormap)))
         pen.text((x, y + height + line - 8), f"{image_shares(record, plane)[steps].mean():.1%}", fonts)
         if column == 0:
             pen.text((MARGIN, y + height // 2), f"layer {record.layers[plane]}", fonts)
@@ -226,7 +225,7 @@ def draw_changes(
             at = x + place * (tile + gap), y + 3 * line
             said = [cut_to(words, fonts, tile) for words in (name, fact)]
             draw_lines(pen, said, (at[0], at[1] - line - px(8)), line, fonts, MUTED)
-            put_heat(pen, at, layout, *colours, fonts)
+            put_heat(pen, at, layout, *colours)
     return canvas
 
 

@@ -77,7 +77,7 @@ def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_th
     pixels = []
     for *_, colours in maps:
         canvas = Image.new("RGB", layout.picture.shape[1::-1])
-        put_heat(Pen(canvas), (0, 0), layout, *colours, FontSet(16))
+        put_heat(Pen(canvas), (0, 0), layout, *colours)
         pixels.append([np.asarray(canvas, int)[at] for at in centres])
     for map_number, cell in ((0, 3), (1, 8)):
         green = [colour[1] - colour[0] for colour in pixels[map_number]]

@@ -36,7 +36,7 @@ def layout_of(grids=((3, 4),), size=(400, 300), panel=(400, 300), colour="white"
 def heated(layout, values, colormap=red_to_green):
     """(Y, X, 3) a panel under the tint of its cells."""
     canvas = Image.new("RGB", layout.picture.shape[1::-1])
-    put_heat(Pen(canvas), (0, 0), layout, *cell_colours(values, 1, DrawingOptions(), colormap), FONTS)
+    put_heat(Pen(canvas), (0, 0), layout, *cell_colours(values, 1, DrawingOptions(), colormap))
     return np.asarray(canvas)
 
 
@@ -198,7 +198,7 @@ def test_muting_turns_no_light_into_dark(first, second, how):
 def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     layout, values = layout_of([(3, 4), (2, 2)]), np.linspace(0, 1, 16)
     pen = VectorPen(400, 300)
-    put_heat(pen, (10, 20), layout, *cell_colours(values, 1, DrawingOptions(), red_to_green), FONTS)
+    put_heat(pen, (10, 20), layout, *cell_colours(values, 1, DrawingOptions(), red_to_green))
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
     for box, edges, value in zip(boxes, layout.edges, values):
@@ -215,7 +215,7 @@ def marked(layout, corners, image=0, background=(255, 255, 255), margin=40):
     """(Y, X, 3) a panel with marks, and room round it."""
     canvas = Image.new("RGB", tuple(n + 2 * margin for n in layout.picture.shape[1::-1]), background)
     marks = [Mark(n, "", image, each) for n, each in enumerate(corners)]
-    draw_marks(Pen(canvas), (margin, margin), layout, marks, FONTS)
+    draw_marks(Pen(canvas), (margin, margin), layout, marks)
     return np.asarray(canvas, int)[margin:, margin:]
 
 
@@ -259,7 +259,7 @@ def test_a_mark_at_the_edge_of_the_panel_is_whole():
     layout = layout_of()
     corner, middle = (int((marked(layout, [at]) != 255).any(axis=2).sum()) for at in ((0.5, 0.0), (0.5, 0.5)))
     canvas = Image.new("RGB", (480, 380), "white")
-    draw_marks(Pen(canvas), (40, 40), layout, [Mark(0, "", 0, (0.0, 0.0))], FONTS)
+    draw_marks(Pen(canvas), (40, 40), layout, [Mark(0, "", 0, (0.0, 0.0))])
     whole = int((np.asarray(canvas) != 255).any(axis=2).sum())
     assert corner < middle and whole >= 0.7 * middle
 
@@ -267,7 +267,7 @@ def test_a_mark_at_the_edge_of_the_panel_is_whole():
 def test_however_many_there_are_only_the_last_are_drawn_and_numbered_on():
     pen, layout = VectorPen(400, 300), layout_of()
     marks = [Mark(n, "", 0, (0.5, 0.5)) for n in range(500)]
-    draw_marks(pen, (0, 0), layout, marks, FONTS, 1000)
+    draw_marks(pen, (0, 0), layout, marks, 1000)
     texts = [shape["text"] for kind, shape in pen.shapes if kind == "text"]
     assert texts == ["1498", "1499", "1500"] and sum(kind == "ring" for kind, _ in pen.shapes) == 2 * MOST_MARKS
 
@@ -287,7 +287,7 @@ def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
     rng = np.random.default_rng(0)
     marks = [Mark(n, "think", 0, tuple(rng.random(2).tolist())) for n in range(60)]
     canvas = Image.fromarray(layout.picture)
-    draw_marks(Pen(canvas), (0, 0), layout, marks, FONTS)
+    draw_marks(Pen(canvas), (0, 0), layout, marks)
     drawn = np.asarray(canvas)
     changed = (drawn != layout.picture).any(axis=2)
     assert 0.001 < changed.mean() < 0.03
@@ -298,9 +298,9 @@ def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
 def test_marks_leave_most_of_a_small_picture_seen_and_only_a_large_one_has_numbers(size):
     layout = ImageLayout(make_record(["a"], ["b"]), [picture()], *size, FONTS)
     pen = VectorPen(*size)
-    draw_marks(pen, (0, 0), layout, [Mark(n, "", 0, (0.3 + 0.4 * n, 0.5)) for n in range(2)], FONTS)
+    draw_marks(pen, (0, 0), layout, [Mark(n, "", 0, (0.3 + 0.4 * n, 0.5)) for n in range(2)])
     assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == (["1", "2"] if size[0] == 800 else [])
     canvas = Image.fromarray(layout.picture)
-    draw_marks(Pen(canvas), (0, 0), layout, [Mark(0, "", 0, (0.5, 0.5))], FONTS)
+    draw_marks(Pen(canvas), (0, 0), layout, [Mark(0, "", 0, (0.5, 0.5))])
     rows, columns = np.nonzero((np.asarray(canvas) != layout.picture).any(axis=2))
     assert 3 < np.ptp(rows) < layout.picture.shape[0] / 2 and 3 < np.ptp(columns) < layout.picture.shape[1] / 2
