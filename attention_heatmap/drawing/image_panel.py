@@ -68,8 +68,8 @@ class ImageLayout:
             stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
             # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
             self.edges += map(tuple, np.add(np.round(own.boxes * stretch).astype(int), [x, y, x, y]).tolist())
-        # (Y, X) int32, 1 + the cell that covers a pixel, 0 for none.
-        self.cell_index = np.zeros((panel.height, width), np.int32)
+        # (Y, X), 1 + the cell that covers a pixel, 0 for none: what a frame looks its colours up by.
+        self.cell_index = np.zeros((panel.height, width), np.intp)
         for number, (left, top, right, bottom) in enumerate(self.edges, start=1):
             self.cell_index[top:bottom, left:right] = number
         sinks = np.zeros(len(record.tokens), bool) if sinks is None else sinks
@@ -78,10 +78,6 @@ class ImageLayout:
         self.gridded = bool(sides) and np.median(sides) >= SMALLEST_GRIDDED_CELL
         self._draw_lines(panel, max(round(fonts.size * HATCH / FONT_LABEL), 2))
         self.picture = np.asarray(panel)  # (Y, X, 3) uint8, the panel without heat
-        # The rows of pixels in which there are cells, and their index: what a frame looks its colours up by.
-        rows = np.flatnonzero(self.cell_index.any(axis=1))
-        self.cell_rows = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
-        self.entries = self.cell_index[self.cell_rows].astype(np.intp)
 
     def _labels(self, images: int, names: Sequence[str]) -> list[str]:
         """What stands above each picture, cut where it is wider."""
@@ -116,10 +112,7 @@ def _lay(panel: Image.Image, shade: tuple[int, int, int], opacity: float, where:
 
 
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
-    """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey".
-
-    A dark picture has its shades spread first, so that what can be told apart in it still can.
-    """
+    """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey"."""
     if picture == "colour":
         return image
     flat = image.convert("L").convert("RGB")
@@ -128,12 +121,12 @@ def under_heat(image: Image.Image, picture: str) -> Image.Image:
 
 def heat_shades(image: Image.Image) -> list[int]:
     """The shade under the heat of each shade 0..255 of a picture that is muted or grey."""
-    counts = np.bincount(np.asarray(image.convert("L").resize((128, 128))).ravel(), minlength=256)
+    counts = np.array(image.convert("L").resize((128, 128)).histogram())
     even = 255 * (np.cumsum(counts) - counts / 2) / counts.sum()  # as many pixels of each shade as of any other
-    dark = MOST_EVENED * np.clip(1 - np.searchsorted(np.cumsum(counts), counts.sum() / 2) / DARK, 0, 1)
+    middle = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
+    dark = MOST_EVENED * np.clip(1 - middle / DARK, 0, 1)
     values = dark * even + (1 - dark) * np.arange(256)
-    middle = values[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]
-    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - middle, 1), *LIGHTENED))
+    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - values[middle], 1), *LIGHTENED))
     return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 
 
@@ -171,8 +164,7 @@ def put_heat(
             pen.picture(Image.fromarray(layout.picture), at)
         # Entry 0 is for pixels without a cell.
         tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
-        heat = colour.coloured(layout.entries, colour.pixel_words(tints, alphas))
-        pen.picture(heat, (at[0], at[1] + layout.cell_rows.start))
+        pen.picture(colour.coloured(layout.cell_index, colour.pixel_words(tints, alphas)), at)
         return
     for image, text, (x, y, *size) in zip(layout.shown, layout.labels, layout.places):
         image = image.copy()
@@ -190,10 +182,7 @@ def put_heat(
 
 
 def draw_marks(pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], before: int = 0) -> None:
-    """The places named last: the newest in blue, the ones before ever fainter, the heat below them in view.
-
-    before: how many came before these, for their numbers.
-    """
+    """The places named last, after so many before them: the newest in blue, older ones ever fainter, over the heat."""
     # Where several maps share a frame, all pictures that have marks are of one size, or nearly.
     side = min((layout.places[mark.image][2] * layout.places[mark.image][3]) ** 0.5 for mark in marks)
     fonts = layout.fonts

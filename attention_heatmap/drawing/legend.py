@@ -199,18 +199,14 @@ class Legend:
     def draw_bars(
         self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
     ) -> None:
-        """The colour bars of the text and of the pictures, tinted as they are on white.
-
-        text_end, cell_end: the weights at the ends of the scales, or words for it; None where nothing has any.
-        strong: how strong the tints of the frame are.
-        """
+        """The colour bars of the text and of the pictures, by the ends of their scales and how strong the tints are."""
         px, y, options = self.px, self.top + self.px(20), self.sheet.options
         values = np.linspace(0, 1, px(BAR_WIDTH))
         own = {"frame": " (this frame)", "log": ", log"}.get(options.scale, "")
         grounds, glyphs = colour.text_colours(values**options.power, self.sheet.colormap, options.text_style, strong[0])
         shades = glyphs if options.text_style == "glyph" else grounds
-        unit = f"of the attention{own}"
-        draw_scale(pen, (self.left, y), self.second_bar - px(20), "a token", text_end, unit, shades, self.sheet)
+        end, unit = self.second_bar - px(20), f"of the attention{own}"
+        draw_scale(pen, (self.left, y), end, "a token", text_end, unit, shades, self.sheet)
         draw_cell_scale(pen, (self.second_bar, y), self.right, cell_end, values, strong[1], self.sheet, own)
 
     def _share_names(self) -> list[tuple[KeyEntry | None, float]]:

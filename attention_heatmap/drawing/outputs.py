@@ -67,10 +67,9 @@ def write_records(
 ) -> list[Path]:  # fmt: skip
     """Write all files of a record, or of two of the same tokens that are compared; their paths.
 
-    planes: of the first record, None: all. Of each plane, or of all `together`,
-    `combined_attention_visualization_layer{layer}.mp4`; what `frames` and `summary` ask for stands beside it:
-    `..._layer7_token52.png`, `..._layer7_summary.png`. Of a format that is no video they are all, in that format;
-    without `frames` it is the summary. The format html is one page of all planes.
+    planes: of the first record, None: all. Of each, or of all `together`, a video; beside it what `frames` and
+    `summary` ask for, as `..._layer7_token52.png` and `..._layer7_summary.png`. Of a format that is no video they are
+    all, in that format; without `frames` it is the summary. The format html is one page of all planes.
     """
     record, folder, names = records[0], Path(output_dir), _record_names(records)
     planes = range(len(record.layers)) if planes is None else planes

@@ -75,11 +75,6 @@ def lengths_and_fonts(options: DrawingOptions) -> tuple[Callable[[float], int], 
     return px, [FontSet(px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)]
 
 
-def map_height(width: int, images: Sequence[Image.Image]) -> int:
-    """Pixels that a small map of the pictures may be high, in so many of width: several stand above each other."""
-    return width * (3 if len(images) == 1 else 5) // 4
-
-
 def answer_values(
     record: AttentionRecord, values_T: np.ndarray, fonts: FontSet, width: int
 ) -> tuple[TextLayout, np.ndarray]:
@@ -103,7 +98,8 @@ def draw_summary(
     shares_T = image_shares(record, plane)
     text, values = answer_values(record, shares_T, text_fonts, width - 2 * margin)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
-    layout = ImageLayout(record, images, tile, map_height(tile, images), fonts, shown.sinks, options.picture)
+    most = tile * (3 if len(images) == 1 else 5) // 4  # several pictures stand above each other
+    layout = ImageLayout(record, images, tile, most, fonts, shown.sinks, options.picture)
     notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
     notes = wrapped(notes, fonts, width - 2 * margin)
     names, facts, maps = zip(*_summary_maps(record, plane, shown, options))
@@ -164,10 +160,8 @@ def draw_overview(
     for column, name in enumerate(map(_head_name, heads)):
         fitting = name if fonts.width(name) <= width else name.split()[-1]
         pen.text((left + column * pitch_x, top - _PLANES_APART), fitting, fonts)
-    maps = []  # (cells,) mean weights over the steps, of each plane
-    for plane in range(len(record.layers)):
-        shown = shown_rows(record, plane, *options.map)
-        maps.append(cell_weights(record, shown.rows[steps], shown.sinks).mean(axis=0))
+    shown = (shown_rows(record, plane, *options.map) for plane in range(len(record.layers)))
+    maps = [cell_weights(record, one.rows[steps], one.sinks).mean(axis=0) for one in shown]
     ends = [max(map(_highest, maps))] * len(maps) if one_scale else list(map(_highest, maps))
     for plane, (cells, end) in enumerate(zip(maps, ends)):
         row, column = layers.index(record.layers[plane]), heads.index(record.heads[plane])
@@ -200,15 +194,13 @@ def draw_changes(
     inside, colormap = width - 2 * margin, colour_map(options.colormap)
     text, values = answer_values(record, comparison.distances, text_fonts, inside)
     title = wrapped([f"{names[0]} and {names[1]}: {record.plane_name(0)}"], title_fonts, inside)
-    scale = (
-        "each token coloured by how far its two maps lie apart (Jensen-Shannon distance): from 0 to "
-        f"{comparison.distances.max():.2f}"
-    )
-    phases = [_fact(row, names) for row in comparison.phases()]
-    notes = wrapped([scale, difference_note(names), *phases], fonts, inside)
+    highest = f"{comparison.distances.max():.2f}"
+    notes = [f"each token coloured by how far its two maps lie apart (Jensen-Shannon distance): from 0 to {highest}"]
+    notes = wrapped([*notes, difference_note(names), *_phase_facts(comparison, names)], fonts, inside)
     changed = comparison.most_changed(_MOST_CHANGED)
     tile = (inside - 5 * gap - margin) // 6
-    layout = ImageLayout(record, images, tile, map_height(tile, images), fonts, None, options.picture)
+    most = tile * (3 if len(images) == 1 else 5) // 4
+    layout = ImageLayout(record, images, tile, most, fonts, None, options.picture)
     y_notes = margin + px(70) + (len(title) - 1) * px(_TITLES)
     y_text = y_notes + px(2) + len(notes) * line
     y_maps, row = y_text + len(text.ink) + margin, layout.picture.shape[0] + 3 * line + margin
@@ -241,9 +233,9 @@ def _maps(
     return list(zip((*names, "difference"), (*facts, f"up to {end:.2%}"), (*tints, change)))
 
 
-def _fact(row: dict, names: tuple[str, str]) -> str:
-    """A phase's figures in words."""
-    return (
+def _phase_facts(comparison: Comparison, names: tuple[str, str]) -> list[str]:
+    return [
         f"{row['phase']}, {row['steps']} steps: {row['image_share_a']:.1%} of the attention on the pictures in "
         f"{names[0]}, {row['image_share_b']:.1%} in {names[1]}; the maps lie {row['distance']:.2f} apart"
-    )
+        for row in comparison.phases()
+    ]
