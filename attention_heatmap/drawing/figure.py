@@ -7,14 +7,13 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from attention_heatmap.drawing.colour import PAPER
 from attention_heatmap.drawing.fonts import FONT_LABEL
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.layout import used_size
-from attention_heatmap.drawing.legend import draw_cell_scale
+from attention_heatmap.drawing.legend import draw_scale
 from attention_heatmap.drawing.options import STILLS
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
 from attention_heatmap.files import moved_into_place
@@ -71,7 +70,7 @@ def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, heigh
     is_shown = width > fonts.width(share) * 3
     last = round(end - renderer.px(20)) if is_shown else width
     high, strength = float(panel.ends[0][number]) if panel.any_heat else None, float(panel.strengths[number])
-    draw_cell_scale(pen, (0, y), last, high, np.linspace(0, 1, 256), strength, renderer.sheet)
+    draw_scale(pen, (0, y), last, high, strength, renderer.sheet, 256)
     if is_shown:
         pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)
 

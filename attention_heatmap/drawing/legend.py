@@ -106,38 +106,37 @@ def footer_height(sheet: Sheet) -> int:
 
 
 def draw_scale(
-    pen: AnyPen, at: tuple[int, int], end: int, name: str, high: float | str | None, unit: str, shades: np.ndarray,
-    sheet: Sheet, relative: bool = False,
+    pen: AnyPen, at: tuple[int, int], end: int, high: float | str | None, strength: float, sheet: Sheet, steps: int,
+    own: str = "", of_text: bool = False,
 ) -> None:  # fmt: skip
-    """A colour bar with its name, the number at either end and what they count, from a point to an x.
+    """The colour bar of the cells, or of the text, tinted as on white, and what its ends are, from a point to an x.
 
-    high: the weight at the high end, words in its place, or None where there is none. Where there is little room the
-    bar is shorter, then the words go.
+    high: the weight at the high end, words in its place, or None where there is none. steps: colours of the bar; own:
+    whose scale it is. Where there is little room the bar is shorter, then the words go.
     """
-    px, fonts, low = sheet.px, sheet.label_fonts, f"{name}  {'0' if relative else '0%'}"
-    if isinstance(high, float) and sheet.options.scale == "log":
-        low = f"{name}  {amount_text(high / 10**LOG_DECADES, relative)} or less"
-    last = f"{amount_text(high, relative)} or more" if isinstance(high, float) else high or "nothing"
-    for words in (f"{last} {unit}".strip(), last):
+    px, fonts, options = sheet.px, sheet.label_fonts, sheet.options
+    values, relative = np.linspace(0, 1, steps) ** options.power, options.baseline == "relative" and not of_text
+    if of_text:
+        name, unit = "a token", "of the attention"
+        shades = colour.text_colours(values, sheet.colormap, options.text_style, strength)
+        shades = shades[options.text_style == "glyph"]
+    else:
+        name, unit = "a cell", BASELINES[options.baseline][1]
+        shades = colour.tinted(values, sheet.colormap, CELL_ALPHA, strength)
+    low, last = f"{name}  {'0' if relative else '0%'}", high or "nothing"
+    if isinstance(high, float):
+        last = f"{amount_text(high, relative)} or more"
+        if options.scale == "log":
+            low = f"{name}  {amount_text(high / 10**LOG_DECADES, relative)} or less"
+    for words in [last] if isinstance(high, str) else [f"{last} {unit}{own}", last]:
         room = end - at[0] - fonts.width(low) - fonts.width(words) - 2 * px(10)
         if room >= px(LEAST_BAR):
             break
     width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
     x = round(pen.text(at, low, fonts)) + px(10)
-    bar = colour.colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], px(20))
+    bar = colour.colour_bar(shades[np.linspace(0, steps - 1, width).astype(int)], px(20))
     pen.picture(bar, (x, at[1] - px(18)))
     pen.text((x + width + px(10), at[1]), words, fonts)
-
-
-def draw_cell_scale(
-    pen: AnyPen, at: tuple[int, int], end: int, high: float | str | None, values: np.ndarray, strength: float,
-    sheet: Sheet, more: str = "",
-) -> None:  # fmt: skip
-    """The colour bar of the pictures, of values of 0..1, tinted so strongly on white; the rest as for `draw_scale`."""
-    options = sheet.options
-    shades = colour.tinted(values**options.power, sheet.colormap, CELL_ALPHA, strength)
-    unit = "" if isinstance(high, str) else BASELINES[options.baseline][1] + more
-    draw_scale(pen, at, end, "a cell", high, unit, shades, sheet, options.baseline == "relative")
 
 
 class Legend:
@@ -200,14 +199,11 @@ class Legend:
         self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
     ) -> None:
         """The colour bars of the text and of the pictures, by the ends of their scales and how strong the tints are."""
-        px, y, options = self.px, self.top + self.px(20), self.sheet.options
-        values = np.linspace(0, 1, px(BAR_WIDTH))
-        own = {"frame": " (this frame)", "log": ", log"}.get(options.scale, "")
-        grounds, glyphs = colour.text_colours(values**options.power, self.sheet.colormap, options.text_style, strong[0])
-        shades = glyphs if options.text_style == "glyph" else grounds
-        end, unit = self.second_bar - px(20), f"of the attention{own}"
-        draw_scale(pen, (self.left, y), end, "a token", text_end, unit, shades, self.sheet)
-        draw_cell_scale(pen, (self.second_bar, y), self.right, cell_end, values, strong[1], self.sheet, own)
+        y, steps = self.top + self.px(20), self.px(BAR_WIDTH)
+        own = {"frame": " (this frame)", "log": ", log"}.get(self.sheet.options.scale, "")
+        end = self.second_bar - self.px(20)
+        draw_scale(pen, (self.left, y), end, text_end, strong[0], self.sheet, steps, own, of_text=True)
+        draw_scale(pen, (self.second_bar, y), self.right, cell_end, strong[1], self.sheet, steps, own)
 
     def _share_names(self) -> list[tuple[KeyEntry | None, float]]:
         """(share, x) of the key below the bar of shares; None: "…", where there is no room for all pictures."""
