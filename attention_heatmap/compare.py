@@ -79,15 +79,13 @@ class Comparison:
     def phases(self) -> list[dict[str, Any]]:
         """For each phase, and the whole response: steps, the mean share on the pictures under each, mean distance."""
         phases = [phase for phase in response_phases(self.records[0]) if phase.first < self.steps]
-        rows = []
+        rows = {}
         for phase in [*phases, Phase("response", 0, self.steps)]:
             steps = slice(phase.first, min(phase.last, self.steps))
-            a, b = (float(share[steps].mean()) for share in self.shares)
-            rows.append({
-                "phase": phase.name, "steps": steps.stop - steps.start, "image_share_a": round(a, 6),
-                "image_share_b": round(b, 6), "distance": round(float(self.distances[steps].mean()), 6),
-            })  # fmt: skip
-        return list({row["phase"]: row for row in rows}.values())
+            means = {"image_share_a": self.shares[0], "image_share_b": self.shares[1], "distance": self.distances}
+            means = {name: round(float(values_T[steps].mean()), 6) for name, values_T in means.items()}
+            rows[phase.name] = {"phase": phase.name, "steps": steps.stop - steps.start, **means}
+        return list(rows.values())
 
     def most_changed(self, count: int = 10) -> list[tuple[int, str, float]]:
         """(step, token, distance) of the tokens whose maps lie farthest apart, the farthest first."""

@@ -55,12 +55,6 @@ def _stills(record: AttentionRecord, first_step: int, frames: Sequence[int | str
     return list(dict.fromkeys(step for step in steps if first_step <= step < T)), none
 
 
-def _record_names(records: Sequence[AttentionRecord]) -> tuple[str, ...]:
-    """What records that are compared are called: by their checkpoints, where those differ."""
-    names = tuple(record.model for record in records)
-    return names if all(names) and len(set(names)) == len(names) else ("first", "second")[: len(names)]
-
-
 def write_records(
     records: Sequence[AttentionRecord], images: Sequence[Image.Image], planes: Sequence[int] | None, start_phrase: str,
     output_dir: str | Path, options: DrawingOptions,
@@ -71,7 +65,9 @@ def write_records(
     `summary` ask for, as `..._layer7_token52.png` and `..._layer7_summary.png`. Of a format that is no video they are
     all, in that format; without `frames` it is the summary. The format html is one page of all planes.
     """
-    record, folder, names = records[0], Path(output_dir), _record_names(records)
+    record, folder, names = records[0], Path(output_dir), tuple(one.model for one in records)
+    if not all(names) or len(set(names)) < len(names):  # what two records are called
+        names = "first", "second"
     planes = range(len(record.layers)) if planes is None else planes
     paths: list[Path] = []
     overview = None if options.overview is None else draw_overview(record, images, options.overview, options)
