@@ -76,7 +76,7 @@ class ImageLayout:
         self.hatched = np.concatenate([sinks[own.positions] for own in cells])  # (cells,) bool
         sides = [min(right - left, bottom - top) for left, top, right, bottom in self.edges]
         self.gridded = bool(sides) and np.median(sides) >= SMALLEST_GRIDDED_CELL
-        self._draw_lines(panel, max(round(fonts.size * HATCH / FONT_LABEL), 2))
+        self._draw_lines(panel)
         self.picture = np.asarray(panel)  # (Y, X, 3) uint8, the panel without heat
 
     def _labels(self, images: int, names: Sequence[str]) -> list[str]:
@@ -91,24 +91,18 @@ class ImageLayout:
                 labels[number] = cut_to(labels[number].removeprefix("image ").removeprefix("layer "), fonts, room)
         return labels
 
-    def _draw_lines(self, panel: Image.Image, stripe: int) -> None:
-        """Grid lines round the cells, and stripes of a width over the sinks."""
-        index = self.cell_index
-        if self.gridded:
-            around = np.pad(index, 1)
-            starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
-            ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
-            _lay(panel, GRID_LINE, GRID_ALPHA, (index > 0) & (starts | ends))
-        if self.hatched.any():
-            hatched = np.concatenate([[False], self.hatched])[index]
-            dark = np.add.outer(*map(np.arange, index.shape)) // stripe % 2 == 0
-            _lay(panel, INK, HATCH_ALPHA, hatched & dark)
-            _lay(panel, PAPER, HATCH_ALPHA, hatched & ~dark)
-
-
-def _lay(panel: Image.Image, shade: tuple[int, int, int], opacity: float, where: np.ndarray) -> None:
-    """Lay a colour over a (Y, X) bool part of the panel."""
-    panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
+    def _draw_lines(self, panel: Image.Image) -> None:
+        """Grid lines round the cells, unless they are tiny, and stripes over the sinks."""
+        index, stripe = self.cell_index, max(round(self.fonts.size * HATCH / FONT_LABEL), 2)
+        around = np.pad(index, 1)
+        starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
+        ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
+        lines = self.gridded & (index > 0) & (starts | ends)
+        sinks = np.concatenate([[False], self.hatched])[index]
+        dark = np.add.outer(*map(np.arange, index.shape)) // stripe % 2 == 0
+        dark, light = (INK, HATCH_ALPHA, sinks & dark), (PAPER, HATCH_ALPHA, sinks & ~dark)
+        for shade, opacity, where in ((GRID_LINE, GRID_ALPHA, lines), dark, light):
+            panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
 
 
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
