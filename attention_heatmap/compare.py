@@ -161,13 +161,13 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     The square root of the divergence to base 2 (Endres and Schindelin 2003); a row without any weight is at
     distance 0 of another such, else 1.
     """
-    sums = [np.asarray(part, np.float64).sum(axis=1, keepdims=True) for part in (a, b)]
-    p, q = (np.asarray(part, np.float64) / np.maximum(total, TINY) for part, total in zip((a, b), sums))
-    middle = (p + q) / 2
+    pair = np.stack([a, b]).astype(np.float64)
+    sums = pair.sum(axis=2)
+    pair /= np.maximum(sums, TINY)[:, :, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = [np.where(part > 0, part * np.log2(part / middle), 0).sum(axis=1) for part in (p, q)]
-    one_is_empty = (sums[0] <= 0) != (sums[1] <= 0)
-    return np.where(one_is_empty[:, 0], 1.0, np.sqrt(np.clip((terms[0] + terms[1]) / 2, 0, 1)))
+        terms = np.where(pair > 0, pair * np.log2(pair / pair.mean(axis=0)), 0)
+    distance = np.sqrt(np.clip(terms.sum(axis=2).mean(axis=0), 0, 1))
+    return np.where((sums[0] <= 0) != (sums[1] <= 0), 1.0, distance)
 
 
 def bootstrap(values: Iterable[float], seed: int = 0) -> tuple[float, float, float]:
