@@ -1,6 +1,6 @@
 """Pictures of many small maps: of a whole answer, of all planes, of what changed between two records."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from attention_heatmap.compare import Comparison
 from attention_heatmap.drawing.colour import MUTED, PAPER, Colormap, colour_bar, colour_map, text_colours
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, cut_to, wrapped
 from attention_heatmap.drawing.image_panel import ImageLayout, cell_colours, put_heat, two_sided_colours
-from attention_heatmap.drawing.layout import MARGIN
+from attention_heatmap.drawing.layout import MARGIN, Sheet
 from attention_heatmap.drawing.legend import NOTES, amount_text, difference_note, map_notes, plane_title
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
@@ -66,22 +66,18 @@ def _highest(cells: np.ndarray) -> float:
     return float(np.nan_to_num(cells).max(initial=0))
 
 
-def lengths_and_fonts(options: DrawingOptions) -> tuple[Callable[[float], int], list[FontSet]]:
-    """What gives the pixels of a length in a picture of the default width, and the fonts of text, titles, labels."""
+class _WideSheet(Sheet):
+    """What a picture with an answer shares with a frame; its lengths follow the width alone."""
 
-    def px(length: float) -> int:
-        return max(round(length * options.frame_size[0] / DEFAULT_FRAME_SIZE[0]), 1)
+    def px(self, length: float) -> int:
+        return max(round(length * self.width / DEFAULT_FRAME_SIZE[0]), 1)
 
-    return px, [FontSet(px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)]
-
-
-def answer_values(
-    record: AttentionRecord, values_T: np.ndarray, fonts: FontSet, width: int
-) -> tuple[TextLayout, np.ndarray]:
-    """The answer laid out, and (pieces,) the highest value of each piece's tokens, 1 for the highest of all."""
-    pieces = text_pieces(record, record.prompt_length)
-    first = np.array([piece.start - record.prompt_length for piece in pieces])
-    return layout_text(pieces, fonts, width), np.maximum.reduceat(values_T, first) / max(values_T.max(), TINY)
+    def answer(self, record: AttentionRecord, values_T: np.ndarray) -> tuple[TextLayout, np.ndarray]:
+        """The answer laid out, and (pieces,) the highest value of each piece's tokens, 1 for the highest of all."""
+        pieces, fonts = text_pieces(record, record.prompt_length), FontSet(self.px(FONT_TEXT), self.options.font_path)
+        first = np.array([piece.start - record.prompt_length for piece in pieces])
+        values = np.maximum.reduceat(values_T, first) / max(values_T.max(), TINY)
+        return layout_text(pieces, fonts, self.right - self.left), values
 
 
 def draw_summary(
@@ -92,11 +88,10 @@ def draw_summary(
 
     The text is coloured by the share of each token's attention that lies on the pictures. as_shapes: for an SVG or PDF.
     """
-    options = options or DrawingOptions()
-    width, (px, (text_fonts, title_fonts, fonts)) = options.frame_size[0], lengths_and_fonts(options)
-    margin, colormap, shown = px(MARGIN), colour_map(options.colormap), shown_rows(record, plane, *options.map)
-    shares_T = image_shares(record, plane)
-    text, values = answer_values(record, shares_T, text_fonts, width - 2 * margin)
+    sheet = _WideSheet(options or DrawingOptions())
+    px, fonts, margin, width, options = sheet.px, sheet.label_fonts, sheet.left, sheet.width, sheet.options
+    shares_T, shown = image_shares(record, plane), shown_rows(record, plane, *options.map)
+    text, values = sheet.answer(record, shares_T)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
     most = tile * (3 if len(images) == 1 else 5) // 4  # several pictures stand above each other
     layout = ImageLayout(record, images, tile, most, fonts, shown.sinks, options.picture)
@@ -112,20 +107,20 @@ def draw_summary(
     canvas = Image.new("RGB", size, PAPER)
     pen: AnyPen = VectorPen(*size) if as_shapes else Pen(canvas)
 
-    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
+    pen.text((margin, margin + px(30)), plane_title(record, plane), sheet.title_fonts)
     caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
     x = round(pen.text((margin, margin + px(74)), caption, fonts))
-    shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
+    shades = text_colours(np.linspace(0, 1, px(220)), sheet.colormap, options.text_style)[options.text_style == "glyph"]
     pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
     pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
-    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, options.text_style, 1)
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), sheet.colormap, options.text_style, 1)
     for number, cells in enumerate(maps):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         pen.text((x, y + px(22)), cut_to(names[number], fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
-        put_heat(pen, (x, y + y_heat), layout, *cell_colours(cells, _highest(cells), options, colormap))
+        put_heat(pen, (x, y + y_heat), layout, *cell_colours(cells, _highest(cells), options, sheet.colormap))
     return pen if as_shapes else canvas
 
 
@@ -188,12 +183,11 @@ def draw_changes(
     names: what the two records are called. The third map of each token is the difference of the two: purple where the
     first looked more, green where the second did.
     """
-    options, record = options or DrawingOptions(), comparison.common_record(0)
-    px, (text_fonts, title_fonts, fonts) = lengths_and_fonts(options)
-    width, margin, line, gap = options.frame_size[0], px(MARGIN), px(NOTES), px(_MAPS_APART)
-    inside, colormap = width - 2 * margin, colour_map(options.colormap)
-    text, values = answer_values(record, comparison.distances, text_fonts, inside)
-    title = wrapped([f"{names[0]} and {names[1]}: {record.plane_name(0)}"], title_fonts, inside)
+    sheet, record = _WideSheet(options or DrawingOptions()), comparison.common_record(0)
+    px, fonts, margin, options = sheet.px, sheet.label_fonts, sheet.left, sheet.options
+    line, gap, inside = px(NOTES), px(_MAPS_APART), sheet.right - margin
+    text, values = sheet.answer(record, comparison.distances)
+    title = wrapped([f"{names[0]} and {names[1]}: {record.plane_name(0)}"], sheet.title_fonts, inside)
     highest = f"{comparison.distances.max():.2f}"
     notes = [f"each token coloured by how far its two maps lie apart (Jensen-Shannon distance): from 0 to {highest}"]
     notes = wrapped([*notes, difference_note(names), *_phase_facts(comparison, names)], fonts, inside)
@@ -204,16 +198,16 @@ def draw_changes(
     y_notes = margin + px(70) + (len(title) - 1) * px(_TITLES)
     y_text = y_notes + px(2) + len(notes) * line
     y_maps, row = y_text + len(text.ink) + margin, layout.picture.shape[0] + 3 * line + margin
-    canvas = Image.new("RGB", (width, y_maps + -(-len(changed) // 2) * row), PAPER)
+    canvas = Image.new("RGB", (sheet.width, y_maps + -(-len(changed) // 2) * row), PAPER)
     pen = Pen(canvas)
-    draw_lines(pen, title, (margin, margin + px(30)), px(_TITLES), title_fonts)
+    draw_lines(pen, title, (margin, margin + px(30)), px(_TITLES), sheet.title_fonts)
     draw_lines(pen, notes, (margin, y_notes), line, fonts)
-    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, options.text_style, 1)
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), sheet.colormap, options.text_style, 1)
     for number, (step, token, distance) in enumerate(changed):
         x, y = margin + (number % 2) * (3 * (tile + gap) + margin), y_maps + (number // 2) * row
         what = f"token {step + 1} “{token.strip()}”, distance {distance:.2f}"
         pen.text((x, y + line // 2), cut_to(what, fonts, 3 * tile), fonts)
-        for place, (name, fact, colours) in enumerate(_maps(comparison, step, names, colormap)):
+        for place, (name, fact, colours) in enumerate(_maps(comparison, step, names, sheet.colormap)):
             at = x + place * (tile + gap), y + 3 * line
             said = [cut_to(words, fonts, tile) for words in (name, fact)]
             draw_lines(pen, said, (at[0], at[1] - line - px(8)), line, fonts, MUTED)
