@@ -236,7 +236,8 @@ class MapPanel:
     ) -> None:
         self.layout, self.at, self.options, self.colormap = layout, at, sheet.options, sheet.colormap
         self.maps = [one._replace(weights=one.weights[first_step:], shares=one.shares[first_step:]) for one in maps]
-        plain, scale = [one for one in self.maps if not one.is_difference], (IMAGE_SCALE_QUANTILE, self.options.scale)
+        plain = [one for one in self.maps if not one.is_difference]
+        scale = IMAGE_SCALE_QUANTILE, self.options.scale
         self.own_scale = self.options.together != "shared" and len(maps) > 1
         shared = colour.scale_ends(np.concatenate([one.weights for one in plain], axis=1), *scale)
         # Of each map, the weight at the end of its scale in each frame.

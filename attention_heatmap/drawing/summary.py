@@ -180,8 +180,7 @@ def draw_changes(
 ) -> Image.Image:
     """The answer, each token coloured by how far its two maps lie apart, and the maps of those that changed most.
 
-    names: what the two records are called. The third map of each token is the difference of the two: purple where the
-    first looked more, green where the second did.
+    names: what the two records are called. The third map of each token is the difference of the two.
     """
     sheet, record = _WideSheet(options or DrawingOptions()), comparison.common_record(0)
     px, fonts, margin, options = sheet.px, sheet.label_fonts, sheet.left, sheet.options
