@@ -30,7 +30,7 @@ try:
     from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
     from attention_heatmap.drawing.frame import render_frames
     from attention_heatmap.drawing.options import CLEAR_RECORDING, STILLS, DrawingOptions
-    from attention_heatmap.drawing.outputs import STEM, video_names, write_records
+    from attention_heatmap.drawing.outputs import STEM, file_names, write_records
     from attention_heatmap.drawing.text_panel import visualize_attention_step
     from attention_heatmap.drawing.video import find_encoder, write_video
     from attention_heatmap.files import check_output_dir, check_target
@@ -207,7 +207,7 @@ class AttentionVisualizer:
             if writes:
                 paths = told_paths(write_records(records, images, None, start_phrase, folder, drawing), drawing)
             else:
-                paths = [str(folder / name) for name in video_names(records, drawing)]
+                paths = told_paths((folder / name for name in file_names(records, drawing)), drawing)
         return paths if len(paths) > 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)

@@ -1,7 +1,4 @@
-"""Two records of the same tokens, side by side: where the maps differ, and by how much.
-
-The records may come of two checkpoints, two layers or two machines. Everything here is NumPy.
-"""
+"""Two records of the same tokens, such as of two checkpoints: where their maps differ, and by how much."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,33 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from attention_heatmap.maps import TINY, Cells, image_shares, map_cells
+from attention_heatmap.maps import TINY, image_shares, map_cells
 from attention_heatmap.phases import Phase, response_phases
 from attention_heatmap.record import AttentionRecord, Head, ImageTokens
 
 _SAME_EDGE = 0.25  # pixels; edges of cells that are as near are one
 
 
-@dataclass(frozen=True, eq=False)
-class CommonCells:
-    """The finest cells of a picture that lie in one cell of each record."""
-
-    boxes: np.ndarray
-    """(cells, 4) float32, in pixels of the picture."""
-    parts: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    """Of each record: (cells,) the number of its own cell, and the part of that cell's weight that falls here."""
-
-    def weights(self, which: int, own: np.ndarray) -> np.ndarray:
-        """(T, cells) weights on the common cells, from (T, own cells) of the first record (0) or the second (1)."""
-        at, part = self.parts[which]
-        return np.nan_to_num(own)[:, at] * part
+Parts = tuple[np.ndarray, np.ndarray]
 
 
-def common_cells(a: np.ndarray, b: np.ndarray) -> CommonCells:
-    """The common refinement of two sets of (n, 4) boxes of cells: one per pair that overlaps, by area."""
+def common_cells(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple[Parts, Parts]]:
+    """The common refinement of two sets of (n, 4) boxes of cells: one per pair that overlaps, by area.
+
+    Returns (cells, 4) boxes, and of either set (cells,) the number of its own cell and the part of its weight here.
+    """
     if a.shape == b.shape and np.allclose(a, b, atol=_SAME_EDGE):
         whole = np.arange(len(a)), np.ones(len(a), np.float32)
-        return CommonCells(a, (whole, whole))
+        return a, (whole, whole)
     if len(a) * len(b) > 2**28:  # finer than any model sees, and more than the memory holds
         raise ValueError(f"maps of {len(a)} and {len(b)} cells are too fine to be compared; lower max_pixels")
     low = np.maximum(a[:, None, :2], b[None, :, :2])
@@ -48,7 +36,7 @@ def common_cells(a: np.ndarray, b: np.ndarray) -> CommonCells:
     for at, own in ((at_a, a), (at_b, b)):
         covered = np.bincount(at, area, len(own))  # what the other leaves bare, at an edge, is its rounding
         parts.append((at, (area / np.maximum(covered[at], TINY)).astype(np.float32)))
-    return CommonCells(boxes, tuple(parts))
+    return boxes, tuple(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +45,13 @@ class Comparison:
 
     records: tuple[AttentionRecord, AttentionRecord]
     planes: tuple[int, int]
-    steps: int
-    """T, the steps that are compared: all, or those that two answers have in common."""
+    steps: int  # T, the steps that are compared: all, or those that two answers have in common
 
     @cached_property
-    def cells(self) -> tuple[CommonCells, ...]:
-        """The common cells of each picture."""
-        return tuple(common_cells(one.boxes, other.boxes) for one, other in zip(*self._own_cells))
-
-    @cached_property
-    def _own_cells(self) -> tuple[list[Cells], list[Cells]]:
-        return tuple(list(map(map_cells, record.images)) for record in self.records)
+    def cells(self) -> list[tuple[np.ndarray, tuple[Parts, Parts]]]:
+        """The common cells of each picture, as of `common_cells`."""
+        pairs = zip(*(record.images for record in self.records))
+        return [common_cells(map_cells(one).boxes, map_cells(other).boxes) for one, other in pairs]
 
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -75,9 +59,11 @@ class Comparison:
         found = []
         for which, (record, plane) in enumerate(zip(self.records, self.planes)):
             rows_TS = record.rows(plane)[: self.steps]
-            own = [cells.weights(rows_TS) for cells in self._own_cells[which]]
-            parts = [cells.weights(which, weights) for cells, weights in zip(self.cells, own)]
-            found.append(np.concatenate([rows_TS[:, :0], *parts], axis=1))
+            parts = [rows_TS[:, :0]]
+            for image, (_, both) in zip(record.images, self.cells):
+                at, part = both[which]
+                parts.append(np.nan_to_num(map_cells(image).weights(rows_TS))[:, at] * part)
+            found.append(np.concatenate(parts, axis=1))
         return tuple(found)
 
     @cached_property
@@ -93,15 +79,13 @@ class Comparison:
     def phases(self) -> list[dict[str, Any]]:
         """For each phase, and the whole response: steps, the mean share on the pictures under each, mean distance."""
         phases = [phase for phase in response_phases(self.records[0]) if phase.first < self.steps]
-        rows = []
+        rows = {}
         for phase in [*phases, Phase("response", 0, self.steps)]:
             steps = slice(phase.first, min(phase.last, self.steps))
-            a, b = (float(share[steps].mean()) for share in self.shares)
-            rows.append({
-                "phase": phase.name, "steps": steps.stop - steps.start, "image_share_a": round(a, 6),
-                "image_share_b": round(b, 6), "distance": round(float(self.distances[steps].mean()), 6),
-            })  # fmt: skip
-        return list({row["phase"]: row for row in rows}.values())
+            means = {"image_share_a": self.shares[0], "image_share_b": self.shares[1], "distance": self.distances}
+            means = {name: round(float(values_T[steps].mean()), 6) for name, values_T in means.items()}
+            rows[phase.name] = {"phase": phase.name, "steps": steps.stop - steps.start, **means}
+        return list(rows.values())
 
     def most_changed(self, count: int = 10) -> list[tuple[int, str, float]]:
         """(step, token, distance) of the tokens whose maps lie farthest apart, the farthest first."""
@@ -109,19 +93,16 @@ class Comparison:
         tokens = self.records[0].tokens[self.records[0].prompt_length :]
         return [(int(step), tokens[step], float(self.distances[step])) for step in order]
 
-    def common_records(self) -> tuple[AttentionRecord, AttentionRecord]:
-        """Both as records of one plane over the same positions, for drawing: image tokens are the common cells.
+    def common_record(self, which: int) -> AttentionRecord:
+        """The first record (0) or the second (1) with one plane over common positions: image tokens are common cells.
 
         What the two differ in lies in the prompt's image tokens only; weights of the text stay as they are.
         """
-        return self._on_common(0), self._on_common(1)
-
-    def _on_common(self, which: int) -> AttentionRecord:
         record, plane = self.records[which], self.planes[which]
         keep = np.setdiff1d(np.arange(record.prompt_length + self.steps), record.image_positions)
         # The common cells stand where the picture's first token did; all else keeps its order.
-        firsts = [int(image.positions.min()) for image in record.images]
-        cells = [np.full(len(common.boxes), first) for common, first in zip(self.cells, firsts)]
+        boxes = [boxes for boxes, _ in self.cells]
+        cells = [np.full(len(own), image.positions.min()) for own, image in zip(boxes, record.images)]
         order = np.concatenate([keep, *cells])
         owner = np.repeat(np.arange(len(cells) + 1), [len(keep), *map(len, cells)])  # 0: none, else the picture
         at = np.argsort(order, kind="stable")
@@ -131,7 +112,7 @@ class Comparison:
             record, tokens=tuple("" if own else record.tokens[p] for p, own in zip(order, owner)),
             token_ids=record.token_ids[order], prompt_length=len(at) - self.steps, layers=(record.layers[plane],),
             heads=(record.heads[plane],), weights=rows_TS[:, None].astype(np.float32),
-            images=tuple(ImageTokens(np.flatnonzero(owner == k), c.boxes) for k, c in enumerate(self.cells, start=1)),
+            images=tuple(ImageTokens(np.flatnonzero(owner == k), own) for k, own in enumerate(boxes, start=1)),
             problem=record.problem and tuple(np.searchsorted(order, record.problem).tolist()),
             auto_layer=False, auto_head=False, neutral=None, model="", checks=(),
         )  # fmt: skip
@@ -180,14 +161,13 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     The square root of the divergence to base 2 (Endres and Schindelin 2003); a row without any weight is at
     distance 0 of another such, else 1.
     """
-    sums = [np.asarray(part, np.float64).sum(axis=1, keepdims=True) for part in (a, b)]
-    p, q = (np.asarray(part, np.float64) / np.maximum(total, TINY) for part, total in zip((a, b), sums))
-    middle = (p + q) / 2
+    pair = np.stack([a, b]).astype(np.float64)
+    sums = pair.sum(axis=2)
+    pair /= np.maximum(sums, TINY)[:, :, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = [np.where(part > 0, part * np.log2(part / middle), 0).sum(axis=1) for part in (p, q)]
-    empty = [total[:, 0] <= 0 for total in sums]
-    distance = np.sqrt(np.clip((terms[0] + terms[1]) / 2, 0, 1))
-    return np.where(empty[0] | empty[1], np.where(empty[0] & empty[1], 0.0, 1.0), distance)
+        terms = np.where(pair > 0, pair * np.log2(pair / pair.mean(axis=0)), 0)
+    distance = np.sqrt(np.clip(terms.sum(axis=2).mean(axis=0), 0, 1))
+    return np.where((sums[0] <= 0) != (sums[1] <= 0), 1.0, distance)
 
 
 def bootstrap(values: Iterable[float], seed: int = 0) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,9 +33,9 @@ def view_names(baseline: str, sinks: bool, smooth: float) -> str:
 def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray | None = None) -> np.ndarray:
     """(T, N) weights of image tokens without what each of them gets anyway, 0 at the lowest.
 
-    "median": minus the token's own median over the steps of the response. "neutral": minus `neutral_N`, its mean
-    weight while the same response is replayed after a neutral prompt; "relative": divided by it, as the relative
-    attention of Zhang et al. 2025 (arXiv 2502.17422). Raises ValueError where the record has no such replay.
+    "median": minus the token's own median over the steps. "neutral": minus its mean weight while the same response is
+    replayed after a neutral prompt; "relative": divided by it, as the relative attention of Zhang et al. 2025
+    (arXiv 2502.17422). Raises ValueError where the record has no such replay.
     """
     if baseline == "off":
         return weights_TN
@@ -66,10 +67,8 @@ def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
 def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out_N: np.ndarray) -> np.ndarray:
     """(T, N) weights of one picture's tokens, each the mean of its neighbours by a Gaussian of a width in cells.
 
-    out_N: (N,) bool, tokens that are left out: they neither give nor take.
-
-    Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way. Tokens without a place stay as
-    they are; views of different fineness are not mixed.
+    Those of out_N neither give nor take, those without a place stay as they are; views of different fineness are not
+    mixed. Kang et al. 2025 (arXiv 2503.06287) smooth the maps of their heads in this way.
     """
     smoothed_TN, side_N2 = weights_TN.copy(), boxes_N4[:, 2:] - boxes_N4[:, :2]
     middle_N2, area_N = boxes_N4[:, :2] + side_N2 / 2, side_N2.prod(axis=1)
@@ -85,12 +84,9 @@ def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out
 class ShownRows:
     """The rows of a plane as they are drawn."""
 
-    rows: np.ndarray
-    """(T, S) float32, the record's own but for the image tokens."""
-    sinks: np.ndarray
-    """(S,) bool, positions of the prompt that are left out of the picture and of the scales."""
-    left_out: float
-    """Mean over the steps of the part of the attention on the pictures that lies on image tokens left out."""
+    rows: np.ndarray  # (T, S) float32, the record's own but for the image tokens
+    sinks: np.ndarray  # (S,) bool, positions of the prompt that are left out of the picture and of the scales
+    left_out: float  # mean over the steps of the part of the attention on the pictures that lies on those left out
 
 
 def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, smooth: float) -> ShownRows:
@@ -100,21 +96,16 @@ def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, 
     if not view_names(baseline, sinks, smooth):
         return ShownRows(rows_TS, sink_S, 0.0)
     rows_TS, weights_TN = rows_TS.copy(), rows_TS[:, at_N]
-    if sinks:
-        words = np.setdiff1d(np.arange(record.prompt_length), at_N)
-        for part in (at_N, words):
-            sink_S[part] = find_sinks(rows_TS[:, part])
+    words = np.setdiff1d(np.arange(record.prompt_length), at_N)
+    for part in (at_N, words) if sinks else ():
+        sink_S[part] = find_sinks(rows_TS[:, part])
     out_N = sink_S[at_N]
-    whole = weights_TN.sum(axis=1)
-    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(whole, TINY)).mean())
+    left_out = float((weights_TN[:, out_N].sum(axis=1) / np.maximum(weights_TN.sum(axis=1), TINY)).mean())
     neutral_N = None if record.neutral is None else record.neutral[plane]
-    weights_TN = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
-    if smooth:
-        ends = np.cumsum([len(image.positions) for image in record.images])[:-1]
-        parts = zip(np.split(weights_TN, ends, axis=1), record.images, np.split(out_N, ends))
-        smoothed = [smooth_cells(part, image.boxes, smooth, out) for part, image, out in parts]
-        weights_TN = np.concatenate(smoothed, axis=1)
-    rows_TS[:, at_N] = weights_TN
+    rows_TS[:, at_N] = above_baseline(weights_TN, baseline, neutral_N) * ~out_N
+    for image in record.images if smooth else ():
+        at = image.positions
+        rows_TS[:, at] = smooth_cells(rows_TS[:, at], image.boxes, smooth, sink_S[at])
     return ShownRows(rows_TS, sink_S, left_out)
 
 
@@ -122,12 +113,10 @@ def shown_rows(record: AttentionRecord, plane: int, baseline: str, sinks: bool, 
 class Cells:
     """The cells of one picture's map."""
 
-    boxes: np.ndarray
-    """(cells, 4) float32, in pixels of the picture."""
-    positions: np.ndarray
-    """(cells,) int64, the position in the prompt of each cell's image token."""
+    boxes: np.ndarray  # (cells, 4) float32, in pixels of the picture
+    positions: np.ndarray  # (cells,) int64, the position in the prompt of each cell's image token
+    # (position, cells, fractions) of each image token whose weight does not lie on one cell alone.
     spread: tuple[tuple[int, np.ndarray, np.ndarray], ...]
-    """(position, cells, fractions) of each image token whose weight does not lie on one cell alone."""
 
     def weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
         """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
@@ -140,18 +129,19 @@ class Cells:
         return weights
 
 
-def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
-    """The boxes that are cells of the map, coarsest first, and (box, places, fractions) of those that finer ones cover.
+@lru_cache(maxsize=64)  # asked for again by every map of a picture
+def map_cells(tokens: ImageTokens) -> Cells:
+    """The cells of a picture, of those of its tokens that have a place.
 
-    Views of a picture overlap: a thumbnail, and tiles or crops. The finest boxes are the cells; the weight of a
-    coarser box lies on them by area, and on the rest of it, if it sticks out. `places` are indices into the cells.
-    Boxes that do not overlap, as of a single grid, are all cells, in their order.
+    Boxes of a single grid are all cells, in their order. Where views overlap, as a thumbnail and tiles, the finest
+    boxes are, coarsest first: the weight of a coarser box lies on them by area, and on what of it sticks out.
     """
+    placed = np.isfinite(tokens.boxes).all(axis=1)
+    boxes, at = tokens.boxes[placed], tokens.positions[placed]
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
     area = (x1 - x0) * (y1 - y0)
-    everything = np.arange(len(boxes))
     if not len(boxes) or area.sum() <= 1.01 * (x1.max() - x0.min()) * (y1.max() - y0.min()):
-        return everything, []
+        return Cells(boxes, at, ())
     order, is_cell, covered = np.argsort(-area, kind="stable"), np.zeros(len(boxes), bool), {}
     for box in order[::-1]:
         wide = np.minimum(x1, x1[box]) - np.maximum(x0, x0[box])
@@ -161,17 +151,16 @@ def finest_cells(boxes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndar
         is_cell[box] = bare > SMALLEST_BARE_PART
         if bare < 1 - SMALLEST_BARE_PART:
             shared[box] = max(bare, 0) * is_cell[box]
-            covered[int(box)] = shared / shared.sum()
+            covered[int(at[box])] = shared / shared.sum()
     cells = order[is_cell[order]]
-    return cells, [(box, np.flatnonzero(part[cells]), part[cells][part[cells] > 0]) for box, part in covered.items()]
+    parts = ((position, part[cells]) for position, part in covered.items())
+    return Cells(boxes[cells], at[cells], tuple((at, np.flatnonzero(part), part[part > 0]) for at, part in parts))
 
 
-def map_cells(tokens: ImageTokens) -> Cells:
-    """The cells of a picture, of those of its tokens that have a place."""
-    placed = np.isfinite(tokens.boxes).all(axis=1)
-    boxes, at = tokens.boxes[placed], tokens.positions[placed]
-    cells, covered = finest_cells(boxes)
-    return Cells(boxes[cells], at[cells], tuple((int(at[box]), on, fractions) for box, on, fractions in covered))
+def cell_weights(record: AttentionRecord, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+    """(T, cells) weight of every cell, picture after picture; the rest as for `Cells.weights`."""
+    parts = [cells.weights(rows_TS, sinks) for cells in map(map_cells, record.images)]
+    return np.concatenate([rows_TS[:, :0], *parts], axis=1)
 
 
 def map_array(cells: Cells, row_1S: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float]]:
@@ -206,27 +195,17 @@ def mean_cells(record: AttentionRecord, shown: ShownRows) -> list[tuple[np.ndarr
     return [(cells.boxes, cells.weights(mean_1S, shown.sinks)[0]) for cells in map(map_cells, record.images)]
 
 
-@dataclass(frozen=True, eq=False)
-class Share:
-    """A part of a row: how much of the attention lies on one kind of position."""
-
-    kind: str
-    """"image", "problem", "response" or "first"."""
-    weights: np.ndarray
-    """(T,) float, the share at each step, 0..1."""
-
-
-def attention_shares(record: AttentionRecord, plane: int) -> list[Share]:
-    """Where each step's attention lies: each picture, the rest of the prompt, the response, the first token."""
+def attention_shares(record: AttentionRecord, plane: int) -> list[tuple[str, np.ndarray]]:
+    """(kind, (T,) share 0..1) of each "image", the rest of the prompt ("problem"), "response" and "first" token."""
     rows_TS = record.rows(plane)
     total = np.maximum(rows_TS.sum(axis=1), TINY)
     kind_S = np.full(rows_TS.shape[1], "problem", object)
     kind_S[record.prompt_length :], kind_S[0], kind_S[record.image_positions] = "response", "first", "image"
     parts = [("image", np.sort(image.positions)) for image in record.images]
     parts += [(kind, kind_S == kind) for kind in ("problem", "response", "first")]
-    return [Share(kind, rows_TS[:, at].sum(axis=1) / total) for kind, at in parts]
+    return [(kind, rows_TS[:, at].sum(axis=1) / total) for kind, at in parts]
 
 
 def image_shares(record: AttentionRecord, plane: int) -> np.ndarray:
     """(T,) float, the part of each step's attention that lies on the pictures."""
-    return sum(share.weights for share in attention_shares(record, plane)[: len(record.images)])
+    return sum(share for kind, share in attention_shares(record, plane) if kind == "image")

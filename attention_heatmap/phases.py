@@ -13,12 +13,9 @@ from attention_heatmap.record import AttentionRecord
 class Phase:
     """A stretch of the response, such as the thinking before the answer."""
 
-    name: str
-    """"think", "answer", or "response" where no tag parts the two."""
-    first: int
-    """First step."""
-    last: int
-    """First step after it."""
+    name: str  # "think", "answer", or "response" where no tag parts the two
+    first: int  # first step
+    last: int  # first step after it
 
 
 def response_ends(record: AttentionRecord) -> np.ndarray:

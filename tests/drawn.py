@@ -54,7 +54,7 @@ def sink_record(sink: int = 5, steps: int = 20) -> AttentionRecord:
 
 def cell_centre(renderer: FrameRenderer, cell: int) -> tuple[int, int]:
     """(y, x) on the frame of the middle of a cell."""
-    (left, top, right, bottom), at = renderer.maps[0].layout.edges[cell], renderer.maps[0].at
+    (left, top, right, bottom), at = renderer.panel.layout.edges[cell], renderer.panel.at
     return at[1] + (top + bottom) // 2, at[0] + (left + right) // 2
 
 

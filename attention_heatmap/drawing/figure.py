@@ -7,18 +7,16 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
-from attention_heatmap.drawing.colour import CELL_ALPHA, PAPER, tinted
+from attention_heatmap.drawing.colour import PAPER
 from attention_heatmap.drawing.fonts import FONT_LABEL
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.layout import used_size
-from attention_heatmap.drawing.legend import amount_text, draw_scale, low_text
+from attention_heatmap.drawing.legend import draw_scale
 from attention_heatmap.drawing.options import STILLS
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
 from attention_heatmap.files import moved_into_place
-from attention_heatmap.maps import BASELINES
 
 SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
 PDF_ADVICE = "PDF files need fpdf2, which keeps text as text; run pip install fpdf2, or take format svg or png"
@@ -30,7 +28,7 @@ def draw_figure(renderer: FrameRenderer, step: int, figure: str, as_shapes: bool
     """A step, from 0, as an RGB image, or as shapes: "frame" or "map"."""
     if figure == "frame":
         return renderer.draw_shapes(step) if as_shapes else Image.fromarray(renderer.draw(step))
-    layout = renderer.maps[0].layout
+    layout = renderer.panel.layout
     width, height = used_size([place[2:] for place in layout.places], [(x, y, 1.0) for x, y, *_ in layout.places])
     size = max(width, renderer.px(LEAST_MAP_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
     canvas = Image.new("RGB", size, PAPER)
@@ -60,23 +58,19 @@ def save_picture(picture: Image.Image | VectorPen, path: Path) -> None:
 
 def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, height: int) -> None:
     """The map, its marks, and below it its scale and the share of the pictures, at the foot of a size."""
-    panel, number, fonts, options = renderer.maps[0], step - renderer.first_step, renderer.label_fonts, renderer.options
+    panel, number, fonts = renderer.panel, step - renderer.first_step, renderer.label_fonts
     at, panel.at = panel.at, (0, 0)
     try:
-        panel.draw(pen, number, fonts)
-        renderer.draw_marks(pen, panel, step)
+        panel.draw(pen, number)
+        renderer.draw_marks(pen, step)
     finally:
         panel.at = at
-    unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
-    end_weight = float(panel.ends[number])
-    high = f"{amount_text(end_weight, relative)} or more" if panel.any_heat else "nothing"
-    shades = tinted(np.linspace(0, 1, 256) ** options.power, panel.colormap, CELL_ALPHA, float(panel.strengths[number]))
-    share = f"{panel.shares[number]:.1%} on the picture{'s' * (len(renderer.sizes) > 1)}"
+    share = f"{panel.maps[0].shares[number]:.1%} on the picture{'s' * (len(renderer.sizes) > 1)}"
     y, end = height - round(fonts.size * 0.6), width - fonts.width(share)
     is_shown = width > fonts.width(share) * 3
     last = round(end - renderer.px(20)) if is_shown else width
-    amounts = low_text(end_weight, relative, options.scale), high, unit
-    draw_scale(pen, (0, y), last, "a cell", amounts, shades, fonts, renderer.px)
+    high, strength = float(panel.ends[0][number]) if panel.any_heat else None, float(panel.strengths[number])
+    draw_scale(pen, (0, y), last, high, strength, renderer.sheet, 256)
     if is_shown:
         pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)
 

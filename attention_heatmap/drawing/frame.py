@@ -1,4 +1,4 @@
-"""One frame: the text of the answer, the map over the pictures, the legend."""
+"""One frame: the text of the answer, the map over the pictures, or several, the legend."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,52 @@ from PIL import Image
 
 from attention_heatmap.drawing.colour import MUTED, PAPER
 from attention_heatmap.drawing.fonts import FONT_TEXT, FontSet, cut_to, wrapped
-from attention_heatmap.drawing.image_panel import draw_marks, label_height, layout_images
+from attention_heatmap.drawing.image_panel import ImageLayout, MapPanel, ShownMap, draw_marks, label_height, shown_map
 from attention_heatmap.drawing.layout import Sheet, place_panels
-from attention_heatmap.drawing.legend import FOOTER_END, NOTES, Legend, footer_height, map_notes, plane_title
+from attention_heatmap.drawing.legend import (
+    FOOTER_END,
+    NOTES,
+    Legend,
+    difference_note,
+    footer_height,
+    map_notes,
+    plane_title,
+)
 from attention_heatmap.drawing.marks import MOST_INSIDE, response_marks, share_inside
 from attention_heatmap.drawing.options import DrawingOptions, drawing_options
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.drawing.text_layout import layout_text
 from attention_heatmap.drawing.text_panel import Answer
-from attention_heatmap.drawing.together import MapsTogether, ShownMap, notes_below
 from attention_heatmap.maps import shown_rows
 from attention_heatmap.record import AttentionRecord, Head
 from attention_heatmap.showing import DEFAULT_START_PHRASE
 
 LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
+
+
+def planes_together(
+    record: AttentionRecord, planes: Sequence[int], options: DrawingOptions
+) -> tuple[str, list[ShownMap]]:
+    """The heading and the maps of planes of one record; what all have in common is said once, in the heading."""
+    names = [record.plane_name(plane) for plane in planes]
+    layers, heads = zip(*(name.split(", ", 1) for name in names))
+    heading = "attention in several layers and heads"
+    if len(set(layers)) == 1:
+        names, heading = heads, f"attention in {layers[0]}"
+    elif len(set(heads)) == 1:
+        names, heading = layers, f"attention, {heads[0]}"
+    return heading, [shown_map(record, plane, options, name) for plane, name in zip(planes, names)]
+
+
+def comparison_maps(
+    records: Sequence[AttentionRecord], names: Sequence[str], options: DrawingOptions
+) -> tuple[str, list[ShownMap]]:
+    """The heading and the maps of two records over the same positions, and of their difference."""
+    maps = a, b = [shown_map(record, 0, options, name) for record, name in zip(records, names)]
+    if options.difference:
+        maps.append(ShownMap("difference", b.weights - a.weights, b.shares - a.shares, True))
+    return f"attention in {records[0].plane_name(0)}", maps
 
 
 class FrameRenderer:
@@ -42,8 +73,11 @@ class FrameRenderer:
         self.px, self.label_fonts, left, right = sheet.px, sheet.label_fonts, sheet.left, sheet.right
         start, self.first_step = find_panel_start(record, start_phrase)
         shown = shown_rows(record, plane, *options.map)
-        title, maps = together or (plane_title(record, plane), [ShownMap("", record, plane)])
-        notes = map_notes(record, plane, options, shown) + (notes_below(maps) if together else [])
+        self.title, maps = together or (plane_title(record, plane), [shown_map(record, plane, options)])
+        names = [one.name for one in maps if together]
+        notes = map_notes(record, plane, options, shown)
+        notes += [f"text, shares and time line: {names[0]}"] if together else []
+        notes += [difference_note(names)] if maps[-1].is_difference else []
         self.notes = wrapped(notes, self.label_fonts, right - left)
         footer = sheet.height - footer_height(sheet) - len(self.notes) * self.px(NOTES)
 
@@ -56,12 +90,12 @@ class FrameRenderer:
             if len(text.ink) <= panels.text[3]:
                 break
         self.answer = Answer(record, plane, self.first_step, shown.sinks, text, panels.text, sheet)
-        look = self.label_fonts, shown.sinks, options.picture, [one.name for one in maps if together]
-        layout, at = layout_images(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
-        self.maps = [MapsTogether(maps, title, layout, at, self.first_step, options)]
+        look = self.label_fonts, shown.sinks, options.picture, names
+        layout, at = ImageLayout(record, images, *panels.pictures[2:], *look), panels.pictures[:2]
+        self.panel = MapPanel(maps, layout, at, self.first_step, sheet)
         self.pictures = f"picture{'s' * (len(images) > 1)}"
         # The first fonts in which the map's heading and the share of the pictures find room on one line.
-        widest = f"{title}   {1:.1%} on the {self.pictures}"
+        widest = f"{self.title}   {1:.1%} on the {self.pictures}"
         fonts = (fonts for fonts in (sheet.title_fonts, sheet.label_fonts) if at[0] + fonts.width(widest) <= right)
         self.share_fonts = next(fonts, None)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
@@ -97,32 +131,31 @@ class FrameRenderer:
         last = self.sheet.height - self.px(FOOTER_END) // 2
         at = self.sheet.left, last - self.px(NOTES) * (len(self.notes) - 1)
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
-        panel = self.maps[0]
-        x, base = panel.at[0], self.sheet.heading(panel.at[1])
-        if self.share_fonts is self.sheet.title_fonts:
-            pen.text((x, base), panel.title, self.sheet.title_fonts, MUTED)
-        else:
-            lines, pitch = wrapped([panel.title], self.label_fonts, self.sheet.right - x), self.px(24)
-            if len(lines) > 2 or base - pitch * (len(lines) - 1) < self.label_fonts.size:  # no room above the last
-                lines = [cut_to(panel.title, self.label_fonts, self.sheet.right - x)]
-            draw_lines(pen, lines, (x, base - pitch * (len(lines) - 1)), pitch, self.label_fonts, MUTED)
+        (x, top), fonts, pitch = self.panel.at, self.share_fonts or self.label_fonts, self.px(24)
+        base, room = self.sheet.heading(top), self.sheet.right - x
+        lines = wrapped([self.title], fonts, room)
+        if len(lines) > 2 or base - pitch * (len(lines) - 1) < fonts.size:  # no room above the last
+            lines = [cut_to(self.title, fonts, room)]
+        draw_lines(pen, lines, (x, base - pitch * (len(lines) - 1)), pitch, fonts, MUTED)
         self.legend.draw_fixed(pen)
 
     def _draw_step(self, pen: AnyPen, step: int) -> None:
-        panel, number = self.maps[0], step - self.first_step
+        panel, number = self.panel, step - self.first_step
         self.answer.draw(pen, step)
-        panel.draw(pen, number, self.label_fonts)
-        self.draw_marks(pen, panel, step)
+        panel.draw(pen, number)
+        self.draw_marks(pen, step)
         if self.share_fonts and len(panel.maps) == 1:
-            text = f"{panel.shares[number]:.1%} on the {self.pictures}"
+            text = f"{panel.maps[0].shares[number]:.1%} on the {self.pictures}"
             at = self.sheet.right - self.share_fonts.width(text), self.sheet.heading(panel.at[1])
             pen.text(at, text, self.share_fonts, self.legend.shares[0].colour)
-        ends = float(self.answer.ends[number]), panel.scale_end(number) if panel.any_heat else None
+        end = "each map's own scale" if panel.own_scale else float(panel.ends[0][number])
+        ends = float(self.answer.ends[number]), end if panel.any_heat else None
         self.legend.draw_bars(pen, *ends, (float(self.answer.strengths[number]), float(panel.strengths[number])))
         self.legend.draw_step(pen, step)
 
-    def draw_marks(self, pen: AnyPen, panel: MapsTogether, step: int) -> None:
+    def draw_marks(self, pen: AnyPen, step: int) -> None:
         """The places named so far in the phase of the last one: an answer is not drawn over the thoughts it repeats."""
+        layout, at = self.panel.layout, self.panel.at
         first = end = bisect_right(self.marks, step, key=lambda mark: mark.step)
         while first and self.marks[first - 1].phase == self.marks[end - 1].phase and end - first < MOST_INSIDE:
             first -= 1
@@ -130,9 +163,9 @@ class FrameRenderer:
         if not marks:
             return
         before = first - next(n for n, mark in enumerate(self.marks) if mark.phase == marks[0].phase)
-        for shift in range(0, len(panel.layout.places), len(self.sizes)):  # of several maps, over each
+        for shift in range(0, len(layout.places), len(self.sizes)):  # of several maps, over each
             shifted = [replace(mark, image=mark.image + shift) for mark in marks] if shift else marks
-            draw_marks(pen, panel.at, panel.layout, shifted, self.label_fonts, before)
+            draw_marks(pen, at, layout, shifted, before)
         inside = None if self.sheet.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
             text = f"{inside:.1%} of the attention on the {self.pictures} is inside the boxes"

@@ -1,9 +1,8 @@
 """The picture panel: pictures scaled and placed once, cells, tints, and marks over them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,10 +11,12 @@ from attention_heatmap.dataset import upright_rgb
 from attention_heatmap.drawing import colour
 from attention_heatmap.drawing.colour import CURRENT_TOKEN, INK, PAPER, Colormap
 from attention_heatmap.drawing.fonts import FONT_LABEL, FontSet, cut_to
-from attention_heatmap.drawing.layout import picture_slots, used_size
+from attention_heatmap.drawing.layout import Sheet, picture_slots, used_size
+from attention_heatmap.drawing.legend import amount_text
 from attention_heatmap.drawing.marks import Mark
-from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
-from attention_heatmap.maps import Cells, map_cells
+from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.pen import AnyPen, Pen
+from attention_heatmap.maps import TINY, cell_weights, image_shares, map_cells, shown_rows
 from attention_heatmap.record import AttentionRecord
 
 WIDEST_SHARE = "+100.0%, up to 100.00%"  # beside the name of one of several maps
@@ -38,94 +39,74 @@ MARKED_SIDE = 12
 MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24  # the newest mark first
 
 
-@dataclass(frozen=True, eq=False)
 class ImageLayout:
     """The pictures of a whole video, scaled and placed once, with an index of the cells over them."""
 
-    picture: np.ndarray  # (Y, X, 3) uint8, the panel without heat, grid lines drawn
-    cell_index: np.ndarray  # (Y, X) int32, 1 + the cell that covers a pixel, 0 for none
-    cells: tuple[Cells, ...]  # of each picture
-    places: tuple[tuple[int, int, int, int], ...]  # left, top, width, height of each picture on the panel, in pixels
-    shown: tuple[Image.Image, ...]  # each picture as it stands under the heat, in its own size
-    edges: tuple[tuple[int, int, int, int], ...]  # left, top, right, bottom of each cell on the panel, in pixels
-    labels: tuple[str, ...]  # what stands above each picture; empty: nothing does
-    hatched: tuple[bool, ...]  # of each cell, whether it is a sink
-    gridded: bool  # whether there are lines round the cells
+    def __init__(
+        self, record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
+        sinks: np.ndarray | None = None, picture: str = "colour", names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Place the pictures, as large as a panel of at most width × height pixels allows, and index their cells.
 
-    @cached_property
-    def cell_rows(self) -> slice:
-        """The rows of pixels in which there are cells."""
-        rows = np.flatnonzero(self.cell_index.any(axis=1))
-        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
+        sinks: (S,) bool, positions whose cells are hatched. picture: how it looks under the heat, see `under_heat`.
+        names: of several maps, each of which has all pictures, one map after the other.
+        """
+        self.fonts, self.label = fonts, label_height(fonts, len(images) * max(len(names), 1))
+        # Each picture as it stands under the heat, in its own size, and the cells over it.
+        self.shown = [under_heat(upright_rgb(image), picture) for image in images] * max(len(names), 1)
+        cells = [map_cells(tokens) for tokens in record.images] * max(len(names), 1)
+        sizes = [image.size for image in self.shown]
+        slots = picture_slots(sizes, width, height, self.label)
+        # Left, top, width, height of each picture, and left, top, right, bottom of each cell on the panel, in pixels.
+        self.places = [(x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots)]
+        self.edges: list[tuple[int, int, int, int]] = []
+        self.labels = self._labels(len(images), names)  # above each picture
+        panel = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER)
+        for image, own, text, (x, y, *size) in zip(self.shown, cells, self.labels, self.places):
+            panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
+            Pen(panel).text((x, y - self.label * 0.3), text, fonts)
+            stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
+            # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
+            self.edges += map(tuple, np.add(np.round(own.boxes * stretch).astype(int), [x, y, x, y]).tolist())
+        # (Y, X), 1 + the cell that covers a pixel, 0 for none: what a frame looks its colours up by.
+        self.cell_index = np.zeros((panel.height, width), np.intp)
+        for number, (left, top, right, bottom) in enumerate(self.edges, start=1):
+            self.cell_index[top:bottom, left:right] = number
+        sinks = np.zeros(len(record.tokens), bool) if sinks is None else sinks
+        self.hatched = np.concatenate([sinks[own.positions] for own in cells])  # (cells,) bool
+        sides = [min(right - left, bottom - top) for left, top, right, bottom in self.edges]
+        self.gridded = bool(sides) and np.median(sides) >= SMALLEST_GRIDDED_CELL
+        self._draw_lines(panel)
+        self.picture = np.asarray(panel)  # (Y, X, 3) uint8, the panel without heat
 
-    @cached_property
-    def entries(self) -> np.ndarray:
-        """(Y, X) intp, `cell_index` of those rows: what a frame looks its colours up by."""
-        return self.cell_index[self.cell_rows].astype(np.intp)
-
-    def cell_weights(self, rows_TS: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
-        """(T, cells) weight of every cell, from rows of attention; NaN where it is one of the sinks, (S,) bool."""
-        return np.concatenate([rows_TS[:, :0], *(cells.weights(rows_TS, sinks) for cells in self.cells)], axis=1)
-
-
-def layout_images(
-    record: AttentionRecord, images: Sequence[Image.Image], width: int, height: int, fonts: FontSet,
-    sinks: np.ndarray | None = None, picture: str = "colour", names: Sequence[str] = (),
-) -> ImageLayout:  # fmt: skip
-    """Place the pictures, as large as a panel of at most width × height pixels allows, and index their cells.
-
-    sinks: (S,) bool, positions whose cells are hatched. picture: how it looks under the heat, see `under_heat`.
-    names: of several maps, each of which has all pictures, one map after the other.
-    """
-    numbers = [f"image {n}" for n in range(1, len(images) + 1)] if len(images) > 1 else [""]
-    labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
-    found = tuple(map(map_cells, record.images)) * max(len(names), 1)
-    shown = tuple(under_heat(upright_rgb(image), picture) for image in images) * max(len(names), 1)
-    sizes, label = [image.size for image in shown], label_height(fonts, len(shown))
-    slots = picture_slots(sizes, width, height, label)
-    places = tuple((x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots))
-    panel, edges = Image.new("RGB", (width, used_size(sizes, slots)[1]), PAPER), []
-    share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside the name, where both have room
-    for number, (image, cells, (x, y, *size)) in enumerate(zip(shown, found, places)):
-        panel.paste(image.resize(size, Image.Resampling.LANCZOS), (x, y))
-        if label:
-            room = size[0] - share if share <= size[0] / 2 else size[0]
+    def _labels(self, images: int, names: Sequence[str]) -> list[str]:
+        """What stands above each picture, cut where it is wider."""
+        fonts = self.fonts
+        numbers = [f"image {n}" for n in range(1, images + 1)] if images > 1 else [""]
+        labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
+        share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside it, where both have room
+        for number, (_, _, width, _) in enumerate(self.places):
+            room = width - share if share <= width / 2 else width
             if fonts.width(labels[number]) > room:
                 labels[number] = cut_to(labels[number].removeprefix("image ").removeprefix("layer "), fonts, room)
-            Pen(panel).text((x, y - label * 0.3), labels[number], fonts)
-        stretch = np.array([size[0] / image.width, size[1] / image.height] * 2)
-        # Rounding edges, not sizes, lets uneven cells still reach the last pixel.
-        edges += map(tuple, np.add(np.round(cells.boxes * stretch).astype(int), [x, y, x, y]).tolist())
-    index = np.zeros((panel.height, width), np.int32)
-    for number, (left, top, right, bottom) in enumerate(edges, start=1):
-        index[top:bottom, left:right] = number
-    gridded = bool(edges) and np.median([min(r - x, b - y) for x, y, r, b in edges]) >= SMALLEST_GRIDDED_CELL
-    if gridded:
+        return labels
+
+    def _draw_lines(self, panel: Image.Image) -> None:
+        """Grid lines round the cells, unless they are tiny, and stripes over the sinks."""
+        index, stripe = self.cell_index, max(round(self.fonts.size * HATCH / FONT_LABEL), 2)
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
-        _lay(panel, GRID_LINE, GRID_ALPHA, (index > 0) & (starts | ends))
-    is_sink = np.concatenate([np.zeros(len(c.positions), bool) if sinks is None else sinks[c.positions] for c in found])
-    if is_sink.any():
-        hatched = np.concatenate([[False], is_sink])[index]
-        dark = np.add.outer(*map(np.arange, index.shape)) // max(round(fonts.size * HATCH / FONT_LABEL), 2) % 2 == 0
-        _lay(panel, INK, HATCH_ALPHA, hatched & dark)
-        _lay(panel, PAPER, HATCH_ALPHA, hatched & ~dark)
-    labels = tuple(labels) if label else ()
-    layout = np.asarray(panel), index, found, places, shown, tuple(edges), labels
-    return ImageLayout(*layout, tuple(is_sink.tolist()), bool(gridded))
-
-
-def _lay(panel: Image.Image, shade: tuple[int, int, int], opacity: float, where: np.ndarray) -> None:
-    """Lay a colour over a (Y, X) bool part of the panel."""
-    panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
+        lines = self.gridded & (index > 0) & (starts | ends)
+        sinks = np.concatenate([[False], self.hatched])[index]
+        dark = np.add.outer(*map(np.arange, index.shape)) // stripe % 2 == 0
+        dark, light = (INK, HATCH_ALPHA, sinks & dark), (PAPER, HATCH_ALPHA, sinks & ~dark)
+        for shade, opacity, where in ((GRID_LINE, GRID_ALPHA, lines), dark, light):
+            panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
 
 
 def under_heat(image: Image.Image, picture: str) -> Image.Image:
-    """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey".
-
-    A dark picture has its shades spread first, so that what can be told apart in it still can.
-    """
+    """The picture as it stands under the heat: "colour", as it is; "muted", half as colourful and lighter; "grey"."""
     if picture == "colour":
         return image
     flat = image.convert("L").convert("RGB")
@@ -134,12 +115,12 @@ def under_heat(image: Image.Image, picture: str) -> Image.Image:
 
 def heat_shades(image: Image.Image) -> list[int]:
     """The shade under the heat of each shade 0..255 of a picture that is muted or grey."""
-    counts = np.bincount(np.asarray(image.convert("L").resize((128, 128))).ravel(), minlength=256)
+    counts = np.array(image.convert("L").resize((128, 128)).histogram())
     even = 255 * (np.cumsum(counts) - counts / 2) / counts.sum()  # as many pixels of each shade as of any other
-    dark = MOST_EVENED * np.clip(1 - np.searchsorted(np.cumsum(counts), counts.sum() / 2) / DARK, 0, 1)
+    middle = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
+    dark = MOST_EVENED * np.clip(1 - middle / DARK, 0, 1)
     values = dark * even + (1 - dark) * np.arange(256)
-    middle = values[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]
-    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - middle, 1), *LIGHTENED))
+    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - values[middle], 1), *LIGHTENED))
     return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 
 
@@ -148,36 +129,44 @@ def label_height(fonts: FontSet, count: int) -> int:
     return round(fonts.size * 1.5) if count > 1 else 0
 
 
-def cell_colours(values: np.ndarray, colormap: Colormap, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """((cells, 3), (cells,)) RGB and opacity 0..1 of cells.
-
-    values: (cells,) float, the weight of each cell on the scale 0..1 (clipped); NaN: no tint.
-    """
-    levels = np.round(np.clip(np.nan_to_num(values), 0, 1) * (CELL_LEVELS - 1)).astype(int)
+def cell_colours(
+    weights: np.ndarray, end: float, options: DrawingOptions, colormap: Colormap, strength: float = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """((cells, 3), (cells,)) RGB and opacity 0..1 of (cells,) weights on a scale up to an end; NaN: no tint."""
+    values = colour.scaled(weights / max(end, TINY), options.scale, options.power)
+    levels = np.round(np.nan_to_num(values) * (CELL_LEVELS - 1)).astype(int)
     scale = np.linspace(0, 1, CELL_LEVELS)
     alphas = colour.opacity(scale, colour.CELL_ALPHA, strength)[levels]
     return colormap(scale)[levels], np.where(np.isnan(values), 0, alphas)
 
 
-def painted(layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray) -> Image.Image:
-    """Cells of (cells, 3) RGB and (cells,) opacity 0..1, as an RGBA image of the rows of the panel that have cells."""
-    # Entry 0 is for pixels without a cell.
-    tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
-    return colour.coloured(layout.entries, colour.pixel_words(tints, alphas))
+def two_sided_colours(weights: np.ndarray, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same of differences: those of 0 hardly tinted, either end alike."""
+    values = np.clip(np.nan_to_num(weights / max(end, TINY)), -1, 1)
+    return colour.purple_to_green((values + 1) / 2), colour.opacity(np.abs(values), colour.CELL_ALPHA)
 
 
-def painted_by_pen(
-    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, fonts: FontSet
+def put_heat(
+    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, tints: np.ndarray, alphas: np.ndarray, over: bool = False
 ) -> None:
-    """The same as shapes, and the pictures below: each picture by itself, a box for each cell."""
-    for number, (image, (x, y, *size)) in enumerate(zip(layout.shown, layout.places)):
+    """The pictures under the tints of their cells, (cells, 3) RGB and (cells,) opacity 0..1, at a point.
+
+    over: whether an image has the pictures already. As shapes, there are each picture and a box for each cell.
+    """
+    if isinstance(pen, Pen):
+        if not over:
+            pen.picture(Image.fromarray(layout.picture), at)
+        # Entry 0 is for pixels without a cell.
+        tints, alphas = np.concatenate([[PAPER], tints]), np.concatenate([[0], np.round(255 * alphas)])
+        pen.picture(colour.coloured(layout.cell_index, colour.pixel_words(tints, alphas)), at)
+        return
+    for image, text, (x, y, *size) in zip(layout.shown, layout.labels, layout.places):
         image = image.copy()
         image.thumbnail((FINEST * size[0], FINEST * size[1]))
         pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
-        if layout.labels:
-            pen.text((at[0] + x, at[1] + y - label_height(fonts, 2) * 0.3), layout.labels[number], fonts)
+        pen.text((at[0] + x, at[1] + y - layout.label * 0.3), text, layout.fonts)
     line = tuple(colour.blend(255.0, np.array(GRID_LINE), GRID_ALPHA)) if layout.gridded else None
-    stripe = max(fonts.size * HATCH / FONT_LABEL, 2)
+    stripe = max(layout.fonts.size * HATCH / FONT_LABEL, 2)
     for edges, tint, alpha, is_sink in zip(layout.edges, tints, alphas, layout.hatched):
         left, top, right, bottom = np.add(edges, [*at, *at]).tolist()
         pen.box((left, top, right, bottom), tint, line, opacity=float(alpha))
@@ -186,30 +175,11 @@ def painted_by_pen(
             pen.line([(x[0], ends - x[0]), (x[1], ends - x[1])], INK, stripe / 2, HATCH_ALPHA)
 
 
-def draw_heat(layout: ImageLayout, values: np.ndarray, colormap: Colormap = colour.red_to_green) -> Image.Image:
-    """The panel of the pictures under the tint of their cells, an RGB image; values as for `cell_colours`."""
-    panel, heat = Image.fromarray(layout.picture), painted(layout, *cell_colours(values, colormap, 1))
-    panel.paste(heat, (0, layout.cell_rows.start), heat)
-    return panel
-
-
-def draw_heat_by_pen(
-    pen: VectorPen, at: tuple[int, int], layout: ImageLayout, values: np.ndarray, colormap: Colormap, strength: float,
-    fonts: FontSet,
-) -> None:  # fmt: skip
-    """The same panel as shapes."""
-    painted_by_pen(pen, at, layout, *cell_colours(values, colormap, strength), fonts)
-
-
-def draw_marks(
-    pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], fonts: FontSet, before: int = 0
-) -> None:
-    """The places named last: the newest in blue, the ones before ever fainter, the heat below them in view.
-
-    before: how many came before these, for their numbers.
-    """
+def draw_marks(pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], before: int = 0) -> None:
+    """The places named last, after so many before them: the newest in blue, older ones ever fainter, over the heat."""
     # Where several maps share a frame, all pictures that have marks are of one size, or nearly.
     side = min((layout.places[mark.image][2] * layout.places[mark.image][3]) ** 0.5 for mark in marks)
+    fonts = layout.fonts
     unit, most = fonts.size / FONT_LABEL, side / (MARKED_SIDE * MARK_RADIUS)
     is_small, unit = most < unit, min(most, unit)
     places = np.array(layout.places)[[mark.image for mark in marks]]
@@ -241,3 +211,58 @@ def draw_marks(
             shade = tuple(round(255 - (255 - channel) * (0.5 + 0.5 * clear)) for channel in ink)
             pen.box((left, top, left + width, top + high), shade, radius=round(high / 4))
             pen.text((left + fonts.size * 0.25, top + fonts.size * 0.93), text, fonts, PAPER)
+
+
+class ShownMap(NamedTuple):
+    """One of the maps of a frame."""
+
+    name: str
+    weights: np.ndarray  # (T, cells), NaN where a sink is left out
+    shares: np.ndarray  # (T,) of the attention that lies on the pictures
+    is_difference: bool = False  # of two others: what is drawn, on a two-sided scale, is how much more lies there
+
+
+def shown_map(record: AttentionRecord, plane: int, options: DrawingOptions, name: str = "") -> ShownMap:
+    """The map of a plane."""
+    shown = shown_rows(record, plane, *options.map)
+    return ShownMap(name, cell_weights(record, shown.rows, shown.sinks), image_shares(record, plane))
+
+
+class MapPanel:
+    """The side of a frame with the pictures: a map over them, or several, at every step that has a frame."""
+
+    def __init__(
+        self, maps: Sequence[ShownMap], layout: ImageLayout, at: tuple[int, int], first_step: int, sheet: Sheet
+    ) -> None:
+        self.layout, self.at, self.options, self.colormap = layout, at, sheet.options, sheet.colormap
+        self.maps = [one._replace(weights=one.weights[first_step:], shares=one.shares[first_step:]) for one in maps]
+        plain = [one for one in self.maps if not one.is_difference]
+        scale = IMAGE_SCALE_QUANTILE, self.options.scale
+        self.own_scale = self.options.together != "shared" and len(maps) > 1
+        shared = colour.scale_ends(np.concatenate([one.weights for one in plain], axis=1), *scale)
+        # Of each map, the weight at the end of its scale in each frame.
+        self.ends = [
+            colour.scale_ends(np.abs(one.weights), *scale) if self.own_scale or one.is_difference else shared
+            for one in self.maps
+        ]
+        self.any_heat = any((np.nan_to_num(one.weights) > 0).any() for one in self.maps)
+        self.strengths = colour.strengths(np.max([one.shares for one in plain], axis=0), self.options.scale)
+
+    def draw(self, pen: AnyPen, number: int) -> None:
+        """The heat of a frame, and above each of several maps its share and the end of its scale."""
+        found, look = [], (self.options, self.colormap, float(self.strengths[number]))
+        for one, ends in zip(self.maps, self.ends):
+            heat = one.weights[number], float(ends[number])
+            found.append(two_sided_colours(*heat) if one.is_difference else cell_colours(*heat, *look))
+        put_heat(pen, self.at, self.layout, *map(np.concatenate, zip(*found)), over=True)
+        pictures, fonts = len(self.layout.places) // len(self.maps), self.layout.fonts
+        for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
+            left, top, width, _ = self.layout.places[k * pictures]
+            words = f"{one.shares[number]:{'+' * one.is_difference}.1%}"
+            if one.is_difference and not np.nan_to_num(one.weights[number]).any():
+                words = "no difference"
+            elif self.own_scale or one.is_difference:
+                words += f", up to {amount_text(float(self.ends[k][number]), False)}"
+            x = left + width - fonts.width(words)
+            if x > left + fonts.width(self.layout.labels[k * pictures]) + fonts.size / 2:
+                pen.text((self.at[0] + x, self.at[1] + top - self.layout.label * 0.3), words, fonts, colour.MUTED)

@@ -1,6 +1,6 @@
 """The legend of a frame: whose attention, colour bars, shares, time line, notes."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ from PIL import Image
 
 from attention_heatmap.drawing import colour
 from attention_heatmap.drawing.colour import CELL_ALPHA, CURRENT_TOKEN, LOG_DECADES, MUTED, PAPER, blend
-from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.layout import Sheet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen
@@ -66,19 +65,17 @@ def map_notes(record: AttentionRecord, plane: int, options: DrawingOptions, show
     return notes
 
 
+def difference_note(names: Sequence[str]) -> str:
+    """What the colours of a difference mean."""
+    return f"difference: green where {names[1]} looks more, purple where {names[0]} does"
+
+
 def amount_text(weight: float, relative: bool) -> str:
     """A weight in the unit of its map."""
     if relative:
         return f"{weight:.3g} times"
     small = 0 < weight < 0.00005  # which two digits would call 0.00%
     return f"{np.format_float_positional(100 * weight, 1, fractional=False)}%" if small else f"{weight:.2%}"
-
-
-def low_text(end: float | str | None, relative: bool, scale: str) -> str:
-    """What stands at the low end of a scale, by the weight at its high end, if that is one."""
-    if scale == "log" and isinstance(end, float):
-        return f"{amount_text(end / 10**LOG_DECADES, relative)} or less"
-    return "0" if relative else "0%"
 
 
 class KeyEntry(NamedTuple):
@@ -92,14 +89,14 @@ class KeyEntry(NamedTuple):
 def key_entries(record: AttentionRecord, plane: int) -> list[KeyEntry]:
     """The shares of a plane with the names and colours of the legend, pictures first."""
     entries, several = [], len(record.images) > 1
-    for number, share in enumerate(attention_shares(record, plane)):
-        if share.kind == "image":
+    for number, (kind, weights) in enumerate(attention_shares(record, plane)):
+        if kind == "image":
             turn, place = divmod(number, len(SHARE_COLOURS))
             name = f"image {number + 1}" if several else "image"
             shade = tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
         else:
-            name, shade = OTHER_SHARES[share.kind]
-        entries.append(KeyEntry(name, shade, share.weights))
+            name, shade = OTHER_SHARES[kind]
+        entries.append(KeyEntry(name, shade, weights))
     return entries
 
 
@@ -109,24 +106,37 @@ def footer_height(sheet: Sheet) -> int:
 
 
 def draw_scale(
-    pen: AnyPen, at: tuple[int, int], end: int, name: str, amounts: tuple[str, str, str], shades: np.ndarray,
-    fonts: FontSet, px: Callable[[float], int],
+    pen: AnyPen, at: tuple[int, int], end: int, high: float | str | None, strength: float, sheet: Sheet, steps: int,
+    own: str = "", of_text: bool = False,
 ) -> None:  # fmt: skip
-    """A colour bar with its name, the number at either end and what they count, from a point to an x.
+    """The colour bar of the cells, or of the text, tinted as on white, and what its ends are, from a point to an x.
 
-    Where there is little room the bar is shorter, then the words go.
+    high: the weight at the high end, words in its place, or None where there is none. steps: colours of the bar; own:
+    whose scale it is. Where there is little room the bar is shorter, then the words go.
     """
-    low, high, unit = amounts
-    for words in (unit, ""):
-        last = f"{high} {words}".strip()
-        room = end - at[0] - fonts.width(f"{name}  {low}") - fonts.width(last) - 2 * px(10)
+    px, fonts, options = sheet.px, sheet.label_fonts, sheet.options
+    values, relative = np.linspace(0, 1, steps) ** options.power, options.baseline == "relative" and not of_text
+    if of_text:
+        name, unit = "a token", "of the attention"
+        shades = colour.text_colours(values, sheet.colormap, options.text_style, strength)
+        shades = shades[options.text_style == "glyph"]
+    else:
+        name, unit = "a cell", BASELINES[options.baseline][1]
+        shades = colour.tinted(values, sheet.colormap, CELL_ALPHA, strength)
+    low, last = f"{name}  {'0' if relative else '0%'}", high or "nothing"
+    if isinstance(high, float):
+        last = f"{amount_text(high, relative)} or more"
+        if options.scale == "log":
+            low = f"{name}  {amount_text(high / 10**LOG_DECADES, relative)} or less"
+    for words in [last] if isinstance(high, str) else [f"{last} {unit}{own}", last]:
+        room = end - at[0] - fonts.width(low) - fonts.width(words) - 2 * px(10)
         if room >= px(LEAST_BAR):
             break
     width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
-    x = round(pen.text(at, f"{name}  {low}", fonts)) + px(10)
-    bar = colour.colour_bar(shades[np.linspace(0, len(shades) - 1, width).astype(int)], px(20))
+    x = round(pen.text(at, low, fonts)) + px(10)
+    bar = colour.colour_bar(shades[np.linspace(0, steps - 1, width).astype(int)], px(20))
     pen.picture(bar, (x, at[1] - px(18)))
-    pen.text((x + width + px(10), at[1]), last, fonts)
+    pen.text((x + width + px(10), at[1]), words, fonts)
 
 
 class Legend:
@@ -188,27 +198,12 @@ class Legend:
     def draw_bars(
         self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
     ) -> None:
-        """The colour bars of the text and of the pictures, tinted as they are on white.
-
-        text_end, cell_end: the weights at the ends of the scales, or words for it; None where nothing has any.
-        strong: how strong the tints of the frame are.
-        """
-        px, y, options, colormap = self.px, self.top + self.px(20), self.sheet.options, self.sheet.colormap
-        values = np.linspace(0, 1, px(BAR_WIDTH)) ** options.power
-        own = {"frame": " (this frame)", "log": ", log"}.get(options.scale, "")
-        unit, relative = BASELINES[options.baseline][1], options.baseline == "relative"
-        shades = colour.text_colours(values, colormap, options.text_style, strong[0])[options.text_style == "glyph"]
-        low = low_text(text_end, False, options.scale)
-        amounts = low, f"{amount_text(text_end, False)} or more", f"of the attention{own}"
-        draw_scale(pen, (self.left, y), self.second_bar - px(20), "a token", amounts, shades, self.fonts, px)
-        low = low_text(cell_end, relative, options.scale)
-        shades = colour.tinted(values, colormap, CELL_ALPHA, strong[1])
-        if isinstance(cell_end, str):
-            amounts = low, cell_end, ""
-        else:
-            high = "nothing" if cell_end is None else f"{amount_text(cell_end, relative)} or more"
-            amounts = low, high, unit + own
-        draw_scale(pen, (self.second_bar, y), self.right, "a cell", amounts, shades, self.fonts, px)
+        """The colour bars of the text and of the pictures, by the ends of their scales and how strong the tints are."""
+        y, steps = self.top + self.px(20), self.px(BAR_WIDTH)
+        own = {"frame": " (this frame)", "log": ", log"}.get(self.sheet.options.scale, "")
+        end = self.second_bar - self.px(20)
+        draw_scale(pen, (self.left, y), end, text_end, strong[0], self.sheet, steps, own, of_text=True)
+        draw_scale(pen, (self.second_bar, y), self.right, cell_end, strong[1], self.sheet, steps, own)
 
     def _share_names(self) -> list[tuple[KeyEntry | None, float]]:
         """(share, x) of the key below the bar of shares; None: "…", where there is no room for all pictures."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ class DrawingOptions:
         check_fps(self.fps, f".{self.format if self.format in VIDEOS else VIDEOS[0]}")
         if not 0 < self.power <= MOST_POWER:
             raise ValueError(f"power is {self.power}; expected a number above 0, at most {MOST_POWER}; 1 for none")
-        if self.smooth and not LEAST_SMOOTH <= self.smooth < math.inf:
+        if self.smooth and self.smooth < LEAST_SMOOTH:
             expected = f"a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
             raise ValueError(f"smooth is {self.smooth}; expected {expected}")
         colour_map(self.colormap)
@@ -119,11 +118,9 @@ class DrawingOptions:
             raise ValueError(f"frame_size is {given}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
         sides = list(zip(self.frame_size, SMALLEST_FRAME))
         if any(side % 2 or not least <= side <= LARGEST_SIDE_OF_FRAME for side, least in sides):
-            raise ValueError(
-                "frame_size {}x{} cannot be used: both must be even, at least {}x{} and at most {}".format(
-                    *self.frame_size, *SMALLEST_FRAME, LARGEST_SIDE_OF_FRAME
-                )
-            )
+            given, least = ("x".join(map(str, size)) for size in (self.frame_size, SMALLEST_FRAME))
+            expected = f"both must be even, at least {least} and at most {LARGEST_SIDE_OF_FRAME}"
+            raise ValueError(f"frame_size {given} cannot be used: {expected}")
         FontSet(FONT_TEXT, self.font_path)
         for name, value in CLEAR_DRAWING.items():
             if self.view == "clear" and getattr(self, name) == type(self).__dataclass_fields__[name].default:

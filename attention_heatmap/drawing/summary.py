@@ -1,23 +1,22 @@
 """Pictures of many small maps: of a whole answer, of all planes, of what changed between two records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import MUTED, PAPER, colour_bar, colour_map, scaled, text_colours
+from attention_heatmap.drawing.colour import MUTED, PAPER, Colormap, colour_bar, colour_map, text_colours
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, cut_to, wrapped
-from attention_heatmap.drawing.image_panel import ImageLayout, draw_heat, draw_heat_by_pen, layout_images, painted
-from attention_heatmap.drawing.layout import MARGIN
-from attention_heatmap.drawing.legend import NOTES, amount_text, map_notes, plane_title
+from attention_heatmap.drawing.image_panel import ImageLayout, cell_colours, put_heat, two_sided_colours
+from attention_heatmap.drawing.layout import MARGIN, Sheet
+from attention_heatmap.drawing.legend import NOTES, amount_text, difference_note, map_notes, plane_title
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen, draw_lines
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, LETTERS, text_pieces
 from attention_heatmap.drawing.text_layout import TextLayout, layout_text
 from attention_heatmap.drawing.text_panel import put_text
-from attention_heatmap.drawing.together import difference_note, two_sided_colours
-from attention_heatmap.maps import BASELINES, TINY, image_shares, shown_rows
+from attention_heatmap.maps import BASELINES, TINY, ShownRows, cell_weights, image_shares, shown_rows
 from attention_heatmap.phases import response_ends, response_phases, steps_of
 from attention_heatmap.record import AttentionRecord, Head
 
@@ -47,44 +46,38 @@ def words_that_looked(record: AttentionRecord, plane: int, count: int) -> list[t
     return [(step, word) for word, step in words.items()]
 
 
-def summary_spans(record: AttentionRecord, plane: int) -> list[tuple[str, int, int]]:
-    """(title, first step, the one after the last) of each map of the summary: the phases, then single words."""
-    phases = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
-    words = words_that_looked(record, plane, 2 * SUMMARY_COLUMNS - len(phases))
-    return phases + [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+def _summary_maps(
+    record: AttentionRecord, plane: int, shown: ShownRows, options: DrawingOptions
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(title, fact, (cells,) mean weights) of each map of the summary: the phases, then single words."""
+    cells_TN, shares_T = cell_weights(record, shown.rows, shown.sinks), image_shares(record, plane)
+    spans = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
+    words = words_that_looked(record, plane, 2 * SUMMARY_COLUMNS - len(spans))
+    spans += [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
+    unit = f" {BASELINES[options.baseline][1]}" * (options.baseline != "off")
+    for title, start, end in spans:
+        cells = cells_TN[start:end].mean(axis=0)
+        highest = amount_text(_highest(cells), options.baseline == "relative")
+        share = f"{shares_T[start:end].mean():.1%} on the picture{'s' * (len(record.images) > 1)}"
+        yield title, f"{share}, highest cell {highest}{unit}", cells
 
 
-def summary_facts(
-    spans: Sequence[tuple], shares_T: np.ndarray, cells_TN: np.ndarray, images: int, options: DrawingOptions
-) -> list[str]:
-    """What is written over the map of each span of steps: the share of the pictures, and the highest cell."""
-    relative, unit = options.baseline == "relative", f" {BASELINES[options.baseline][1]}" * (options.baseline != "off")
-    tops = [np.nan_to_num(cells_TN[start:end].mean(axis=0)).max(initial=0) for _, start, end in spans]
-    looked = [f"{shares_T[start:end].mean():.1%} on the picture{'s' * (images > 1)}" for _, start, end in spans]
-    return [f"{share}, highest cell {amount_text(top, relative)}{unit}" for share, top in zip(looked, tops)]
+def _highest(cells: np.ndarray) -> float:
+    return float(np.nan_to_num(cells).max(initial=0))
 
 
-def lengths_and_fonts(options: DrawingOptions) -> tuple[Callable[[float], int], list[FontSet]]:
-    """What gives the pixels of a length in a picture of the default width, and the fonts of text, titles, labels."""
+class _WideSheet(Sheet):
+    """What a picture with an answer shares with a frame; its lengths follow the width alone."""
 
-    def px(length: float) -> int:
-        return max(round(length * options.frame_size[0] / DEFAULT_FRAME_SIZE[0]), 1)
+    def px(self, length: float) -> int:
+        return max(round(length * self.width / DEFAULT_FRAME_SIZE[0]), 1)
 
-    return px, [FontSet(px(size), options.font_path) for size in (FONT_TEXT, FONT_TITLE, FONT_LABEL)]
-
-
-def map_height(width: int, images: Sequence[Image.Image]) -> int:
-    """Pixels that a small map of the pictures may be high, in so many of width: several stand above each other."""
-    return width * (3 if len(images) == 1 else 5) // 4
-
-
-def answer_values(
-    record: AttentionRecord, values_T: np.ndarray, fonts: FontSet, width: int
-) -> tuple[TextLayout, np.ndarray]:
-    """The answer laid out, and (pieces,) the highest value of each piece's tokens, 1 for the highest of all."""
-    pieces = text_pieces(record, record.prompt_length)
-    first = np.array([piece.start - record.prompt_length for piece in pieces])
-    return layout_text(pieces, fonts, width), np.maximum.reduceat(values_T, first) / max(values_T.max(), TINY)
+    def answer(self, record: AttentionRecord, values_T: np.ndarray) -> tuple[TextLayout, np.ndarray]:
+        """The answer laid out, and (pieces,) the highest value of each piece's tokens, 1 for the highest of all."""
+        pieces, fonts = text_pieces(record, record.prompt_length), FontSet(self.px(FONT_TEXT), self.options.font_path)
+        first = np.array([piece.start - record.prompt_length for piece in pieces])
+        values = np.maximum.reduceat(values_T, first) / max(values_T.max(), TINY)
+        return layout_text(pieces, fonts, self.right - self.left), values
 
 
 def draw_summary(
@@ -95,45 +88,39 @@ def draw_summary(
 
     The text is coloured by the share of each token's attention that lies on the pictures. as_shapes: for an SVG or PDF.
     """
-    options = options or DrawingOptions()
-    width, (px, (text_fonts, title_fonts, fonts)) = options.frame_size[0], lengths_and_fonts(options)
-    margin, colormap, shown = px(MARGIN), colour_map(options.colormap), shown_rows(record, plane, *options.map)
-    shares_T, spans = image_shares(record, plane), summary_spans(record, plane)
-    text, values = answer_values(record, shares_T, text_fonts, width - 2 * margin)
+    sheet = _WideSheet(options or DrawingOptions())
+    px, fonts, margin, width, options = sheet.px, sheet.label_fonts, sheet.left, sheet.width, sheet.options
+    shares_T, shown = image_shares(record, plane), shown_rows(record, plane, *options.map)
+    text, values = sheet.answer(record, shares_T)
     tile = (width - margin) // SUMMARY_COLUMNS - margin
-    image = layout_images(record, images, tile, map_height(tile, images), fonts, shown.sinks, options.picture)
-    cells_TN = image.cell_weights(shown.rows, shown.sinks)
+    most = tile * (3 if len(images) == 1 else 5) // 4  # several pictures stand above each other
+    layout = ImageLayout(record, images, tile, most, fonts, shown.sinks, options.picture)
     notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
     notes = wrapped(notes, fonts, width - 2 * margin)
-    facts = [wrapped([fact], fonts, tile) for fact in summary_facts(spans, shares_T, cells_TN, len(images), options)]
+    names, facts, maps = zip(*_summary_maps(record, plane, shown, options))
+    facts = [wrapped([fact], fonts, tile) for fact in facts]
     y_heat = px(60) + (max(map(len, facts)) - 1) * px(NOTES)
-    tile_height = max(top + high for _, top, _, high in image.places) + y_heat + px(40)
+    tile_height = layout.picture.shape[0] + y_heat + px(40)
     y_text = margin + px(100) + len(notes) * px(NOTES)
     y_maps = y_text + px(40) + len(text.ink)
-    size = width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height
+    size = width, y_maps + -(-len(maps) // SUMMARY_COLUMNS) * tile_height
     canvas = Image.new("RGB", size, PAPER)
     pen: AnyPen = VectorPen(*size) if as_shapes else Pen(canvas)
 
-    pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
+    pen.text((margin, margin + px(30)), plane_title(record, plane), sheet.title_fonts)
     caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
     x = round(pen.text((margin, margin + px(74)), caption, fonts))
-    shades = text_colours(np.linspace(0, 1, px(220)), colormap, options.text_style)[options.text_style == "glyph"]
+    shades = text_colours(np.linspace(0, 1, px(220)), sheet.colormap, options.text_style)[options.text_style == "glyph"]
     pen.picture(colour_bar(shades, px(20)), (x, margin + px(58)))
     pen.text((x + px(230), margin + px(74)), f"{shares_T.max():.1%}", fonts)
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
-    put_text(pen, (margin, y_text), text, values, None, len(text.ink), colormap, options.text_style, 1)
-    for number, (name, start, end) in enumerate(spans):
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), sheet.colormap, options.text_style, 1)
+    for number, cells in enumerate(maps):
         row, column = divmod(number, SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
-        pen.text((x, y + px(22)), cut_to(name, fonts, tile), fonts)
+        pen.text((x, y + px(22)), cut_to(names[number], fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
-        cells = cells_TN[start:end].mean(axis=0)
-        values = scaled(cells / max(np.nan_to_num(cells).max(initial=0), TINY), options.scale, options.power)
-        if as_shapes:
-            draw_heat_by_pen(pen, (x, y + y_heat), image, values, colormap, 1, fonts)
-        else:
-            heat = draw_heat(image, values, colormap)
-            pen.picture(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
+        put_heat(pen, (x, y + y_heat), layout, *cell_colours(cells, _highest(cells), options, sheet.colormap))
     return pen if as_shapes else canvas
 
 
@@ -152,8 +139,8 @@ def draw_overview(
     left = MARGIN + round(max(fonts.width(f"layer {layer}") for layer in layers)) + _PLANES_APART
     room = (options.frame_size[0] - left - MARGIN) // len(heads) - _PLANES_APART
     width = min(max(room, _NARROWEST), _WIDEST)
-    layout = layout_images(record, images, width, round(width * _TALLEST), fonts, None, options.picture)
-    height, line = max(top + high for _, top, _, high in layout.places), round(fonts.size * 1.4)
+    layout = ImageLayout(record, images, width, round(width * _TALLEST), fonts, None, options.picture)
+    height, line = layout.picture.shape[0], round(fonts.size * 1.4)
     pitch_x, pitch_y = width + _PLANES_APART, height + line + _PLANES_APART
     top = MARGIN + round(title_fonts.size * 1.6) + 2 * line
     size = left + len(heads) * pitch_x + MARGIN, top + len(layers) * pitch_y + MARGIN
@@ -168,17 +155,13 @@ def draw_overview(
     for column, name in enumerate(map(_head_name, heads)):
         fitting = name if fonts.width(name) <= width else name.split()[-1]
         pen.text((left + column * pitch_x, top - _PLANES_APART), fitting, fonts)
-    maps = []  # (cells,) mean weights over the steps, of each plane
-    for plane in range(len(record.layers)):
-        shown = shown_rows(record, plane, *options.map)
-        maps.append(layout.cell_weights(shown.rows[steps], shown.sinks).mean(axis=0))
-    ends = [float(np.nan_to_num(values).max(initial=0)) for values in maps]
-    for plane, values in enumerate(maps):
+    shown = (shown_rows(record, plane, *options.map) for plane in range(len(record.layers)))
+    maps = [cell_weights(record, one.rows[steps], one.sinks).mean(axis=0) for one in shown]
+    ends = [max(map(_highest, maps))] * len(maps) if one_scale else list(map(_highest, maps))
+    for plane, (cells, end) in enumerate(zip(maps, ends)):
         row, column = layers.index(record.layers[plane]), heads.index(record.heads[plane])
         x, y = left + column * pitch_x, top + row * pitch_y
-        end = max(max(ends) if one_scale else ends[plane], TINY)
-        heat = draw_heat(layout, scaled(values / end, options.scale, options.power), colour_map(options.colormap))
-        pen.picture(heat.crop((0, 0, width, height)), (x, y))
+        put_heat(pen, (x, y), layout, *cell_colours(cells, end, options, colour_map(options.colormap)))
         pen.text((x, y + height + line - 8), f"{image_shares(record, plane)[steps].mean():.1%}", fonts)
         if column == 0:
             pen.text((MARGIN, y + height // 2), f"layer {record.layers[plane]}", fonts)
@@ -197,67 +180,55 @@ def draw_changes(
 ) -> Image.Image:
     """The answer, each token coloured by how far its two maps lie apart, and the maps of those that changed most.
 
-    names: what the two records are called. The third map of each token is the difference of the two: purple where the
-    first looked more, green where the second did.
+    names: what the two records are called. The third map of each token is the difference of the two.
     """
-    options, record = options or DrawingOptions(), comparison.common_records()[0]
-    px, (text_fonts, title_fonts, fonts) = lengths_and_fonts(options)
-    width, margin, line, gap = options.frame_size[0], px(MARGIN), px(NOTES), px(_MAPS_APART)
-    inside = width - 2 * margin
-    text, values = answer_values(record, comparison.distances, text_fonts, inside)
-    text_height = len(text.ink)
-    title = wrapped([f"{names[0]} and {names[1]}: {record.plane_name(0)}"], title_fonts, inside)
-    scale = (
-        "each token coloured by how far its two maps lie apart (Jensen-Shannon distance): from 0 to "
-        f"{comparison.distances.max():.2f}"
-    )
-    phases = [_fact(row, names) for row in comparison.phases()]
-    notes = wrapped([scale, difference_note(names), *phases], fonts, inside)
+    sheet, record = _WideSheet(options or DrawingOptions()), comparison.common_record(0)
+    px, fonts, margin, options = sheet.px, sheet.label_fonts, sheet.left, sheet.options
+    line, gap, inside = px(NOTES), px(_MAPS_APART), sheet.right - margin
+    text, values = sheet.answer(record, comparison.distances)
+    title = wrapped([f"{names[0]} and {names[1]}: {record.plane_name(0)}"], sheet.title_fonts, inside)
+    highest = f"{comparison.distances.max():.2f}"
+    notes = [f"each token coloured by how far its two maps lie apart (Jensen-Shannon distance): from 0 to {highest}"]
+    notes = wrapped([*notes, difference_note(names), *_phase_facts(comparison, names)], fonts, inside)
     changed = comparison.most_changed(_MOST_CHANGED)
     tile = (inside - 5 * gap - margin) // 6
-    layout = layout_images(record, images, tile, map_height(tile, images), fonts, None, options.picture)
-    high = max(y + height for _, y, _, height in layout.places)
+    most = tile * (3 if len(images) == 1 else 5) // 4
+    layout = ImageLayout(record, images, tile, most, fonts, None, options.picture)
     y_notes = margin + px(70) + (len(title) - 1) * px(_TITLES)
-    top = y_notes + px(2) + len(notes) * line
-    row = high + 3 * line + margin
-    canvas = Image.new("RGB", (width, top + text_height + margin + -(-len(changed) // 2) * row), PAPER)
+    y_text = y_notes + px(2) + len(notes) * line
+    y_maps, row = y_text + len(text.ink) + margin, layout.picture.shape[0] + 3 * line + margin
+    canvas = Image.new("RGB", (sheet.width, y_maps + -(-len(changed) // 2) * row), PAPER)
     pen = Pen(canvas)
-    draw_lines(pen, title, (margin, margin + px(30)), px(_TITLES), title_fonts)
+    draw_lines(pen, title, (margin, margin + px(30)), px(_TITLES), sheet.title_fonts)
     draw_lines(pen, notes, (margin, y_notes), line, fonts)
-    look = colour_map(options.colormap), options.text_style, 1
-    put_text(pen, (margin, top), text, values, None, text_height, *look)
+    put_text(pen, (margin, y_text), text, values, None, len(text.ink), sheet.colormap, options.text_style, 1)
     for number, (step, token, distance) in enumerate(changed):
-        x = margin + (number % 2) * (3 * (tile + gap) + margin)
-        y = top + text_height + margin + (number // 2) * row
+        x, y = margin + (number % 2) * (3 * (tile + gap) + margin), y_maps + (number // 2) * row
         what = f"token {step + 1} “{token.strip()}”, distance {distance:.2f}"
         pen.text((x, y + line // 2), cut_to(what, fonts, 3 * tile), fonts)
-        for place, (name, fact, picture) in enumerate(_maps(comparison, layout, step, names, options)):
+        for place, (name, fact, colours) in enumerate(_maps(comparison, step, names, sheet.colormap)):
             at = x + place * (tile + gap), y + 3 * line
             said = [cut_to(words, fonts, tile) for words in (name, fact)]
             draw_lines(pen, said, (at[0], at[1] - line - px(8)), line, fonts, MUTED)
-            pen.picture(picture.crop((0, 0, tile, high)), at)
+            put_heat(pen, at, layout, *colours)
     return canvas
 
 
 def _maps(
-    comparison: Comparison, layout: ImageLayout, step: int, names: tuple[str, str], options: DrawingOptions
-) -> list[tuple[str, str, Image.Image]]:
-    """(name, fact, picture) of a step: both maps, each up to its own highest cell, and their difference."""
-    both = [weights[step] for weights in comparison.weights]
-    drawn = []
-    for name, share, weights in zip(names, comparison.shares, both):
-        heat = draw_heat(layout, weights / max(float(weights.max(initial=0)), TINY), colour_map(options.colormap))
-        drawn.append((name, f"{share[step]:.1%} on the picture", heat))
-    change = both[1] - both[0]
-    end = max(float(np.abs(change).max(initial=0)), TINY)
-    panel, heat = Image.fromarray(layout.picture), painted(layout, *two_sided_colours(change / end))
-    panel.paste(heat, (0, layout.cell_rows.start), heat)
-    return [*drawn, ("difference", f"up to {end:.2%}", panel)]
+    comparison: Comparison, step: int, names: tuple[str, str], colormap: Colormap
+) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
+    """(name, fact, colours of the cells) of both maps of a step, each to its highest cell, and of their difference."""
+    plain, (one, other) = DrawingOptions(), (weights[step] for weights in comparison.weights)
+    tints = [cell_colours(weights, _highest(weights), plain, colormap) for weights in (one, other)]
+    facts = [f"{share[step]:.1%} on the picture" for share in comparison.shares]
+    end = _highest(np.abs(other - one))
+    change = two_sided_colours(other - one, end)
+    return list(zip((*names, "difference"), (*facts, f"up to {end:.2%}"), (*tints, change)))
 
 
-def _fact(row: dict, names: tuple[str, str]) -> str:
-    """A phase's figures in words."""
-    return (
+def _phase_facts(comparison: Comparison, names: tuple[str, str]) -> list[str]:
+    return [
         f"{row['phase']}, {row['steps']} steps: {row['image_share_a']:.1%} of the attention on the pictures in "
         f"{names[0]}, {row['image_share_b']:.1%} in {names[1]}; the maps lie {row['distance']:.2f} apart"
-    )
+        for row in comparison.phases()
+    ]

@@ -64,8 +64,8 @@ def of_cells(renderer: FrameRenderer, frame: np.ndarray, weights: np.ndarray) ->
     shown = np.flatnonzero(np.isfinite(weights))
     if not len(shown) or not weights[shown].max() > 0:
         return None
-    index = renderer.maps[0].layout.cell_index
-    left, top = renderer.maps[0].at
+    index = renderer.panel.layout.cell_index
+    left, top = renderer.panel.at
     panel = frame[top : top + index.shape[0], left : left + index.shape[1]]
     first, second = (panel[index == shown[place] + 1] for place in hottest_and_median(weights[shown]))
     return difference(first, second)
@@ -99,7 +99,7 @@ def measure(record: AttentionRecord, every: int, options: dict) -> dict[str, lis
         renderer = FrameRenderer(record, images, record.plane(), DEFAULT_START_PHRASE, drawing_options(options))
         for number in range(0, record.response_length - renderer.first_step, every):
             frame = renderer.draw(renderer.first_step + number)
-            found.setdefault(name, []).append(of_cells(renderer, frame, renderer.maps[0].weights[number]))
+            found.setdefault(name, []).append(of_cells(renderer, frame, renderer.panel.maps[0].weights[number]))
             if name == "white":
                 found.setdefault("text", []).append(of_text(renderer, frame, number))
     return {name: [value for value in values if value is not None] for name, values in found.items()}

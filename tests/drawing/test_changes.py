@@ -11,8 +11,9 @@ from records import make_record, picture
 
 from attention_heatmap.compare import compare
 from attention_heatmap.drawing import summary as room
+from attention_heatmap.drawing.colour import red_to_green
 from attention_heatmap.drawing.fonts import FontSet
-from attention_heatmap.drawing.image_panel import layout_images
+from attention_heatmap.drawing.image_panel import ImageLayout, put_heat
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.drawing.summary import draw_changes
@@ -47,7 +48,7 @@ def written(monkeypatch):
 
 def test_the_tokens_that_changed_most_come_first_with_their_distance(written):
     image = draw_changes(compare(*pair(8)), [picture()], ("base", "tuned"), OPTIONS)
-    words = [text for _, _, text, _ in written]
+    words = [text for _, _, text, _ in written if text]
     tokens = [text for text in words if text.startswith("token ")]
     assert tokens[0] == "token 2 “lamp”, distance 1.00" and len(tokens) == 6
     assert words[0] == "base and tuned: layer 1, mean of the heads" and image.width == 1280
@@ -70,10 +71,14 @@ def test_no_words_run_into_others_or_off_the_picture(written, names, size):
 
 def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_the_second_did():
     comparison = compare(*pair(8))
-    layout = layout_images(comparison.common_records()[0], [picture()], 400, 300, FontSet(16))
-    maps = room._maps(comparison, layout, 1, ("base", "tuned"), OPTIONS)
+    layout = ImageLayout(comparison.common_record(0), [picture()], 400, 300, FontSet(16))
+    maps = room._maps(comparison, 1, ("base", "tuned"), red_to_green)
     centres = [((t + b) // 2, (x + r) // 2) for x, t, r, b in layout.edges]
-    pixels = [[np.asarray(image, int)[at] for at in centres] for *_, image in maps]
+    pixels = []
+    for *_, colours in maps:
+        canvas = Image.new("RGB", layout.picture.shape[1::-1])
+        put_heat(Pen(canvas), (0, 0), layout, *colours)
+        pixels.append([np.asarray(canvas, int)[at] for at in centres])
     for map_number, cell in ((0, 3), (1, 8)):
         green = [colour[1] - colour[0] for colour in pixels[map_number]]
         assert int(np.argmax(green)) == cell and green[cell] > 60

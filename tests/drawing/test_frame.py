@@ -42,7 +42,7 @@ def test_whatever_a_model_emits_nothing_leaves_its_panel_and_the_current_token_i
         frame = renderer.draw(step)
         assert frame.shape == (size[1], size[0], 3) and frame.dtype == np.uint8
         if not renderer.panels.stacked:
-            assert (frame[top:footer, left + width : renderer.maps[0].at[0]] == 255).all()
+            assert (frame[top:footer, left + width : renderer.panel.at[0]] == 255).all()
         assert (frame[top + height : footer - 1, : left + width] == 255).all()
         margins = frame[:, : renderer.sheet.left - renderer.px(8)], frame[:, renderer.sheet.right + 2 :]
         assert min(int(part.min()) for part in margins) == 255
@@ -54,18 +54,18 @@ def test_whatever_a_model_emits_nothing_leaves_its_panel_and_the_current_token_i
 def test_in_a_frame_taller_than_wide_the_pictures_stand_above_the_text(size, sizes):
     record = make_record(["Based"], ["w"] * 3, grids=[(3, 4)] * len(sizes))
     tall = renderer_of(record, [picture(each) for each in sizes], size=size)
-    high = max(top + height for _, top, _, height in tall.maps[0].layout.places)
+    high = max(top + height for _, top, _, height in tall.panel.layout.places)
     assert (
         tall.panels.stacked
-        and tall.maps[0].at[0] == tall.answer.at[0]
-        and tall.maps[0].at[1] + high <= tall.answer.at[1] - tall.px(50)
+        and tall.panel.at[0] == tall.answer.at[0]
+        and tall.panel.at[1] + high <= tall.answer.at[1] - tall.px(50)
     )
     assert tall.answer.at[1] + tall.answer.size[1] <= tall.legend.top
 
 
 def test_a_picture_that_stacking_would_make_smaller_stands_beside_the_text_in_a_tall_frame_too():
     renderer = renderer_of(make_record(["Based"], ["w"]), [picture((100, 900))], size=(640, 800))
-    assert not renderer.panels.stacked and renderer.maps[0].at[0] > renderer.answer.at[0]
+    assert not renderer.panels.stacked and renderer.panel.at[0] > renderer.answer.at[0]
 
 
 def test_a_frame_a_token_of_the_size_asked_for():
@@ -117,7 +117,7 @@ def test_the_scale_of_the_video_is_the_same_in_all_its_frames(options, same):
 def test_the_share_of_the_pictures_is_said_at_every_step():
     renderer = renderer_of(hot_record([0, 5], 0.25), size=(1280, 720))
     for step in (0, 1):
-        assert f"{renderer.maps[0].shares[step]:.1%} on the picture" in words_of(renderer, step)
+        assert f"{renderer.panel.maps[0].shares[step]:.1%} on the picture" in words_of(renderer, step)
 
 
 def test_attention_on_text_out_of_view_is_said():
@@ -151,8 +151,8 @@ def test_a_mark_is_drawn_as_soon_as_its_place_is_generated_and_an_answer_takes_o
 
     def marked(step, x):
         """Whether the frame differs from one without marks round a place of the picture."""
-        left, top, wide, high = renderer.maps[0].layout.places[0]
-        at = renderer.maps[0].at[1] + top + high // 2, renderer.maps[0].at[0] + left + int(x * wide)
+        left, top, wide, high = renderer.panel.layout.places[0]
+        at = renderer.panel.at[1] + top + high // 2, renderer.panel.at[0] + left + int(x * wide)
         area = tuple(slice(middle - 12, middle + 13) for middle in at)
         return bool((renderer.draw(step)[area] != plain.draw(step)[area]).any())
 
@@ -197,13 +197,13 @@ def test_the_records_plane_and_pictures_are_checked_before_the_first_frame():
 
 def test_a_heading_that_is_too_long_is_cut():
     renderer = renderer_of(make_record(["Based"], ["w" * 500]))
-    beside = slice(renderer.answer.at[0] + renderer.answer.size[0] + 9, renderer.maps[0].at[0])
+    beside = slice(renderer.answer.at[0] + renderer.answer.size[0] + 9, renderer.panel.at[0])
     assert (renderer.draw(0)[: renderer.answer.at[1], beside] == 255).all()
 
 
 def cell_colours(renderer, frame):
     """(cells, 3) the colour in the middle of each cell."""
-    return np.array([frame[cell_centre(renderer, cell)] for cell in range(len(renderer.maps[0].layout.edges))], int)
+    return np.array([frame[cell_centre(renderer, cell)] for cell in range(len(renderer.panel.layout.edges))], int)
 
 
 def weaker(parts, **options):

@@ -15,20 +15,29 @@ from attention_heatmap.drawing.image_panel import (
     CELL_LEVELS,
     MARK_OPACITY,
     MOST_MARKS,
-    draw_heat,
-    draw_heat_by_pen,
+    ImageLayout,
+    cell_colours,
     draw_marks,
-    layout_images,
+    put_heat,
     under_heat,
 )
 from attention_heatmap.drawing.marks import Mark
+from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import Pen, VectorPen
+from attention_heatmap.maps import map_cells
 from attention_heatmap.record import ImageTokens
 
 
 def layout_of(grids=((3, 4),), size=(400, 300), panel=(400, 300), colour="white", **options):
     record = make_record(["a"], ["b"], grids=grids, size=size)
-    return layout_images(record, [picture(size, colour)] * len(grids), *panel, FONTS, **options)
+    return ImageLayout(record, [picture(size, colour)] * len(grids), *panel, FONTS, **options)
+
+
+def heated(layout, values, colormap=red_to_green):
+    """(Y, X, 3) a panel under the tint of its cells."""
+    canvas = Image.new("RGB", layout.picture.shape[1::-1])
+    put_heat(Pen(canvas), (0, 0), layout, *cell_colours(values, 1, DrawingOptions(), colormap))
+    return np.asarray(canvas)
 
 
 @pytest.mark.parametrize("hot, cell", [(0, (0, 0)), (3, (0, 3)), (4, (1, 0)), (11, (2, 3))])
@@ -38,7 +47,7 @@ def test_cells_are_row_major_and_the_hot_one_alone_is_green(hot, cell):
     for number in range(12):
         y, x = cell_centre(renderer, number)
         np.testing.assert_allclose(frame[y, x], on_white(float(number == hot)), atol=2)
-    whole = renderer.maps[0].at, renderer.maps[0].layout.places[0]
+    whole = renderer.panel.at, renderer.panel.layout.places[0]
     y, x = cell_centre(renderer, hot)
     assert (y - whole[0][1] - whole[1][1]) // (whole[1][3] / 3) == cell[0]
     assert (x - whole[0][0] - whole[1][0]) // (whole[1][2] / 4) == cell[1]
@@ -48,7 +57,7 @@ def test_cells_are_row_major_and_the_hot_one_alone_is_green(hot, cell):
 @given(st.lists(st.floats(0, 1, width=32), min_size=12, max_size=12), st.sampled_from(list(COLORMAPS.values())))
 def test_the_colour_at_a_cells_centre_is_the_colour_map_at_its_weight(values, colormap):
     layout = layout_of(panel=(300, 240))
-    panel = np.asarray(draw_heat(layout, np.array(values), colormap))
+    panel = heated(layout, np.array(values), colormap)
     for (left, top, right, bottom), weight in zip(layout.edges, values):
         expected = on_white(weight, colormap=colormap)
         np.testing.assert_allclose(panel[(top + bottom) // 2, (left + right) // 2], expected, atol=2)
@@ -57,7 +66,7 @@ def test_the_colour_at_a_cells_centre_is_the_colour_map_at_its_weight(values, co
 def test_a_cell_that_hardly_changes_does_not_change_at_all():
     layout, values = layout_of(), np.linspace(0.1, 0.9, 12)
     values = np.round(values * (CELL_LEVELS - 1)) / (CELL_LEVELS - 1)
-    first, second = (np.asarray(draw_heat(layout, values + shift)) for shift in (0.1 / CELL_LEVELS, -0.1 / CELL_LEVELS))
+    first, second = (heated(layout, values + shift) for shift in (0.1 / CELL_LEVELS, -0.1 / CELL_LEVELS))
     np.testing.assert_array_equal(first, second)
 
 
@@ -78,9 +87,9 @@ def test_two_pictures_do_not_overlap_have_their_numbers_and_share_one_scale():
     record = make_record(["Based"], [" w"], grids=[(3, 4), (2, 5)])
     record.images[1].boxes[:] = grid_boxes(2, 5, 100, 300)
     renderer = renderer_of(record, [picture((400, 300)), picture((100, 300))])
-    assert renderer.maps[0].layout.labels == ("image 1", "image 2") and len(renderer.maps[0].layout.edges) == 22
-    assert set(np.unique(renderer.maps[0].layout.cell_index)) == set(range(23))
-    assert renderer.maps[0].ends[0] == pytest.approx(renderer.maps[0].weights.max())
+    assert renderer.panel.layout.labels == ["image 1", "image 2"] and len(renderer.panel.layout.edges) == 22
+    assert set(np.unique(renderer.panel.layout.cell_index)) == set(range(23))
+    assert renderer.panel.ends[0][0] == pytest.approx(renderer.panel.maps[0].weights.max())
 
 
 def test_the_hot_token_of_the_second_picture_is_green_there():
@@ -89,7 +98,7 @@ def test_the_hot_token_of_the_second_picture_is_green_there():
     for step, hot in enumerate((13, 2)):
         frame = renderer.draw(step)
         for number in range(16):
-            expected = on_white(float(number == hot), strength=float(renderer.maps[0].strengths[step]))
+            expected = on_white(float(number == hot), strength=float(renderer.panel.strengths[step]))
             np.testing.assert_allclose(frame[cell_centre(renderer, number)], expected, atol=2)
 
 
@@ -98,9 +107,8 @@ def test_a_token_without_a_place_is_drawn_nowhere():
     boxes = record.images[0].boxes.copy()
     boxes[5] = np.nan
     images = (ImageTokens(record.images[0].positions, boxes),)
-    layout = layout_images(replace(record, images=images), [picture()], 300, 240, FONTS)
-    (cells,) = layout.cells
-    assert record.images[0].positions[5] not in cells.positions and len(layout.edges) == 11
+    layout = ImageLayout(replace(record, images=images), [picture()], 300, 240, FONTS)
+    assert record.images[0].positions[5] not in map_cells(images[0]).positions and len(layout.edges) == 11
     assert np.unique(layout.cell_index).tolist() == list(range(12))
 
 
@@ -118,7 +126,7 @@ def test_many_pictures_are_all_drawn():
 def test_what_is_left_out_has_no_tint():
     layout, values = layout_of(), np.ones(12)
     values[5] = np.nan
-    panel = np.asarray(draw_heat(layout, values))
+    panel = heated(layout, values)
     left, top, right, bottom = layout.edges[5]
     assert (panel[(top + bottom) // 2, (left + right) // 2] == 255).all() and (panel[20, 20] != 255).any()
 
@@ -129,7 +137,7 @@ def test_a_sink_is_hatched_visibly_on_any_picture_and_not_tinted(colour, colorma
     def lightness(step, **options):
         """Of the pixels of the cell, but for the grid lines round it."""
         renderer = renderer_of(sink_record(), [picture(colour=colour)], colormap=colormap, **options)
-        (left, top, right, bottom), at = renderer.maps[0].layout.edges[5], renderer.maps[0].at
+        (left, top, right, bottom), at = renderer.panel.layout.edges[5], renderer.panel.at
         panel = renderer.draw(step)[at[1] :, at[0] :]
         return panel[top + 2 : bottom - 2, left + 2 : right - 2].mean(axis=2)
 
@@ -140,8 +148,9 @@ def test_a_sink_is_hatched_visibly_on_any_picture_and_not_tinted(colour, colorma
 
 def test_a_sink_is_left_out_of_the_scale_of_the_other_cells():
     with_sink, without = renderer_of(sink_record()), renderer_of(sink_record(), sinks=True)
-    assert with_sink.maps[0].ends[0] == pytest.approx(3.0) and without.maps[0].ends[0] == pytest.approx(0.5)
-    assert np.isnan(without.maps[0].weights[:, 5]).all() and np.isfinite(np.delete(without.maps[0].weights, 5, 1)).all()
+    assert with_sink.panel.ends[0][0] == pytest.approx(3.0) and without.panel.ends[0][0] == pytest.approx(0.5)
+    weights = without.panel.maps[0].weights
+    assert np.isnan(weights[:, 5]).all() and np.isfinite(np.delete(weights, 5, 1)).all()
 
 
 def test_each_frame_has_its_own_scale_unless_the_video_has_one_and_the_power_lifts_weak_ones():
@@ -151,10 +160,10 @@ def test_each_frame_has_its_own_scale_unless_the_video_has_one_and_the_power_lif
     frame, video, lifted = (
         renderer_of(record, picture="colour", **o) for o in ({}, {"scale": "video"}, {"scale": "video", "power": 0.5})
     )
-    np.testing.assert_allclose(frame.maps[0].ends, [0.5, 0.05, 0.5])
-    np.testing.assert_allclose(video.maps[0].ends, [0.5] * 3)
+    np.testing.assert_allclose(frame.panel.ends[0], [0.5, 0.05, 0.5])
+    np.testing.assert_allclose(video.panel.ends[0], [0.5] * 3)
     for renderer, value in ((frame, 1), (video, 0.1), (lifted, 0.1**0.5)):
-        expected = on_white(value, strength=float(renderer.maps[0].strengths[1]))
+        expected = on_white(value, strength=float(renderer.panel.strengths[1]))
         np.testing.assert_allclose(renderer.draw(1)[cell_centre(renderer, 1)], expected, atol=2)
 
 
@@ -189,7 +198,7 @@ def test_muting_turns_no_light_into_dark(first, second, how):
 def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     layout, values = layout_of([(3, 4), (2, 2)]), np.linspace(0, 1, 16)
     pen = VectorPen(400, 300)
-    draw_heat_by_pen(pen, (10, 20), layout, values, red_to_green, 1, FONTS)
+    put_heat(pen, (10, 20), layout, *cell_colours(values, 1, DrawingOptions(), red_to_green))
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
     for box, edges, value in zip(boxes, layout.edges, values):
@@ -206,7 +215,7 @@ def marked(layout, corners, image=0, background=(255, 255, 255), margin=40):
     """(Y, X, 3) a panel with marks, and room round it."""
     canvas = Image.new("RGB", tuple(n + 2 * margin for n in layout.picture.shape[1::-1]), background)
     marks = [Mark(n, "", image, each) for n, each in enumerate(corners)]
-    draw_marks(Pen(canvas), (margin, margin), layout, marks, FONTS)
+    draw_marks(Pen(canvas), (margin, margin), layout, marks)
     return np.asarray(canvas, int)[margin:, margin:]
 
 
@@ -250,7 +259,7 @@ def test_a_mark_at_the_edge_of_the_panel_is_whole():
     layout = layout_of()
     corner, middle = (int((marked(layout, [at]) != 255).any(axis=2).sum()) for at in ((0.5, 0.0), (0.5, 0.5)))
     canvas = Image.new("RGB", (480, 380), "white")
-    draw_marks(Pen(canvas), (40, 40), layout, [Mark(0, "", 0, (0.0, 0.0))], FONTS)
+    draw_marks(Pen(canvas), (40, 40), layout, [Mark(0, "", 0, (0.0, 0.0))])
     whole = int((np.asarray(canvas) != 255).any(axis=2).sum())
     assert corner < middle and whole >= 0.7 * middle
 
@@ -258,7 +267,7 @@ def test_a_mark_at_the_edge_of_the_panel_is_whole():
 def test_however_many_there_are_only_the_last_are_drawn_and_numbered_on():
     pen, layout = VectorPen(400, 300), layout_of()
     marks = [Mark(n, "", 0, (0.5, 0.5)) for n in range(500)]
-    draw_marks(pen, (0, 0), layout, marks, FONTS, 1000)
+    draw_marks(pen, (0, 0), layout, marks, 1000)
     texts = [shape["text"] for kind, shape in pen.shapes if kind == "text"]
     assert texts == ["1498", "1499", "1500"] and sum(kind == "ring" for kind, _ in pen.shapes) == 2 * MOST_MARKS
 
@@ -274,11 +283,11 @@ def test_a_muted_picture_is_lighter_and_paler_and_its_landmarks_are_told_apart()
 
 
 def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
-    layout = layout_images(make_record(["a"], ["b"]), [picture()], 900, 675, FONTS)
+    layout = ImageLayout(make_record(["a"], ["b"]), [picture()], 900, 675, FONTS)
     rng = np.random.default_rng(0)
     marks = [Mark(n, "think", 0, tuple(rng.random(2).tolist())) for n in range(60)]
     canvas = Image.fromarray(layout.picture)
-    draw_marks(Pen(canvas), (0, 0), layout, marks, FONTS)
+    draw_marks(Pen(canvas), (0, 0), layout, marks)
     drawn = np.asarray(canvas)
     changed = (drawn != layout.picture).any(axis=2)
     assert 0.001 < changed.mean() < 0.03
@@ -287,11 +296,11 @@ def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
 
 @pytest.mark.parametrize("size", [(800, 600), (160, 120), (60, 45)])
 def test_marks_leave_most_of_a_small_picture_seen_and_only_a_large_one_has_numbers(size):
-    layout = layout_images(make_record(["a"], ["b"]), [picture()], *size, FONTS)
+    layout = ImageLayout(make_record(["a"], ["b"]), [picture()], *size, FONTS)
     pen = VectorPen(*size)
-    draw_marks(pen, (0, 0), layout, [Mark(n, "", 0, (0.3 + 0.4 * n, 0.5)) for n in range(2)], FONTS)
+    draw_marks(pen, (0, 0), layout, [Mark(n, "", 0, (0.3 + 0.4 * n, 0.5)) for n in range(2)])
     assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == (["1", "2"] if size[0] == 800 else [])
     canvas = Image.fromarray(layout.picture)
-    draw_marks(Pen(canvas), (0, 0), layout, [Mark(0, "", 0, (0.5, 0.5))], FONTS)
+    draw_marks(Pen(canvas), (0, 0), layout, [Mark(0, "", 0, (0.5, 0.5))])
     rows, columns = np.nonzero((np.asarray(canvas) != layout.picture).any(axis=2))
     assert 3 < np.ptp(rows) < layout.picture.shape[0] / 2 and 3 < np.ptp(columns) < layout.picture.shape[1] / 2

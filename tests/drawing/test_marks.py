@@ -146,7 +146,7 @@ def test_an_answer_that_loops_on_points_draws_no_more_of_them_the_longer_it_is()
     counts = []
     for step in (2 * MOST_INSIDE, 1000, 2999):
         pen = VectorPen(10, 10)
-        renderer.draw_marks(pen, renderer.maps[0], step)
+        renderer.draw_marks(pen, step)
         counts.append(len(pen.shapes))
     assert max(counts) - min(counts) <= 4 and max(counts) < 8 * MOST_MARKS
     numbers = [values["text"] for kind, values in pen.shapes if kind == "text"]

@@ -118,5 +118,5 @@ def test_shapes_have_the_same_tokens_in_the_same_colours_as_the_picture(texts, d
 
 def test_in_a_frame_the_headings_token_is_white_on_blue():
     renderer = renderer_of(make_record(["Based"], [" lamp"]), [picture()])
-    heading = renderer.draw(0)[: renderer.answer.at[1], : renderer.maps[0].at[0]]
+    heading = renderer.draw(0)[: renderer.answer.at[1], : renderer.panel.at[0]]
     assert is_current(heading).sum() > 100 and contrast((255, 255, 255), CURRENT_TOKEN) >= 4.5

@@ -10,10 +10,9 @@ from records import make_record, picture
 from attention_heatmap.compare import compare
 from attention_heatmap.drawing.colour import CELL_ALPHA, opacity, purple_to_green
 from attention_heatmap.drawing.fonts import FontSet
-from attention_heatmap.drawing.frame import FrameRenderer
-from attention_heatmap.drawing.image_panel import layout_images
+from attention_heatmap.drawing.frame import FrameRenderer, comparison_maps, planes_together
+from attention_heatmap.drawing.image_panel import ImageLayout
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.together import comparison_maps, planes_together
 
 
 def record_of(hot, weights=(0.5, 0.5), steps=2, **change):
@@ -27,15 +26,15 @@ def record_of(hot, weights=(0.5, 0.5), steps=2, **change):
 
 
 def renderer_with(record, together="own", maps=None, **options):
-    maps = maps or planes_together(record, range(len(record.layers)))
     how = DrawingOptions(frame_size=(1280, 720), together=together, picture="colour", **options)
+    maps = maps or planes_together(record, range(len(record.layers)), how)
     return FrameRenderer(record, [picture()], 0, "Based", how, maps)
 
 
 def colours(renderer, step):
     """(maps, cells, 3) the colour in the middle of each cell of each map."""
-    frame, (left, top) = renderer.draw(step), renderer.maps[0].at
-    found = [frame[top + (t + b) // 2, left + (x + r) // 2] for x, t, r, b in renderer.maps[0].layout.edges]
+    frame, (left, top) = renderer.draw(step), renderer.panel.at
+    found = [frame[top + (t + b) // 2, left + (x + r) // 2] for x, t, r, b in renderer.panel.layout.edges]
     return np.array(found, int).reshape(-1, 12, 3)
 
 
@@ -54,7 +53,7 @@ def words_of(renderer, step):
 )  # fmt: skip
 def test_what_the_planes_have_in_common_is_said_once(layers, heads, heading, names):
     record = record_of([0, 1], layers=layers, heads=heads)
-    found, maps = planes_together(record, [0, 1])
+    found, maps = planes_together(record, [0, 1], DrawingOptions())
     assert found == heading and [one.name for one in maps] == names
 
 
@@ -62,7 +61,7 @@ def test_what_the_planes_have_in_common_is_said_once(layers, heads, heading, nam
 def test_each_map_has_its_hot_cell_on_its_own_scale_or_a_shared_one(together, second):
     record = record_of([0, 7], (0.5, 0.1))
     renderer = renderer_with(record, together)
-    found, strength = colours(renderer, 1), float(renderer.maps[0].strengths[1])
+    found, strength = colours(renderer, 1), float(renderer.panel.strengths[1])
     for shown, hot, value in zip(found, (0, 7), (1.0, second)):
         for cell in range(12):
             expected = on_white(value if cell == hot else 0.0, strength=strength)
@@ -82,24 +81,25 @@ def test_maps_stand_apart_and_every_mark_is_drawn_over_each():
     record = record_of([0, 7], steps=2)
     tokens = (*record.tokens[:-1], " (500, 500)")
     renderer, plain = (renderer_with(replace(record, tokens=tokens), draw_points=how) for how in ("auto", "off"))
-    boxes = renderer.maps[0].layout.places
-    assert len(boxes) == 2 and len(np.unique(renderer.maps[0].layout.cell_index)) == 25
+    boxes = renderer.panel.layout.places
+    assert len(boxes) == 2 and len(np.unique(renderer.panel.layout.cell_index)) == 25
     changed = (renderer.draw(1) != plain.draw(1)).any(axis=2)
     for left, top, width, height in boxes:
-        x, y = renderer.maps[0].at[0] + left + width // 2, renderer.maps[0].at[1] + top + height // 2
+        x, y = renderer.panel.at[0] + left + width // 2, renderer.panel.at[1] + top + height // 2
         assert changed[y - 15 : y + 16, x - 15 : x + 16].any()
 
 
-def two_records(first=3, second=8):
-    a, b = (record_of([cell], (0.5,)) for cell in (first, second))
-    return compare(a, b, 0)
+def compared(difference, cells=(3, 8), weights=(0.5, 0.5)):
+    """The first of two records of one hot cell each, then the heading and the maps of both."""
+    comparison = compare(*(record_of([cell], (weight,)) for cell, weight in zip(cells, weights)), 0)
+    records = [comparison.common_record(which) for which in (0, 1)]
+    return records[0], comparison_maps(records, ("base", "tuned"), DrawingOptions(difference=difference))
 
 
 def test_a_comparison_names_the_checkpoints_and_their_difference_is_green_where_the_second_looks_more():
-    heading, maps = comparison_maps(two_records(), ("base", "tuned"), True)
+    record, (heading, maps) = compared(True)
     assert heading == "attention in layer 0, mean of the heads"
     assert [one.name for one in maps] == ["base", "tuned", "difference"]
-    record = maps[0].record
     found = colours(renderer_with(record, "off", (heading, maps)), 1)
     np.testing.assert_allclose(found[0][3], on_white(1), atol=2)
     np.testing.assert_allclose(found[1][8], on_white(1), atol=2)
@@ -111,17 +111,16 @@ def test_a_comparison_names_the_checkpoints_and_their_difference_is_green_where_
 
 
 def test_the_difference_says_how_much_more_of_the_attention_lies_on_the_pictures():
-    a, b = record_of([3], (0.25,)), record_of([3], (0.5,))
-    heading, maps = comparison_maps(compare(a, b, 0), ("base", "tuned"), True)
+    record, (heading, maps) = compared(True, (3, 3), (0.25, 0.5))
     shares = [one.shares[1] for one in maps]
     assert shares[2] == pytest.approx(shares[1] - shares[0]) and shares[2] > 0
-    text = " ".join(words_of(renderer_with(maps[0].record, "off", (heading, maps)), 1))
+    text = " ".join(words_of(renderer_with(record, "off", (heading, maps)), 1))
     assert f"{shares[2]:+.1%}, up to 25.00%" in text
 
 
 def test_without_a_difference_there_are_two_maps_and_shapes_have_the_colours_of_the_picture():
-    heading, maps = comparison_maps(two_records(), ("base", "tuned"), False)
-    renderer = renderer_with(maps[0].record, "off", (heading, maps))
+    record, (heading, maps) = compared(False)
+    renderer = renderer_with(record, "off", (heading, maps))
     found = colours(renderer, 1).reshape(-1, 3)
     boxes = [s for kind, s in renderer.draw_shapes(1).shapes if kind == "box" and 0 < s["opacity"] < 1]
     assert len(boxes) == 24
@@ -133,7 +132,7 @@ def test_without_a_difference_there_are_two_maps_and_shapes_have_the_colours_of_
 def test_the_names_of_maps_are_cut_and_leave_room_for_the_share_where_there_is_any(width, told):
     names = [f"Qwen2-VL-7B-Instruct{'-trajectory' * 9}-{end}" for end in ("base", "tuned")]
     fonts = FontSet(18)
-    layout = layout_images(make_record(["Based"], ["w"]), [picture()], width, 700, fonts, names=names)
+    layout = ImageLayout(make_record(["Based"], ["w"]), [picture()], width, 700, fonts, names=names)
     for name, label, (_, _, wide, _) in zip(names, layout.labels, layout.places):
         assert label.endswith(name[-3:]) and fonts.width(label) <= wide
         assert (wide - fonts.width(label) > fonts.width("99.3%, up to 52.95%")) == told
