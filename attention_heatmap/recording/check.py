@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageStat
 
-from attention_heatmap.dataset import problem_of, shrink, upright_rgb, well_formed
+from attention_heatmap.dataset import problem_of, upright_rgb, well_formed
 from attention_heatmap.log import NOTE, logger
 from attention_heatmap.maps import mean_cells, shown_rows, view_names
 from attention_heatmap.phases import Phase, response_phases
@@ -17,7 +17,7 @@ from attention_heatmap.recording.generation import alone_with
 from attention_heatmap.recording.layers import cross_layers
 from attention_heatmap.recording.memory import out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
-from attention_heatmap.recording.prompt import build_inputs, forced_pass, input_device
+from attention_heatmap.recording.prompt import forced_pass, input_device
 from attention_heatmap.recording.session import Session
 
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
@@ -90,11 +90,10 @@ def check_record(
     part = [*answers, Phase("response", 0, record.response_length)][0]
 
     def inputs_of(pictures: Sequence[Image.Image]) -> Any:
-        smaller = [shrink(picture, how.max_pixels) for picture in pictures]
-        return build_inputs(session.processor, problem, smaller, how.prompt_template)
+        return session.built(problem, pictures, how)[0]
 
     prompt, own_ids = inputs_of(originals), record.token_ids[: record.prompt_length]
-    if cross_layers(session.config):  # its pictures stand outside the text
+    if cross_layers(session.model.config):  # its pictures stand outside the text
         own_ids = np.delete(own_ids, record.image_positions)
     if own_ids.tolist() != prompt["input_ids"][0].tolist():
         raise ValueError("the record is of another prompt; give its own sample, pictures and prompt_template")

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from attention_heatmap.log import NOTE, logger, one_line, warn_once
 from attention_heatmap.options import are_whole
 from attention_heatmap.record import ImageTokens
@@ -60,12 +58,11 @@ def end_ids(model: Any) -> set[int]:
 def say_decoding_settings(model: Any, do_sample: bool) -> None:
     """Name the settings of the checkpoint that change its answer, and those that are set aside."""
     changed = model.generation_config.to_diff_dict()
-    said = {
-        name: value
-        for name, value in changed.items()
-        if name.startswith("forced_") or not name.endswith(_UNSAID_SETTINGS)
-    }
-    if kept := [f"{name}={value}" for name, value in said.items() if value is not None and not isinstance(value, bool)]:
+    kept = [
+        f"{name}={value}" for name, value in changed.items()
+        if (name.startswith("forced_") or not name.endswith(_UNSAID_SETTINGS)) and not isinstance(value, bool | None)
+    ]  # fmt: skip
+    if kept:
         logger.log(NOTE, "the checkpoint's own settings of generation are kept: %s", ", ".join(kept))
     if changed.get("do_sample") and not do_sample:
         logger.info("the checkpoint asks for sampling; the likeliest token is taken, unless do_sample is given")
@@ -118,15 +115,17 @@ def fast_settings(model: Any, generation: dict) -> dict:
 
 
 def record_rows(
-    model: Any, inputs: Any, planes: Sequence[Plane], response_ids: list[int], attention: str = "auto"
-) -> AttentionRecorder:
+    model: Any, inputs: Any, planes: Sequence[Plane], response_ids: list[int], attention: str = "auto",
+    located: Sequence[ImageTokens] = (),
+) -> AttentionRecorder:  # fmt: skip
     """The rows of a response, as `weights` of a recorder, by one teacher-forced pass over prompt and response.
 
+    located: the pictures, for layers that cross.
     attention: "auto": by the registered function or, where the model never calls it, with a warning by "eager":
     transformers' `output_attentions` with eager attention, where every layer's S×S matrix is held.
     """
-    first_query = inputs["input_ids"].shape[1] - 1
-    recorder = AttentionRecorder(planes, first_query, len(response_ids), cross_layers(model.config), tp_size(model))
+    lengths, crossing = (inputs["input_ids"].shape[1], len(response_ids)), cross_layers(model.config)
+    recorder = AttentionRecorder(planes, *lengths, located, crossing, tp_size(model))
     if attention == "auto":
         with recording(model, recorder):
             forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
@@ -148,31 +147,3 @@ def record_rows(
     for layer in dict.fromkeys(layer for layer, _ in planes):
         recorder.observe_weights(layer, by_layer[layer])
     return recorder.finish()
-
-
-def picture_columns(located: Sequence[ImageTokens], keys: int) -> np.ndarray:
-    """(M,) the key of each image token in a layer that crosses, which has as many keys a picture, padded."""
-    each = keys // len(located)
-    return np.concatenate([number * each + np.arange(len(i.positions)) for number, i in enumerate(located)])
-
-
-def insert_image_positions(
-    token_ids: np.ndarray, weights_TNK: np.ndarray, located: Sequence[ImageTokens], crosses_N: Sequence[bool], keys: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(S,) ids and (T, N, S) weights with positions for the pictures' keys, and (S,) bool, which positions are text.
-
-    Planes of layers that cross hold weights of `keys` columns, as many a picture, padded; all others of the text alone.
-    """
-    image_positions = np.concatenate([image.positions for image in located])
-    is_text = np.ones(len(token_ids) + len(image_positions), bool)
-    is_text[image_positions] = False
-    wide_ids = np.zeros(len(is_text), np.int64)
-    wide_TNS = np.zeros((*weights_TNK.shape[:2], len(is_text)), weights_TNK.dtype)
-    wide_ids[is_text] = token_ids
-    for image in located:  # their ids: that of the token before them, which stands for the picture
-        wide_ids[image.positions] = wide_ids[image.positions[0] - 1]
-    for plane, crosses in enumerate(crosses_N):
-        places = image_positions if crosses else is_text
-        taken = picture_columns(located, keys) if crosses else slice(len(token_ids))
-        wide_TNS[:, plane, places] = weights_TNK[:, plane, taken]
-    return wide_ids, wide_TNS, is_text

@@ -125,7 +125,7 @@ def warn_of_blind_layers(config: Any, layers: Sequence[int], reach: int) -> None
     """Say which layers cannot see the pictures, or not all of them, `reach` positions back from the response's end."""
     crossing, kinds = cross_layers(config), layer_kinds(config)
     window = getattr(config.get_text_config(), "sliding_window", None)
-    for layer in layers:
+    for layer in dict.fromkeys(layers):
         if crossing and layer not in crossing:
             logger.warning("layer %d does not look at pictures; layers %s do", layer, crossing)
         elif kinds[layer] == "sliding_attention" and reach > (window or reach):

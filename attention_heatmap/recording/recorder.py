@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from attention_heatmap.record import LARGEST_FLOAT32_RECORD, Head
+from attention_heatmap.record import LARGEST_FLOAT32_RECORD, Head, ImageTokens
 
 _VALUES_AT_ONCE = 2**23  # weights of single heads, about, that stand on the device at once
 _MOST_ON_THEIR_WAY = 32  # blocks of rows that have left the device and have not been put in their place yet
@@ -24,20 +24,23 @@ class AttentionRecorder:
     No S×S matrix ever exists: scores are computed for the queries wanted, a block at a time, go through the softmax
     and the reduction of the heads on the device, and leave for the host without stopping it.
 
-    planes: layers with a reduction of their heads. first_query: position of the first query wanted.
-    crossing: the layers whose keys belong to pictures, not to positions of the text.
-    ranks: the number of processes that share the heads.
+    planes: layers with a reduction of their heads. prompt: P, its positions. ranks: the processes that share the heads.
+    crossing: the layers whose keys are those of the pictures `located`, outside the text; the other planes then get
+    positions for them, too.
 
-    weights: (T, N, columns) float32, or float16 where that would be large; complete after `finish`. columns: the
-    positions, or the keys of pictures that only cross-attention sees, where those are more. cross_keys: their number.
+    weights: (T, N, S) float32, or float16 where that would be large; complete after `finish`.
     """
 
     def __init__(
-        self, planes: Sequence[Plane], first_query: int, steps: int, crossing: Iterable[int] = (), ranks: int = 1
-    ) -> None:
-        self.planes, self.crossing, self.ranks = tuple(planes), frozenset(crossing), ranks
-        self.first_query, self.steps, self.cross_keys = first_query, steps, 0
-        shape = steps, len(self.planes), first_query + 1 + steps
+        self, planes: Sequence[Plane], prompt: int, steps: int, located: Sequence[ImageTokens] = (),
+        crossing: Iterable[int] = (), ranks: int = 1,
+    ) -> None:  # fmt: skip
+        self.planes, self.steps, self.ranks = tuple(planes), steps, ranks
+        self.located, self.crossing = located, frozenset(crossing)
+        self.image_positions = np.concatenate([np.zeros(0, int), *(image.positions for image in located)])
+        outside = self.image_positions if self.crossing else []
+        shape = steps, len(self.planes), prompt + steps + len(outside)
+        self.text_positions = np.setdiff1d(np.arange(shape[2]), outside)
         self.weights = np.zeros(shape, record_dtype(math.prod(shape)))  # memory is taken where something is written
         self._found_TN = np.zeros(shape[:2], bool)
         self._pool = ThreadPoolExecutor(max_workers=1)  # so that the model never waits for the host's memory
@@ -85,8 +88,6 @@ class AttentionRecorder:
         """Reduce the weights of the queries from a step on to rows of each plane, and let them leave for the host."""
         import torch
 
-        if layer in self.crossing:
-            self.cross_keys = weights_HQK.shape[2]
         places = [place for place, (number, _) in enumerate(self.planes) if number == layer]
         rows_NQK = torch.stack([reduce_heads(weights_HQK, self.planes[place][1], self.ranks) for place in places])
         if self.weights.dtype == np.float16:
@@ -103,17 +104,24 @@ class AttentionRecorder:
         if there is not None:
             there.synchronize()
         rows_NQK = rows_NQK.numpy()
-        _, Q, K = rows_NQK.shape
-        if self.weights.shape[2] < K:  # more keys of pictures than there are positions
-            self.weights = np.pad(self.weights, ((0, 0), (0, 0), (0, K - self.weights.shape[2])))
+        (_, Q, K), layer = rows_NQK.shape, self.planes[places[0]][0]
         finite_Q = np.isfinite(rows_NQK).all(axis=(0, 2))
         if not finite_Q.all():
-            layer, first = self.planes[places[0]][0], step + finite_Q.argmin()
-            told = f"layer {layer} has weights that are no numbers at step {first}: the model overflowed"
-            raise RuntimeError(f"{told}, as float16 may; try --dtype bfloat16 or float32")
+            told = f"layer {layer} has weights that are no numbers at step {step + finite_Q.argmin()}"
+            raise RuntimeError(f"{told}: the model overflowed, as float16 may; try --dtype bfloat16 or float32")
+        positions = self.text_positions[:K] if self.crossing else slice(K)
+        if layer in self.crossing:
+            positions, rows_NQK = self.image_positions, rows_NQK[..., self.image_keys(layer, K)]
         for place, rows_QK in zip(places, rows_NQK):
-            self.weights[step : step + Q, place, :K] = rows_QK
+            self.weights[step : step + Q, place, positions] = rows_QK
             self._found_TN[step : step + Q, place] = True
+
+    def image_keys(self, layer: int, keys: int) -> np.ndarray:
+        """(M,) the key of each image token; a layer that crosses has as many a picture, padded."""
+        if layer not in self.crossing:
+            return self.image_positions
+        each = keys // len(self.located)
+        return np.concatenate([each * n + np.arange(len(image.positions)) for n, image in enumerate(self.located)])
 
     def finish(self) -> Self:
         """Wait until all rows are in their place. Raises RuntimeError when some are missing."""

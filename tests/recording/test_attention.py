@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from reference import GREEDY, assert_rows, eager_weights, inputs_of
+from reference import GREEDY, assert_rows, at_positions, eager_weights, inputs_of, located_of
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flash_attention_mask, sdpa_mask
@@ -21,7 +21,7 @@ from attention_heatmap.recording.attention import (
     vision_attention_off,
 )
 from attention_heatmap.recording.generation import generate_response, record_rows
-from attention_heatmap.recording.layers import attention_layers
+from attention_heatmap.recording.layers import attention_layers, cross_layers
 from attention_heatmap.recording.recorder import AttentionRecorder
 
 # Families that are written nowhere in the package, attention sinks among them.
@@ -39,8 +39,10 @@ def test_rows_are_eager_attentions_and_the_answer_is_the_models_own(tiny_visuali
     plain = twin(family).generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     ids = generate_response(visualizer.model, inputs, {"max_new_tokens": 8, **GREEDY})
     assert ids == plain.tolist()[: len(ids)]
-    rows = record_rows(visualizer.model, inputs, planes, ids)
-    assert_rows(rows.weights, planes, eager_weights(twin(family, "eager"), inputs, ids))
+    located, crossing = located_of(visualizer, inputs), cross_layers(visualizer.config)
+    rows = record_rows(visualizer.model, inputs, planes, ids, located=located)
+    expected = at_positions(eager_weights(twin(family, "eager"), inputs, ids), located, crossing)
+    assert_rows(rows.weights, planes, expected)
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "mistral3", "paligemma2"])
