@@ -12,8 +12,7 @@ from PIL import Image
 from attention_heatmap.log import one_line
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.layers import cross_layers
-from attention_heatmap.recording.pixel_sources import PixelSources, pixel_sources, pixel_tensor
-from attention_heatmap.recording.pixel_tokens import token_of_each_value
+from attention_heatmap.recording.pixels import END, PixelSources, pixel_sources, token_of_each_value
 from attention_heatmap.recording.prompt import build_inputs
 
 _MOST_KEPT = 64  # placements of one model that are kept for pictures of the same sizes
@@ -81,7 +80,8 @@ def _once(model: Any, key: tuple, make: Any) -> Any:
 def _place(model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, expected: int) -> tuple:
     """(N, 4) float32 boxes of the image tokens, and (N,) the picture of each."""
     config = model.config
-    pixel_tensor(inputs, name)
+    if not hasattr(inputs.get(name), "is_floating_point"):
+        raise ValueError(f"{name} is no tensor of pixel values")
     pools = config.model_type == "llava_onevision" and len(sizes) == 1
     if pools and (boxes := pooled_boxes(config, *sizes[0])) is not None:
         count, picture = len(boxes), np.zeros(len(boxes), int)
@@ -136,8 +136,8 @@ def token_boxes(sources: PixelSources, owner: np.ndarray, count: int, sizes: Seq
         np.maximum.at(high, token, at[on])
         half = _steps(at, on, owner, -1 - axis if at.ndim > 2 else -1, length) / 2
         # Enlarging repeats the middle of the picture's first and last pixel up to its ends.
-        boxes[:, axis] = np.where(low > 0.501, np.maximum(low - half, 0), 0)
-        boxes[:, axis + 2] = np.where(high < length - 0.501, np.minimum(high + half, length), length)
+        boxes[:, axis] = np.where(low > END, np.maximum(low - half, 0), 0)
+        boxes[:, axis + 2] = np.where(high < length - END, np.minimum(high + half, length), length)
     boxes[(length_N2[:, 0] == 0) | ~(boxes[:, :2] < boxes[:, 2:]).all(axis=1)] = np.nan
     return boxes
 

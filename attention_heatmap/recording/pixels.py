@@ -1,18 +1,119 @@
-"""Which image token each pixel value feeds. The model is asked, by gradients, with the attention of its tower off."""
+"""Which part of a picture each pixel value shows, and which image token it feeds.
 
-from collections.abc import Iterator
+The processor is asked for the first, with ramps in the pictures' place, the model for the second, by gradients.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from attention_heatmap.log import one_line
 from attention_heatmap.recording.attention import decoder_layers, vision_attention_off
-from attention_heatmap.recording.pixel_sources import as_tiles
-from attention_heatmap.recording.prompt import input_device
+from attention_heatmap.recording.prompt import input_device, process, prompt_text
 
+END = 0.501  # pixels of the picture from its ends, up to where enlarging repeats the first and the last one
+_DARK, _LIGHT = 16.0, 240.0  # levels of 0..255 that a ramp runs between
+_HALF_LEVEL = 0.5 / (_LIGHT - _DARK)
+_PARTS_OF_TILES, _PARTS = 8, 32  # ramps in place of one, where levels are whole; in tiles a line is laid through them
+_SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is an overshoot of the resizing
+_BENT = 2  # pixel values from a line, on average; more is no line, such as two pictures in a tile
 _DIGIT = 64  # codes of one backward pass in float32: far enough apart for its rounding
 _ROUNDING = 0.02  # of a ratio of gradients from the number that it stands for
 _WRONG_PART = 0.02  # of the pixel values may name no token, by rounding
+
+
+class PixelSources(NamedTuple):
+    """Arrays of the shape of `as_tiles`, about each pixel value."""
+
+    shown: Any  # bool: whether part of a picture is there; without it the rest means nothing
+    picture: Any  # int64: which picture it is
+    x: Any  # in pixels of the picture, at the middle of what is shown
+    y: Any
+
+
+def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -> PixelSources:
+    """Where the pixel values `name` of pictures of such sizes come from. Raises ValueError where they can't be read.
+
+    Processors cut, scale and pad, all linear in the colours: two plain pictures tell how much of a value is picture,
+    and a ramp divided by that which part of it. Some take whole levels only, as those that resize with Pillow: for them
+    a ramp is the sum of steeper ones, each over a part of the picture.
+    """
+    import torch
+
+    parts = 1
+
+    def through(level: Any) -> Any:
+        """Pixel values of grey pictures; level: from (number, width, height) to 0..1, as broadcasts to the picture."""
+        pictures = []
+        for number, (width, height) in enumerate(sizes):
+            grey = torch.as_tensor(_DARK + (_LIGHT - _DARK) * level(number, width, height))
+            grey = grey.float() if parts == 1 else grey.round().byte()
+            pictures.append(grey.expand(3, height, width).contiguous())
+        return as_tiles(_processed(processor, pictures)[name]).float()
+
+    try:
+        fine = ((through(lambda *_: _HALF_LEVEL) - _DARK - 0.5).abs() < 0.01).any()
+    except ValueError:
+        fine = False
+    parts = 1 if fine else _PARTS
+    dark = through(lambda *_: 0.0)
+    if not fine and dark.ndim > 2:
+        parts = _PARTS_OF_TILES
+    share = through(lambda *_: 1.0) - dark
+    shown = share > _SMALLEST_SHARE * share.max()
+
+    def told(level: Any) -> Any:
+        ramps = (lambda *at, first=first: (level(*at) * parts - first).clamp(0, 1) for first in range(parts))
+        return (sum(through(ramp) - dark for ramp in ramps) / parts / share).where(shown, 0)
+
+    part = told(lambda number, *_: torch.tensor((number + 0.5) / len(sizes))) if len(sizes) > 1 else dark * 0
+    picture = (part * len(sizes)).long().clamp(0, len(sizes) - 1)
+    widths, heights = torch.tensor(sizes).float().T
+    x = told(lambda _, width, height: (torch.arange(width) + 0.5) / width) * widths[picture]
+    y = told(lambda _, width, height: (torch.arange(height)[:, None] + 0.5) / height) * heights[picture]
+    if x.ndim > 2:
+        x, y = _straightened(x, shown, widths[picture], -1), _straightened(y, shown, heights[picture], -2)
+    return PixelSources(*(values.numpy() for values in (shown, picture, x, y)))
+
+
+def _straightened(at: Any, shown: Any, length: Any, axis: int) -> Any:
+    """Places in the picture along an axis of each tile, put on a line where they are nearly on one.
+
+    Lanczos resizing lets a ramp ripple, and any kernel bends it towards the picture's ends.
+    """
+    import torch
+
+    at, shown, length = (values.movedim(axis, -1) for values in (at, shown, length))
+    inside = shown & (at > END) & (at < length - END)
+
+    def mean(values: Any) -> Any:
+        return (values * inside).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
+
+    place, mean_at = torch.arange(at.shape[-1]).expand_as(at), mean(at)
+    place = place - mean(place)
+    slope = mean(place * (at - mean_at)) / mean(place**2)
+    line = mean_at + slope * place
+    bent = mean((line - at).abs()) / slope.abs()
+    return line.where(shown & (bent < _BENT), at).movedim(-1, axis)  # NaN where nothing is inside: stays
+
+
+def _processed(processor: Any, pictures: Sequence[Any]) -> Any:
+    """The processor's output for pictures alone, their colours as they are."""
+    text = prompt_text(processor, [{"type": "image"} for _ in pictures])
+    as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
+    try:
+        return process(processor, text, pictures, **as_it_is)
+    except Exception as error:  # each processor has its own complaints
+        name = type(processor).__name__
+        raise ValueError(f"{name} takes no ramps in the pictures' place: {one_line(error)}") from error
+
+
+def as_tiles(values: Any) -> Any:
+    """(tiles, height, width) of canvases, one colour alone, since all are alike; of others (patches, values)."""
+    if values.ndim > 3 and values.shape[-3] == 3:
+        return values[..., 0, :, :].reshape(-1, *values.shape[-2:])
+    return values.reshape(-1, values.shape[-1])
 
 
 def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tuple[Any, int]:
@@ -32,10 +133,19 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
         tokens_ND = _image_embeddings(model, {**inputs, **given, name: pixels}, token_id)
         if not tokens_ND.requires_grad:
             raise ValueError("no gradient leads from the image tokens to the pixels")
+        project_ND = torch.empty_like(tokens_ND).normal_(generator=torch.Generator(tokens_ND.device).manual_seed(1))
+
+        def gradient(code_N: Any) -> Any:
+            """The gradient of the tokens' random projections, each times its code."""
+            seeds_ND = project_ND * code_N.to(tokens_ND)[:, None]
+            how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            return as_tiles(torch.autograd.grad(tokens_ND, pixels, seeds_ND, **how)[0])
+
+        number_N = torch.arange(len(tokens_ND), device=pixels.device)
         # Ratios take the fewest passes; kernels may be coarser than the float32 that they are given (TF32).
         exact = tokens_ND.dtype == pixels.dtype == torch.float32
         for way in (_by_ratios, _by_bits) if exact else (_by_bits,):
-            owner, fed = way(tokens_ND, pixels)
+            owner, fed = way(gradient, number_N)
             if not fed.any():
                 raise ValueError("no image token hangs on pixels of its own, as where they come from codes or queries")
             if (fed & (owner < 0)).sum() <= _WRONG_PART * fed.sum():
@@ -43,23 +153,8 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
         raise ValueError("pixels feed several image tokens each: queries, convolutions or pools overlap")
 
 
-def _gradients(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
-    """A function from one number a token to the gradient of the tokens' random projections times it; their numbers."""
-    import torch
-
-    project_ND = torch.empty_like(tokens_ND).normal_(generator=torch.Generator(tokens_ND.device).manual_seed(1))
-
-    def gradient(code_N: Any) -> Any:
-        seed_ND = project_ND * code_N.to(tokens_ND)[:, None]
-        (found,) = torch.autograd.grad(tokens_ND, pixels, seed_ND, retain_graph=True, allow_unused=True)
-        return as_tiles(torch.zeros_like(pixels) if found is None else found)
-
-    return gradient, torch.arange(len(tokens_ND), device=pixels.device)
-
-
-def _by_ratios(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
+def _by_ratios(gradient: Callable, number_N: Any) -> tuple[Any, Any]:
     """The token of each pixel value and whether it feeds any, by two digits, each a ratio of gradients."""
-    gradient, number_N = _gradients(tokens_ND, pixels)
     whole = gradient(number_N * 0 + 1)
     fed = sure = whole.abs() > 1e-6 * whole.abs().max()  # what is lost against the strongest value is rounding
     owner = 0
@@ -75,11 +170,10 @@ def _by_ratios(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
     return owner.where(sure, -1), fed
 
 
-def _by_bits(tokens_ND: Any, pixels: Any) -> tuple[Any, Any]:
+def _by_bits(gradient: Callable, number_N: Any) -> tuple[Any, Any]:
     """The same where numbers are coarse: for each bit of the tokens' numbers, is there a gradient or none?"""
-    gradient, number_N = _gradients(tokens_ND, pixels)
     owner, fed, sure = 0, False, True
-    for place in range(max(len(tokens_ND) - 1, 1).bit_length()):
+    for place in range(max(len(number_N) - 1, 1).bit_length()):
         one_N = (number_N >> place) & 1
         one, zero = gradient(one_N) != 0, gradient(1 - one_N) != 0
         owner, fed, sure = owner + (one.long() << place), fed | one | zero, sure & (one ^ zero)
