@@ -13,6 +13,7 @@ from attention_heatmap.log import NOTE, logger
 from attention_heatmap.maps import mean_cells, shown_rows, view_names
 from attention_heatmap.phases import Phase, response_phases
 from attention_heatmap.record import CHECK_DRAWS, CHECK_PART, AttentionRecord, Check, check_pictures
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.generation import alone_with
 from attention_heatmap.recording.layers import cross_layers
 from attention_heatmap.recording.memory import out_of_memory_told
@@ -61,8 +62,6 @@ def hide_cells(images: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> li
 
 def response_log_probabilities(model: Any, inputs: Any, response_ids: list[int], steps: range) -> np.ndarray:
     """(steps,) float, the natural logarithm of the probability of those tokens of a given response, by one pass."""
-    import torch
-
     P = inputs["input_ids"].shape[1]
     keep = slice(P - 1 + steps.start, P - 1 + steps.stop)
     logits_TV = forced_pass(model, inputs, response_ids[: steps.stop], logits_to_keep=keep).logits[0]

@@ -17,6 +17,7 @@ from typing import Any
 
 from attention_heatmap.log import logger, one_line
 from attention_heatmap.options import check_options, option
+from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.image_tokens import image_token_id
 from attention_heatmap.recording.layers import text_config, tp_size
 from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
@@ -60,8 +61,6 @@ class CheckpointOptions:
     )
 
     def __post_init__(self) -> None:
-        import torch
-
         check_options(self)
         named = isinstance(self.dtype, str) and self.dtype != "auto"
         if named and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -87,13 +86,11 @@ class Checkpoint:
             self.name = str(getattr(model, "name_or_path", None) or type(model).__name__)
             self.config, self.processor, self.model = model.config, processor, model
         else:
-            from transformers import AutoConfig, AutoProcessor
-
             self.name, kwargs = str(model), options.processor_kwargs or {}
             _check_name(self.name)
-            self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
+            self.config = self._from_pretrained(transformers.AutoConfig, self._base_of("config.json"))
             base = self._base_of("processor_config.json", "preprocessor_config.json")
-            self.processor = processor or self._from_pretrained(AutoProcessor, base, **kwargs)
+            self.processor = processor or self._from_pretrained(transformers.AutoProcessor, base, **kwargs)
             _check_names(kwargs, self.processor)
         layers = text_config(self.config).num_hidden_layers
         image_token_id(self.config)  # a model without pictures is told here
@@ -116,9 +113,6 @@ class Checkpoint:
     @cached_property
     def model(self) -> Any:
         """The Hugging Face model, in evaluation mode, loaded at the first use."""
-        import torch
-        import transformers
-
         options, dtype = self.options, self.options.dtype
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
@@ -141,8 +135,6 @@ class Checkpoint:
         """Let go of weights that were loaded here, for another model's; the next use loads them again."""
         if self._given:
             return
-        import torch
-
         self.__dict__.pop("model", None)
         gc.collect()
         torch.cuda.empty_cache()
@@ -157,8 +149,6 @@ class Checkpoint:
 
     def _model_class(self) -> Any:
         """The class of transformers that loads the model."""
-        import transformers
-
         names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
         classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
         own = getattr(self.config, "auto_map", {})  # of the checkpoint's own code
@@ -166,8 +156,6 @@ class Checkpoint:
 
     def _check_size(self) -> None:
         """Raises ValueError for a configuration of a far larger model, whose weights would be made at random first."""
-        import torch
-
         model_class, folder = self._model_class(), Path(self.name)
         files = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
         if not files or type(self.config) not in model_class._model_mapping or self.options.allow_missing_weights:

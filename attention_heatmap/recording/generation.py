@@ -10,6 +10,7 @@ from typing import Any
 from attention_heatmap.log import NOTE, logger, one_line, warn_once
 from attention_heatmap.options import are_whole
 from attention_heatmap.record import ImageTokens
+from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.attention import recording, text_attention
 from attention_heatmap.recording.layers import attention_layers, cross_layers, tp_size
 from attention_heatmap.recording.prompt import forced_pass, input_device
@@ -70,9 +71,7 @@ def say_decoding_settings(model: Any, do_sample: bool) -> None:
 
 def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
     """The ids of the model's answer, without the end-of-sequence token and what may follow it, by plain `generate`."""
-    import torch
     from tqdm import tqdm
-    from transformers import LogitsProcessorList
 
     ends, cudnn = end_ids(model), torch.backends.cuda.cudnn_sdp_enabled()
     static = generation.get("cache_implementation") or model.generation_config.cache_implementation
@@ -85,7 +84,7 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
         return scores
 
     limit, started = generation["max_new_tokens"], time.perf_counter()
-    own = {"logits_processor": LogitsProcessorList([move_on]), "return_dict_in_generate": False}
+    own = {"logits_processor": transformers.LogitsProcessorList([move_on]), "return_dict_in_generate": False}
     try:
         with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
             output = model.generate(**inputs, **generation, **own)

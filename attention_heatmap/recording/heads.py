@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from attention_heatmap.record import ImageTokens
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.attention import recording
 from attention_heatmap.recording.layers import attention_layers, cross_layers
 from attention_heatmap.recording.prompt import forced_pass
@@ -31,8 +32,6 @@ class _HeadSurvey(AttentionRecorder):
 
     def take(self, layer: int, step: int, weights_HQK: Any) -> None:
         """Sum the weights of the queries from a step on over the regions."""
-        import torch
-
         (H, Q, K), device = weights_HQK.shape, weights_HQK.device
         keys_M, regions_M = (torch.as_tensor(n, device=device) for n in (self.image_keys(layer, K), self.regions_M))
         sums_HQR = weights_HQK.new_zeros(H, Q, int(self.regions_M.max(initial=0)) + 1)

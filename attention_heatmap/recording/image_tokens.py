@@ -11,6 +11,7 @@ from PIL import Image
 
 from attention_heatmap.log import one_line
 from attention_heatmap.record import ImageTokens
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.layers import cross_layers
 from attention_heatmap.recording.pixels import END, PixelSources, pixel_sources, token_of_each_value
 from attention_heatmap.recording.prompt import build_inputs
@@ -172,7 +173,6 @@ def _filled(numbers: np.ndarray) -> np.ndarray:
 
 def pooled_boxes(config: Any, width: int, height: int) -> np.ndarray | None:
     """Boxes of llava_onevision where it pools, so that a pixel feeds several tokens; else None."""
-    import torch
     from transformers.models.llava_onevision.modeling_llava_onevision import get_anyres_image_grid_shape, unpad_image
 
     tile, patch, size = config.vision_config.image_size, config.vision_config.patch_size, (height, width)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from attention_heatmap.log import logger, one_line
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.layers import attention_layers, layer_kinds, layer_values, tp_size
 from attention_heatmap.recording.prompt import input_device
 from attention_heatmap.recording.recorder import record_dtype
@@ -39,7 +40,6 @@ def run_memory(config: Any, positions: int, eager: bool = False, cache: bool = T
 def free_memory(device: Any) -> float:
     """Bytes that can be taken on a device, torch's own reserve included; infinite where that is not known."""
     import psutil
-    import torch
 
     device = torch.device(device)
     if device.type == "cuda":
@@ -92,8 +92,6 @@ def check_record_memory(prompt: int, steps: int, planes: int, *, known: bool) ->
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device or the host has no more memory."""
-    import torch
-
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or any(words in str(error) for words in _OUT_OF_MEMORY)
 
@@ -101,8 +99,6 @@ def is_out_of_memory(error: Exception) -> bool:
 @contextmanager
 def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> Iterator[list[str]]:
     """Within this block running out of memory is a RuntimeError of one line, with the facts put into the list."""
-    import torch
-
     facts: list[str] = []
     try:
         yield facts

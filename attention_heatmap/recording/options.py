@@ -10,6 +10,7 @@ from typing import Any
 from attention_heatmap.dataset import well_formed
 from attention_heatmap.log import one_line, warn_once
 from attention_heatmap.options import check_options, defaults_of, number_or_text, option
+from attention_heatmap.recording import transformers
 from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
 
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
@@ -68,9 +69,7 @@ class RecordingOptions:
         told = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
         if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
             return told | dict.fromkeys(("temperature", "top_p", "top_k"))
-        from transformers import set_seed
-
-        set_seed(self.seed)
+        transformers.set_seed(self.seed)
         return told | {"temperature": self.temperature, "top_p": self.top_p}
 
     def given_response(self, sample: dict) -> str | None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from attention_heatmap.log import one_line
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.attention import decoder_layers, vision_attention_off
 from attention_heatmap.recording.prompt import input_device, process, prompt_text
 
@@ -39,8 +40,6 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
     and a ramp divided by that which part of it. Some take whole levels only, as those that resize with Pillow: for them
     a ramp is the sum of steeper ones, each over a part of the picture.
     """
-    import torch
-
     parts = 1
 
     def through(level: Any) -> Any:
@@ -82,8 +81,6 @@ def _straightened(at: Any, shown: Any, length: Any, axis: int) -> Any:
 
     Lanczos resizing lets a ramp ripple, and any kernel bends it towards the picture's ends.
     """
-    import torch
-
     at, shown, length = (values.movedim(axis, -1) for values in (at, shown, length))
     inside = shown & (at > END) & (at < length - END)
 
@@ -122,8 +119,6 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
     Raises ValueError where a value feeds several, as in a query-former, or the model can't be asked. The model is
     left as it was; of it only the patch embedding is computed, and what follows the encoder.
     """
-    import torch
-
     with torch.inference_mode(False), torch.enable_grad():
         given = {key: value.clone().to(input_device(model)) for key, value in inputs.items() if torch.is_tensor(value)}
         given[name] = given[name].float()
@@ -182,8 +177,6 @@ def _by_bits(gradient: Callable, number_N: Any) -> tuple[Any, Any]:
 
 def _image_embeddings(model: Any, inputs: dict, token_id: int) -> Any:
     """(N, D) what the language model gets of the pictures, one row an image token, with a graph to the pixels."""
-    import torch
-
     layers, found = decoder_layers(model), {}
     if not layers:
         raise ValueError(f"the layers of {type(model).__name__} cannot be found")
@@ -227,8 +220,6 @@ def _shortcuts(model: Any) -> Iterator[None]:
     Not so layers with a convolution, or that give another shape. A convolution of whole patches becomes a product of
     matrices, whose gradient takes a fiftieth of the time.
     """
-    import torch
-
     text, formats = {id(module) for module in decoder_layers(model).modules()}, {}
 
     def skipped(layer: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:

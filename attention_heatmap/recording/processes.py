@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.layers import layer_values
 
 _LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
@@ -48,8 +49,6 @@ def part_of(numbers: list[int], checkpoint: Any) -> tuple[list[int], bool, Calla
     By accelerate's view of the processes, each of which gets a card of its own; of processes that share the model,
     each answers every sample. Comes before the weights are loaded.
     """
-    import torch
-
     if checkpoint.options.tp_plan:
         wait = lambda: torch.distributed.is_initialized() and torch.distributed.barrier()  # noqa: E731
         return numbers, not process_number(), wait

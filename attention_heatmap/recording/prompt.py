@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from attention_heatmap.log import one_line
+from attention_heatmap.recording import torch
 
 # Reason-RFT's own question prompt; {Question} is replaced by the sample's problem.
 DEFAULT_PROMPT_TEMPLATE = (
@@ -77,8 +78,6 @@ def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) 
 
 def input_device(model: Any) -> Any:
     """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
-    import torch
-
     if model.device.type != "meta":
         return model.device
     return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
@@ -86,8 +85,6 @@ def input_device(model: Any) -> Any:
 
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
-    import torch
-
     extended, T = dict(inputs), len(response_ids)
     for key, value in inputs.items():
         if key == "input_ids":
@@ -111,8 +108,6 @@ def forced_pass(model: Any, inputs: Any, response_ids: Sequence[int], **options:
     must be a slice. A number would make gemma4 cut its queries; a tensor would be moved by accelerate to the card where
     the model begins, which need not be that of its last layers.
     """
-    import torch
-
     with torch.inference_mode():
         return model(**append_response(inputs, response_ids[:-1]), use_cache=False, **options)
 

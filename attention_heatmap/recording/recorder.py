@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from attention_heatmap.record import LARGEST_FLOAT32_RECORD, Head, ImageTokens
+from attention_heatmap.recording import torch
 
 _VALUES_AT_ONCE = 2**23  # weights of single heads, about, that stand on the device at once
 _MOST_ON_THEIR_WAY = 32  # blocks of rows that have left the device and have not been put in their place yet
@@ -57,8 +58,6 @@ class AttentionRecorder:
         Without a mask attention is causal, within a window of the last positions where there is one; that of a layer
         that crosses sees all keys.
         """
-        import torch
-
         (batch, heads, count, _), keys, seen = query.shape, key.shape[2], None
         for queries, step in self._blocks(layer, heads, count, keys):
             if batch != 1:
@@ -86,8 +85,6 @@ class AttentionRecorder:
 
     def take(self, layer: int, step: int, weights_HQK: Any) -> None:
         """Reduce the weights of the queries from a step on to rows of each plane, and let them leave for the host."""
-        import torch
-
         places = [place for place, (number, _) in enumerate(self.planes) if number == layer]
         rows_NQK = torch.stack([reduce_heads(weights_HQK, self.planes[place][1], self.ranks) for place in places])
         if self.weights.dtype == np.float16:
@@ -147,8 +144,6 @@ def attention_scores(query: Any, key: Any, mask_1QK: Any, scaling: float | None,
     mask_1QK: of these queries; bool, or added; None hides nothing. Query heads are grouped by reshape, so that no key
     is repeated.
     """
-    import torch
-
     _, H, _, D = query.shape
     _, G, K, _ = key.shape
     query_GQD = query[0, :, queries].reshape(G, -1, D)
@@ -162,8 +157,6 @@ def attention_scores(query: Any, key: Any, mask_1QK: Any, scaling: float | None,
 
 def causal_mask(queries: slice, count: int, keys: int, window: int | None, device: Any) -> Any:
     """(Q, K) bool, the keys that a slice of the last `count` queries sees: those before them, in a window if any."""
-    import torch
-
     at_Q1 = torch.arange(keys - count + queries.start, keys - count + queries.stop, device=device)[:, None]
     at_K = torch.arange(keys, device=device)
     seen_QK = at_K <= at_Q1
@@ -175,16 +168,14 @@ def reduce_heads(weights_HQK: Any, head: Head, ranks: int = 1) -> Any:
 
     ranks: the processes of a tensor-parallel run; each holds an equal part of the heads, in order, or all of them.
     """
-    import torch.distributed as dist
-
     if head in ("mean", "max"):
         rows_QK = weights_HQK.amax(0) if head == "max" else weights_HQK.mean(0) / ranks
     else:  # the first process that has a head gives its rows, the others zeros
         H, wanted = weights_HQK.shape[0], head if isinstance(head, tuple) else (head,)
-        places = [one - (dist.get_rank() * H if ranks > 1 else 0) for one in wanted]
+        places = [one - (torch.distributed.get_rank() * H if ranks > 1 else 0) for one in wanted]
         own = [place for place in places if 0 <= place < H] if ranks > 1 else places
         rows_QK = weights_HQK[own].sum(0) / len(wanted)
     if ranks > 1:
-        rows_QK = rows_QK.contiguous()
-        dist.all_reduce(rows_QK, dist.ReduceOp.MAX if head == "max" else dist.ReduceOp.SUM)
+        rows_QK, operations = rows_QK.contiguous(), torch.distributed.ReduceOp
+        torch.distributed.all_reduce(rows_QK, operations.MAX if head == "max" else operations.SUM)
     return rows_QK
