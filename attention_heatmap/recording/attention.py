@@ -21,8 +21,8 @@ _active: ContextVar[tuple[AttentionRecorder, str] | None] = ContextVar("active",
 def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
     """The attention function registered with transformers: what the model would have done, and rows.
 
-    A user's own function gets what it always gets. In place of transformers' own, which all compute the same, sdpa
-    runs; what sdpa cannot do goes to the model's own eager function.
+    In place of transformers' own functions, which all compute the same, sdpa runs; what sdpa cannot do goes to the
+    model's own eager function.
     """
     recorder, own = _active.get()
     layer = getattr(module, "layer_idx", None)  # inkling2's attention over layers has none
@@ -33,9 +33,8 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
             return output
     elif layer is not None:
         if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 4:
-            raise RuntimeError(
-                f"the mask of the attention function {own!r} is not (1, 1, queries, keys); try attention='eager'"
-            )
+            told = f"the mask of the attention function {own!r} is not (1, 1, queries, keys)"
+            raise RuntimeError(f"{told}; try attention='eager'")
         scaling, window = kwargs.get("scaling"), kwargs.get("sliding_window")
         recorder.observe(layer, query, key, attention_mask, scaling, window)
     masked = own in transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS  # for another transformers makes no mask
@@ -44,21 +43,16 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
 
 
 def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple:
-    """Output and weights of the model's own eager function."""
+    """Output and weights of the model's own eager function; a mask that is none means what it means to sdpa."""
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
         raise RuntimeError(f"{type(module).__name__} has no eager_attention_forward; try attention='eager'")
-    return eager(module, query, key, value, additive_mask(mask, query, key.shape[2]), **kwargs)
-
-
-def additive_mask(mask: Any, query: Any, K: int) -> Any:
-    """sdpa's mask as eager attention adds it to the scores; None means what it means to sdpa."""
     if mask is None:
-        Q = query.shape[2]
+        Q, K = query.shape[2], key.shape[2]
         mask = causal_mask(slice(0, Q), Q, K, None, query.device)[None, None]
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    return eager(module, query, key, value, mask, **kwargs)
 
 
 def recording_mask(*args: Any, **kwargs: Any) -> Any:

@@ -133,11 +133,10 @@ class Checkpoint:
 
     def release(self) -> None:
         """Let go of weights that were loaded here, for another model's; the next use loads them again."""
-        if self._given:
-            return
-        self.__dict__.pop("model", None)
-        gc.collect()
-        torch.cuda.empty_cache()
+        if not self._given:
+            self.__dict__.pop("model", None)
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def check_same_words(self, other: Checkpoint) -> None:
         """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
@@ -171,13 +170,11 @@ class Checkpoint:
     def _check_loaded(self, info: dict) -> None:
         """Raises ValueError where weights of the model were not in the checkpoint, or of another shape."""
         wrong = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in info.get(name) or ())
-        if not wrong:
-            return
         named = ", ".join(wrong[:_NAMED]) + ", ..." * (len(wrong) > _NAMED)
         message = f"model_path {self.name}: {len(wrong)} weights are missing or of another shape: {named}"
-        if self.options.allow_missing_weights:
+        if wrong and self.options.allow_missing_weights:
             logger.warning("%s; they are random", message)
-        else:
+        elif wrong:
             advice = "the model would answer at random: give a whole checkpoint, or allow_missing_weights"
             raise ValueError(f"{message}; {advice}")
 

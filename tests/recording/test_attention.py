@@ -1,5 +1,7 @@
 """The registered attention function: rows beside what the model would have used, which stays what it was."""
 
+import sys
+
 import numpy as np
 import pytest
 import tiny_models
@@ -12,7 +14,6 @@ from transformers.masking_utils import eager_mask, flash_attention_mask, sdpa_ma
 from attention_heatmap.recording.attention import (
     RECORDING_ATTENTION,
     _active,
-    additive_mask,
     decoder_layers,
     implementations,
     recording,
@@ -238,14 +239,22 @@ def test_a_model_without_an_eager_function_says_what_to_try(tiny):
         recording_attention(module, query, query, query, None, softcap=2.0)
 
 
+class Capped(torch.nn.Module):
+    """A layer whose attention sdpa cannot compute; its eager function stands in its module."""
+
+    layer_idx = 0
+
+
 @pytest.mark.parametrize("queries", [1, 3])
-def test_no_mask_means_to_eager_what_it_means_to_sdpa(queries):
-    query = torch.zeros(1, 4, queries, 8)
-    mask = additive_mask(None, query, 3)
+def test_no_mask_means_to_eager_what_it_means_to_sdpa(tiny, monkeypatch, queries):
+    masks, keys, weights = [], torch.zeros(1, 4, 3, 8), torch.full((1, 4, queries, 3), 1 / 3)
+    eager = lambda module, query, key, value, mask, **_: (masks.append(mask), weights)  # noqa: E731
+    monkeypatch.setattr(sys.modules[__name__], "eager_attention_forward", eager, raising=False)
     expected = torch.zeros(1, 3) if queries == 1 else torch.full((3, 3), torch.finfo(torch.float32).min).triu(1)
-    assert (mask[0, 0] == expected).all()
-    assert additive_mask(mask, query, 3) is mask
-    assert (additive_mask(mask == 0, query, 3) == mask).all()
+    with recording(tiny.model, AttentionRecorder([(0, "mean")], 3, queries)):
+        for mask in (None, expected[None, None], expected[None, None] == 0):
+            recording_attention(Capped(), keys[:, :, :queries], keys, keys, mask, softcap=2.0)
+    assert len(masks) == 3 and all((mask[0, 0] == expected).all() for mask in masks)
 
 
 def test_the_layers_of_the_language_model(tiny):
