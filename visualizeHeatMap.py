@@ -38,11 +38,10 @@ try:
     from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures
     from attention_heatmap.record_file import check_replaced
     from attention_heatmap.recording.check import check_record
-    from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
+    from attention_heatmap.recording.checkpoint import Checkpoint, process_number
     from attention_heatmap.recording.image_tokens import locate_image_tokens
     from attention_heatmap.recording.layers import DEFAULT_LAYER, resolve_heads, resolve_layers
-    from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
-    from attention_heatmap.recording.processes import process_number
+    from attention_heatmap.recording.options import NEUTRAL_PROMPT, CheckpointOptions, RecordingOptions
     from attention_heatmap.recording.session import Session
     from attention_heatmap.showing import DEFAULT_START_PHRASE
     from attention_heatmap.sweep import SamplesFailed, Sweep, report_samples

@@ -25,8 +25,7 @@ from attention_heatmap.options import (
     shows_options,
     spans,
 )
-from attention_heatmap.recording.checkpoint import CheckpointOptions
-from attention_heatmap.recording.options import RecordingOptions
+from attention_heatmap.recording.options import CheckpointOptions, RecordingOptions
 
 KINDS = (CheckpointOptions, RecordingOptions, DrawingOptions)
 NASTY = (10**400, np.float32("nan"), np.array([1, 2]), np.zeros((2, 2)), object, len, {1}, range(10**12), b"x", 1j, {})

@@ -1,74 +1,33 @@
-"""Loading a checkpoint: configuration and processor at once, the weights when they are first needed."""
+"""Loading a checkpoint, the weights when they are first needed, by one process or by several that share the work."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import gc
 import inspect
 import json
+import os
 import re
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from attention_heatmap.log import logger, one_line
-from attention_heatmap.options import check_options, option
 from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.image_tokens import image_token_id
-from attention_heatmap.recording.layers import text_config, tp_size
+from attention_heatmap.recording.layers import layer_values, text_config, tp_size
 from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
-from attention_heatmap.recording.processes import check_tp_plan
+from attention_heatmap.recording.options import CheckpointOptions
 from attention_heatmap.recording.prompt import check_chat_template
 
 _FAR_TOO_SMALL = 8  # times; no format takes less than a bit for a weight
 _ALIKE = 0.85  # of 1; names so much alike are one, misspelt
 _NAMED = 5  # tensors in a message
-
-
-def _json_object(text: str) -> dict:
-    with suppress(ValueError, RecursionError):
-        if isinstance(value := json.loads(text), dict):
-            return value
-    shown = one_line(text)[:200]
-    raise argparse.ArgumentTypeError(f'{shown!r} is no JSON object; expected one such as {{"revision": "main"}}')
-
-
-_JSON = {"type": _json_object, "metavar": "JSON"}
-_option = partial(option, group="model")
-
-
-@dataclass(frozen=True)
-class CheckpointOptions:
-    """How a checkpoint is loaded."""
-
-    device_map: str | dict | None = _option("auto", "as in from_pretrained: auto, cpu, cuda:0, ...", flag={"type": str})
-    dtype: Any = _option("auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32")
-    tp_plan: str | dict | None = _option(
-        None, "auto, under torchrun: its processes share every layer, in place of device_map",
-        flag={"choices": ("auto",)},
-    )  # fmt: skip
-    trust_remote_code: bool = _option(False, "run Python code that comes with the checkpoint")
-    allow_missing_weights: bool = _option(
-        False, "go on where the checkpoint lacks weights of its model, which are then random"
-    )
-    model_kwargs: dict | None = _option(None, "more for the model's from_pretrained, as a JSON object", flag=_JSON)
-    processor_kwargs: dict | None = _option(
-        None, "more for the processor's from_pretrained, as a JSON object", flag=_JSON
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        named = isinstance(self.dtype, str) and self.dtype != "auto"
-        if named and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            expected = "auto or one of torch's, such as float32 or bfloat16"
-            raise ValueError(f"dtype is {one_line(repr(self.dtype))}; expected {expected}")
-        places = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
-        if "meta" in map(str, places):
-            raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
+_LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
 
 
 class Checkpoint:
@@ -237,3 +196,53 @@ def _check_name(name: str) -> None:
     advice = f"did you mean {path.parent / near[0]}?" if near else advice
     what = "is a file, no directory" if path.exists() else "is no directory"
     raise FileNotFoundError(f"model_path {name} {what}; {advice}")
+
+
+def process_number(tp_plan: Any = "auto") -> int:
+    """Which of several processes this is, by the launcher's word; 0 for one alone, or without a plan."""
+    return environment_number("RANK", 0) if tp_plan else 0
+
+
+def environment_number(name: str, default: int) -> int:
+    """A number that a launcher puts into the environment. Raises ValueError for another text."""
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f"the environment's {name} is {text[:50]!r}; expected a number, as a launcher sets it")
+    return int(text)
+
+
+def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
+    """Raises ValueError where a model cannot be shared by the processes that were started."""
+    if not tp_plan:
+        return
+    ranks = environment_number("WORLD_SIZE", 1)
+    if ranks < 2:
+        advice = "start several: torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        raise ValueError(f"tp_plan {tp_plan!r} shares the model between processes, and there is one; {advice}")
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        uneven = [count for count in layer_values(config.get_text_config(), name, 0) if count % ranks]
+        if uneven:
+            told = f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly"
+            raise ValueError(f"{told}; start a number of processes that divides them")
+
+
+def part_of(numbers: list[int], checkpoint: Any) -> tuple[list[int], bool, Callable[[], None]]:
+    """The samples of this process, whether it is the first, and a function that waits for the others.
+
+    By accelerate's view of the processes, each of which gets a card of its own; of processes that share the model,
+    each answers every sample. Comes before the weights are loaded.
+    """
+    if checkpoint.options.tp_plan:
+        wait = lambda: torch.distributed.is_initialized() and torch.distributed.barrier()  # noqa: E731
+        return numbers, not process_number(), wait
+    from accelerate import PartialState
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        environment_number(name, 0)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
+    if state.num_processes > 1 and checkpoint.options.device_map == "auto":
+        checkpoint.options = replace(checkpoint.options, device_map={"": state.device})
+    with state.split_between_processes(numbers) as own:
+        return list(own), state.is_main_process, state.wait_for_everyone

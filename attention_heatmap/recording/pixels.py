@@ -19,7 +19,7 @@ _HALF_LEVEL = 0.5 / (_LIGHT - _DARK)
 _PARTS_OF_TILES, _PARTS = 8, 32  # ramps in place of one, where levels are whole; in tiles a line is laid through them
 _SMALLEST_SHARE = 0.1  # of picture in a pixel value; less, beside padding, is an overshoot of the resizing
 _BENT = 2  # pixel values from a line, on average; more is no line, such as two pictures in a tile
-_DIGIT = 64  # codes of one backward pass in float32: far enough apart for its rounding
+_LARGE_DIGITS = 64  # base of the codes of one backward pass in float32: far enough apart for its rounding
 _ROUNDING = 0.02  # of a ratio of gradients from the number that it stands for
 _WRONG_PART = 0.02  # of the pixel values may name no token, by rounding
 
@@ -137,10 +137,10 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
             return as_tiles(torch.autograd.grad(tokens_ND, pixels, seeds_ND, **how)[0])
 
         number_N = torch.arange(len(tokens_ND), device=pixels.device)
-        # Ratios take the fewest passes; kernels may be coarser than the float32 that they are given (TF32).
+        # Large digits take few passes; small ones are exact also where kernels are coarser, by half precision or TF32.
         exact = tokens_ND.dtype == pixels.dtype == torch.float32
-        for way in (_by_ratios, _by_bits) if exact else (_by_bits,):
-            owner, fed = way(gradient, number_N)
+        for base in (_LARGE_DIGITS, 2) if exact else (2,):
+            owner, fed = _by_digits(gradient, number_N, base)
             if not fed.any():
                 raise ValueError("no image token hangs on pixels of its own, as where they come from codes or queries")
             if (fed & (owner < 0)).sum() <= _WRONG_PART * fed.sum():
@@ -148,31 +148,21 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
         raise ValueError("pixels feed several image tokens each: queries, convolutions or pools overlap")
 
 
-def _by_ratios(gradient: Callable, number_N: Any) -> tuple[Any, Any]:
-    """The token of each pixel value and whether it feeds any, by two digits, each a ratio of gradients."""
+def _by_digits(gradient: Callable, number_N: Any, base: int) -> tuple[Any, Any]:
+    """The token of each pixel value and whether it feeds any, by its number's digits, each a ratio of gradients."""
     whole = gradient(number_N * 0 + 1)
     fed = sure = whole.abs() > 1e-6 * whole.abs().max()  # what is lost against the strongest value is rounding
-    owner = 0
-    for digit_N, worth in ((number_N % _DIGIT, 1), (number_N // _DIGIT, _DIGIT)):
-        ratio = gradient(digit_N) / whole
+    owner, worth = whole.long() * 0, 1
+    while worth < len(number_N):
+        ratio = gradient(number_N // worth % base) / whole
         digit = ratio.nan_to_num().round()
         sure = sure & ((ratio - digit).abs() < _ROUNDING)
-        owner = owner + digit.long() * worth
+        owner, worth = owner + digit.long() * worth, worth * base
     sure &= (owner >= 0) & (owner < len(number_N))
-    # What feeds several tokens may come near two whole numbers by chance, but hardly near a third one as well.
-    check_N = 1 + (number_N * 0.618) % 1
-    sure &= (gradient(check_N) / whole - check_N[owner.where(sure, 0)]).abs() < _ROUNDING
+    if base > 2:  # what feeds several tokens may come near whole numbers by chance, but hardly near a broken one, too
+        check_N = 1 + (number_N * 0.618) % 1
+        sure &= (gradient(check_N) / whole - check_N[owner.where(sure, 0)]).abs() < _ROUNDING
     return owner.where(sure, -1), fed
-
-
-def _by_bits(gradient: Callable, number_N: Any) -> tuple[Any, Any]:
-    """The same where numbers are coarse: for each bit of the tokens' numbers, is there a gradient or none?"""
-    owner, fed, sure = 0, False, True
-    for place in range(max(len(number_N) - 1, 1).bit_length()):
-        one_N = (number_N >> place) & 1
-        one, zero = gradient(one_N) != 0, gradient(1 - one_N) != 0
-        owner, fed, sure = owner + (one.long() << place), fed | one | zero, sure & (one ^ zero)
-    return owner.where(sure & (owner < len(number_N)), -1), fed
 
 
 def _image_embeddings(model: Any, inputs: dict, token_id: int) -> Any:

@@ -107,18 +107,20 @@ def test_processors_that_resize_with_pillow_and_take_whole_levels_only_are_read_
     assert error(tokens.boxes, expected, SIZES[0], cell) < 0.1
 
 
-def test_where_ratios_are_too_coarse_bits_name_the_tokens(monkeypatch):
+def test_where_large_digits_are_too_coarse_small_ones_name_the_tokens(monkeypatch):
     images = [noise_picture(61, 52)]
     (expected,) = located(*build(PUBLISHED["LLaVA 1.5"]), images)  # what a model was found to do is kept
-    by_ratios = pixels._by_ratios
+    by_digits, bases = pixels._by_digits, []
 
-    def coarse(gradient, number_N):
-        owner, fed = by_ratios(gradient, number_N)
-        return owner.where(owner % 3 > 0, -1), fed  # as TF32 leaves them
+    def coarse(gradient, number_N, base):
+        bases.append(base)
+        owner, fed = by_digits(gradient, number_N, base)
+        return owner.where((owner % 3 > 0) | (base == 2), -1), fed  # as TF32 leaves them
 
-    monkeypatch.setattr(pixels, "_by_ratios", coarse)
+    monkeypatch.setattr(pixels, "_by_digits", coarse)
     (found,) = located(*build(PUBLISHED["LLaVA 1.5"]), images)
     np.testing.assert_array_equal(found.boxes, expected.boxes)
+    assert bases[-1] == 2 < bases[0]
 
 
 @pytest.mark.gpu
