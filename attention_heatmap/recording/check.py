@@ -34,9 +34,8 @@ def moved_cells(boxes: np.ndarray, part: np.ndarray) -> np.ndarray:
 def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | None = None) -> list[np.ndarray]:
     """(n, 4) boxes a picture: the hottest CHECK_PART of the cells of `mean_cells`.
 
-    seed: as many of the map moved by a random distance, wrapped round at the edges: where it points is left to
-    chance, how its hot cells cling together is kept. Scattered cells would seldom hide a whole thing, and so flatter
-    any map with a large spot.
+    seed: as many of the map moved by a random distance, wrapped round at the edges, so that hot cells cling together
+    as they did. Scattered cells would seldom hide a whole thing, and so flatter any map with a large spot.
     """
     usable = np.flatnonzero(np.isfinite(np.concatenate([part for _, part in cells])))
     random = np.random.default_rng(seed)
@@ -50,13 +49,11 @@ def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | No
 
 def hide_cells(images: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> list[Image.Image]:
     """The pictures with boxes in their pixels, (n, 4) a picture, painted over in the picture's mean colour."""
-    painted = []
-    for image, hidden in zip(images, boxes):
-        copy = image.copy()
+    painted = [image.copy() for image in images]
+    for image, hidden in zip(painted, boxes):
         colour = tuple(map(round, ImageStat.Stat(image).mean))
         for box in hidden:
-            copy.paste(colour, tuple(map(round, box.tolist())))
-        painted.append(copy)
+            image.paste(colour, tuple(map(round, box.tolist())))
     return painted
 
 
@@ -77,9 +74,8 @@ def check_record(
 ) -> AttentionRecord:  # fmt: skip
     """The record of a sample with a `Check` of the map of each of its planes.
 
-    The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS times,
-    as many after the map was moved by a random distance; each time the same response is forced, and the
-    log-probability of its answer compared: CHECK_DRAWS + 1 passes a plane, and one. A map that is the same everywhere
+    The cells to hide are painted over in the pictures, the hottest and CHECK_DRAWS times those of the map moved; each
+    time the same response is forced, and the log-probability of its answer compared. A map that is the same everywhere
     gets no check. view: baseline, sinks and smoothing of the map; how: as the record was made, so that the prompt is
     the same. Raises ValueError for another sample's record, or where painting over gives other tokens.
     """

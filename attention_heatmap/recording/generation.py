@@ -101,10 +101,9 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
 
 
 def fast_settings(model: Any, generation: dict) -> dict:
-    """Generation by a static cache and a compiled step, where that pays.
+    """Generation by a static cache and a step that is compiled, which takes a minute at first, where that pays.
 
     It does not on a CPU, for a short answer, or where several processes share the model.
-    Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
     """
     most = generation["max_new_tokens"]
     if input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
@@ -119,9 +118,9 @@ def record_rows(
 ) -> AttentionRecorder:  # fmt: skip
     """The rows of a response, as `weights` of a recorder, by one teacher-forced pass over prompt and response.
 
-    located: the pictures, for layers that cross.
     attention: "auto": by the registered function or, where the model never calls it, with a warning by "eager":
-    transformers' `output_attentions` with eager attention, where every layer's S×S matrix is held.
+    transformers' `output_attentions`, where every layer's S×S matrix is held. located: the pictures, for layers that
+    cross.
     """
     lengths, crossing = (inputs["input_ids"].shape[1], len(response_ids)), cross_layers(model.config)
     recorder = AttentionRecorder(planes, *lengths, located, crossing, tp_size(model))
@@ -130,11 +129,9 @@ def record_rows(
             forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
         if recorder.reached:
             return recorder.finish()
-        logger.warning(
-            "%s does not go through transformers' AttentionInterface: falling back to eager attention with "
-            "output_attentions, which holds every layer's S×S weights and may run out of memory",
-            type(model).__name__,
-        )
+        told = f"{type(model).__name__} does not go through transformers' AttentionInterface: falling back to eager"
+        more = "which holds every layer's S×S weights and may run out of memory"
+        logger.warning("%s attention with output_attentions, %s", told, more)
     with text_attention(model, "eager"):
         attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions or ()
     # Some models leave out their layers without attention.
@@ -143,6 +140,6 @@ def record_rows(
         found = f"the attention of {len(attentions)} layers, not of {len(numbers)}"
         raise RuntimeError(f"{type(model).__name__} returned {found}: it cannot be recorded")
     by_layer = dict(zip(numbers if len(attentions) == len(numbers) else every, attentions))
-    for layer in dict.fromkeys(layer for layer, _ in planes):
+    for layer in {layer for layer, _ in planes}:
         recorder.observe_weights(layer, by_layer[layer])
     return recorder.finish()

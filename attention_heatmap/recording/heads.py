@@ -18,8 +18,7 @@ SURVEY_REGIONS = 8  # rows and columns of the coarse grid on which heads are com
 class _HeadSurvey(AttentionRecorder):
     """How the heads of every layer agree on where a given response looks, instead of rows.
 
-    Of each head the weights of the image tokens are summed over a coarse grid on the device; of each layer only the
-    agreement of its heads is kept.
+    Of each head the weights of the image tokens are summed over the regions of a coarse grid, on the device.
     """
 
     def __init__(self, model: Any, steps: int, located: Sequence[ImageTokens], regions_M: np.ndarray) -> None:
@@ -62,10 +61,8 @@ def survey_heads(
     with recording(model, survey):
         forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
     if not survey.found:
-        raise RuntimeError(
-            f"{type(model).__name__} does not go through transformers' AttentionInterface, so that no layer or head "
-            "can be chosen by auto; name them"
-        )
+        told = f"{type(model).__name__} does not go through transformers' AttentionInterface"
+        raise RuntimeError(f"{told}, so that no layer or head can be chosen by auto; name them")
     return survey.found
 
 
@@ -74,8 +71,8 @@ def head_agreement(survey_THR: np.ndarray) -> np.ndarray:
 
     The covariance over the steps of a head's weights with the mean of the others', summed over the regions. What
     glows at every step counts nothing, a blur next to nothing, and neither does a head that moves on its own.
-    No label goes in. In the spirit of Kang et al. 2025 (arXiv 2503.06287), who find a few heads that locate what
-    is spoken of by the sum and the spatial concentration of their attention.
+    In the spirit of Kang et al. 2025 (arXiv 2503.06287), who find heads that locate what is spoken of by the sum and
+    the spatial concentration of their attention.
     """
     H = survey_THR.shape[1]
     moved_THR = survey_THR - survey_THR.mean(axis=0)

@@ -41,9 +41,9 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
     """Where every image token stands in its picture: one box a token, or an error.
 
     `inputs` is what the processor returned for `images` (batch 1). A token's box is the extent, in the picture, of the
-    pixel values that feed it. Tokens on no pixel of a picture (newlines, a class token, padding) get NaN boxes. Where
-    only cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands
-    for each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
+    pixel values that feed it; NaN for a token on no pixel (newlines, a class token, padding). Where only
+    cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands for
+    each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
     """
     positions = np.flatnonzero(image_token_id(model.config) == inputs["input_ids"][0].cpu().numpy())
     settings = repr(getattr(processor, "image_processor", processor))
@@ -58,11 +58,9 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
         asked = model, processor, inputs, sizes, name, len(positions)
         boxes, picture = _once(model, (settings, sizes, len(positions)), lambda: _place(*asked))
     except ValueError as error:
-        raise ValueError(
-            f"the image tokens cannot be placed in the picture: {one_line(error)} (model type "
-            f"{model.config.model_type!r}, {len(positions)} image tokens, {name} of shape "
-            f"{tuple(getattr(inputs.get(name), 'shape', ()))})"
-        ) from error
+        shape = tuple(getattr(inputs.get(name), "shape", ()))
+        facts = f"model type {model.config.model_type!r}, {len(positions)} image tokens, {name} of shape {shape}"
+        raise ValueError(f"the image tokens cannot be placed in the picture: {one_line(error)} ({facts})") from error
     if cross_layers(model.config) and len(positions) == len(images):
         positions = positions[picture] + 1 + np.arange(len(picture))
     return [ImageTokens(positions[picture == number], boxes[picture == number]) for number in range(len(images))]

@@ -165,6 +165,10 @@ def _by_digits(gradient: Callable, number_N: Any, base: int) -> tuple[Any, Any]:
     return owner.where(sure, -1), fed
 
 
+class _EmbeddingsFound(Exception):
+    """Leaves a model's forward pass as soon as its embeddings are there."""
+
+
 def _image_embeddings(model: Any, inputs: dict, token_id: int) -> Any:
     """(N, D) what the language model gets of the pictures, one row an image token, with a graph to the pixels."""
     layers, found = decoder_layers(model), {}
@@ -197,10 +201,6 @@ def _image_embeddings(model: Any, inputs: dict, token_id: int) -> Any:
     if not torch.is_tensor(hidden) or tuple(hidden.shape[:2]) != (1, len(ids_P)):
         raise ValueError("its answering layers do not hold the prompt")
     return hidden[0, ids_P.to(hidden.device) == token_id].flatten(1)
-
-
-class _EmbeddingsFound(Exception):
-    """Leaves a model's forward pass as soon as its embeddings are there."""
 
 
 @contextmanager

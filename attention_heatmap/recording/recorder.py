@@ -26,9 +26,7 @@ class AttentionRecorder:
     and the reduction of the heads on the device, and leave for the host without stopping it.
 
     planes: layers with a reduction of their heads. prompt: P, its positions. ranks: the processes that share the heads.
-    crossing: the layers whose keys are those of the pictures `located`, outside the text; the other planes then get
-    positions for them, too.
-
+    crossing: the layers whose keys are the pictures, outside the text; these then have positions in every row.
     weights: (T, N, S) float32, or float16 where that would be large; complete after `finish`.
     """
 
@@ -55,8 +53,7 @@ class AttentionRecorder:
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None, window: int | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K) or None.
 
-        Without a mask attention is causal, within a window of the last positions where there is one; that of a layer
-        that crosses sees all keys.
+        Without a mask attention is causal, within a window where there is one; a layer that crosses sees all keys.
         """
         (batch, heads, count, _), keys, seen = query.shape, key.shape[2], None
         for queries, step in self._blocks(layer, heads, count, keys):
@@ -141,12 +138,11 @@ def record_dtype(values: int) -> type:
 def attention_scores(query: Any, key: Any, mask_1QK: Any, scaling: float | None, queries: slice) -> Any:
     """q·kᵀ, scaled and masked, for a slice of the queries: (H, Q, K) in the dtype of the query.
 
-    mask_1QK: of these queries; bool, or added; None hides nothing. Query heads are grouped by reshape, so that no key
-    is repeated.
+    mask_1QK: of these queries; bool, or added; None hides nothing.
     """
     _, H, _, D = query.shape
     _, G, K, _ = key.shape
-    query_GQD = query[0, :, queries].reshape(G, -1, D)
+    query_GQD = query[0, :, queries].reshape(G, -1, D)  # heads of a group beside each other: no key is repeated
     scale = D**-0.5 if scaling is None else scaling
     nothing = query.new_empty(1, 1, 1)  # beta=0: it is not read; one call multiplies and scales
     scores_HQK = torch.baddbmm(nothing, query_GQD, key[0].transpose(1, 2), beta=0, alpha=scale).view(H, -1, K)
