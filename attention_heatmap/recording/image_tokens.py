@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -150,23 +149,16 @@ def _steps(at: np.ndarray, on: np.ndarray, owner: np.ndarray, axis: int, length_
     return np.where(times > 0, total / np.maximum(times, 1), total.sum() / max(len(step), 1)).astype(np.float32)
 
 
-def token_pictures(sources: PixelSources, owner: Any, count: int) -> np.ndarray:
+def token_pictures(sources: PixelSources, owner: np.ndarray, count: int) -> np.ndarray:
     """(count,) the picture that each token belongs to. A token on no pixel goes with those before it, but for as many
     as the first picture begins with: a class token."""
     of_tile = np.where(sources.shown, sources.picture, -1).reshape(len(owner), -1).max(axis=1)
-    found = np.full(count, -1)  # a tile of padding goes with the one before
-    found[owner[owner >= 0]] = _filled(of_tile)[np.nonzero(owner >= 0)[0]]
-    placed = np.flatnonzero(found >= 0)
-    for before, after in pairwise(placed):
-        if found[before] != found[after]:
-            found[max(before + 1, after - placed[0]) : after] = found[after]
-    return _filled(found)
-
-
-def _filled(numbers: np.ndarray) -> np.ndarray:
-    """Each -1 as the number before it, those at the beginning as the first one."""
-    known = np.flatnonzero(numbers >= 0)
-    return numbers[known[np.maximum(np.searchsorted(known, np.arange(len(numbers)), side="right") - 1, 0)]]
+    token, of_token = owner[owner >= 0], of_tile[np.nonzero(owner >= 0)[0]]
+    placed, starts = np.unique(token), [0]
+    for number in range(1, of_tile.max() + 1):
+        first = token[of_token == number].min(initial=count)
+        starts.append(max(first - placed[0], placed[np.searchsorted(placed, first) - 1] + 1))
+    return np.searchsorted(starts, np.arange(count), side="right") - 1
 
 
 def pooled_boxes(config: Any, width: int, height: int) -> np.ndarray | None:

@@ -40,7 +40,8 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
     and a ramp divided by that which part of it. Some take whole levels only, as those that resize with Pillow: for them
     a ramp is the sum of steeper ones, each over a part of the picture.
     """
-    parts = 1
+    parts, text = 1, prompt_text(processor, [{"type": "image"} for _ in sizes])
+    as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
 
     def through(level: Any) -> Any:
         """Pixel values of grey pictures; level: from (number, width, height) to 0..1, as broadcasts to the picture."""
@@ -49,7 +50,11 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
             grey = torch.as_tensor(_DARK + (_LIGHT - _DARK) * level(number, width, height))
             grey = grey.float() if parts == 1 else grey.round().byte()
             pictures.append(grey.expand(3, height, width).contiguous())
-        return as_tiles(_processed(processor, pictures)[name]).float()
+        try:
+            return as_tiles(process(processor, text, pictures, **as_it_is)[name]).float()
+        except Exception as error:  # each processor has its own complaints
+            told = f"{type(processor).__name__} takes no ramps in the pictures' place: {one_line(error)}"
+            raise ValueError(told) from error
 
     try:
         fine = ((through(lambda *_: _HALF_LEVEL) - _DARK - 0.5).abs() < 0.01).any()
@@ -93,17 +98,6 @@ def _straightened(at: Any, shown: Any, length: Any, axis: int) -> Any:
     line = mean_at + slope * place
     bent = mean((line - at).abs()) / slope.abs()
     return line.where(shown & (bent < _BENT), at).movedim(-1, axis)  # NaN where nothing is inside: stays
-
-
-def _processed(processor: Any, pictures: Sequence[Any]) -> Any:
-    """The processor's output for pictures alone, their colours as they are."""
-    text = prompt_text(processor, [{"type": "image"} for _ in pictures])
-    as_it_is = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
-    try:
-        return process(processor, text, pictures, **as_it_is)
-    except Exception as error:  # each processor has its own complaints
-        name = type(processor).__name__
-        raise ValueError(f"{name} takes no ramps in the pictures' place: {one_line(error)}") from error
 
 
 def as_tiles(values: Any) -> Any:
@@ -156,7 +150,8 @@ def _by_digits(gradient: Callable, number_N: Any, base: int) -> tuple[Any, Any]:
     while worth < len(number_N):
         ratio = gradient(number_N // worth % base) / whole
         digit = ratio.nan_to_num().round()
-        sure = sure & ((ratio - digit).abs() < _ROUNDING)
+        rounding = _ROUNDING if base > 2 else 4 * torch.finfo(ratio.dtype).eps * digit  # a digit of 0 gives just that
+        sure = sure & ((ratio - digit).abs() <= rounding)
         owner, worth = owner + digit.long() * worth, worth * base
     sure &= (owner >= 0) & (owner < len(number_N))
     if base > 2:  # what feeds several tokens may come near whole numbers by chance, but hardly near a broken one, too
