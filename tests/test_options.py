@@ -74,7 +74,7 @@ def test_options_that_are_taken_can_be_used(options):
         how = RecordingOptions(**options)
     except ValueError:
         return
-    generation = how.generation()
+    generation = how.generation(None)
     assert generation["max_new_tokens"] >= 1 and generation["do_sample"] is how.do_sample
     assert not how.do_sample or (generation["temperature"] > 0 and 0 < generation["top_p"] <= 1)
 

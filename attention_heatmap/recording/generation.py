@@ -7,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from attention_heatmap.log import NOTE, logger, one_line, warn_once
+from attention_heatmap.log import NOTE, logger, one_line
 from attention_heatmap.options import are_whole
 from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.attention import recording, text_attention
 from attention_heatmap.recording.layers import attention_layers, cross_layers, tp_size
-from attention_heatmap.recording.prompt import forced_pass, input_device
+from attention_heatmap.recording.prompt import forced_pass
 from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
-_SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 # Ends of names of settings that need no mention: no answer that is the likeliest at each token changes by them.
 _UNSAID_SETTINGS = (
     "_id", "_version", "temperature", "top_p", "top_k", "top_h", "min_p", "typical_p", "_cutoff", "max_length",
@@ -98,18 +97,6 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
     if not response_ids:
         raise RuntimeError("the model answered with nothing but an end-of-sequence token; check prompt_template")
     return response_ids
-
-
-def fast_settings(model: Any, generation: dict) -> dict:
-    """Generation by a static cache and a step that is compiled, which takes a minute at first, where that pays.
-
-    It does not on a CPU, for a short answer, or where several processes share the model.
-    """
-    most = generation["max_new_tokens"]
-    if input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
-        return generation | {"cache_implementation": "static"}
-    warn_once(f"fast changes nothing: it does not pay on {model.device} for {most} tokens at most")
-    return generation
 
 
 def record_rows(

@@ -14,10 +14,12 @@ from attention_heatmap.dataset import well_formed
 from attention_heatmap.log import one_line, warn_once
 from attention_heatmap.options import check_options, defaults_of, number_or_text, option
 from attention_heatmap.recording import torch, transformers
-from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
+from attention_heatmap.recording.layers import tp_size
+from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE, input_device
 
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
 NEUTRAL_PROMPT = "Write a general description of the image."
+_SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 _model, _answer, _recording = (partial(option, group=group) for group in ("model", "answer", "recording"))
 
 
@@ -108,26 +110,34 @@ class RecordingOptions:
         if unused and not self.do_sample:
             warn_once(f"{', '.join(unused)} without do_sample changes nothing; add do_sample, or leave that out")
 
-    def generation(self) -> dict[str, Any]:
-        """What `generate` is told; sampling starts at its seed."""
-        told = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
-        if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
-            return told | dict.fromkeys(("temperature", "top_p", "top_k"))
-        transformers.set_seed(self.seed)
-        return told | {"temperature": self.temperature, "top_p": self.top_p}
+    def generation(self, model: Any) -> dict[str, Any]:
+        """What the model's `generate` is told; sampling starts at its seed."""
+        most, told = self.max_new_tokens, {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
+        if self.do_sample:
+            transformers.set_seed(self.seed)
+            told |= {"temperature": self.temperature, "top_p": self.top_p}
+        else:  # None: a checkpoint's own sampling settings would only warn here
+            told |= dict.fromkeys(("temperature", "top_p", "top_k"))
+        if self.fast and input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
+            told["cache_implementation"] = "static"  # whose step is compiled
+        elif self.fast:
+            warn_once(f"fast changes nothing: it does not pay on {model.device} for {most} tokens at most")
+        return told
 
     def given_response(self, sample: dict) -> str | None:
         """The answer that is already known, if one was named."""
         response, key = self.response, self.response_key
-        if response is not None and key is not None:
-            raise ValueError("response and response_key were both given; give one of them")
         if key is not None:
+            if response is not None:
+                raise ValueError("response and response_key were both given; give one of them")
             if key not in sample:
                 raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
             response = sample[key]
             if not isinstance(response, str):
                 kind = type(response).__name__
                 raise ValueError(f"response_key {key!r} names a {kind} in the sample; expected a text, the answer")
-        if response is not None and (not isinstance(response, str) or not response):
+        if response is None:
+            return None
+        if not isinstance(response, str) or not response:
             raise ValueError(f"the given response is {one_line(repr(response))}; expected a text that is not empty")
-        return response if response is None else well_formed(response)
+        return well_formed(response)

@@ -51,9 +51,7 @@ class Session:
             logger.info(facts[0])
             if ids is None:
                 generation.say_decoding_settings(self.model, how.do_sample)
-                settings = how.generation()
-                settings = generation.fast_settings(self.model, settings) if how.fast else settings
-                ids = generation.generate_response(self.model, inputs, settings)
+                ids = generation.generate_response(self.model, inputs, how.generation(self.model))
             check_record_memory(prompt, len(ids), count, known=True)
             planes = [(layer, head) for layer in layers for head in heads]
             if auto_layer or auto_head:

@@ -14,12 +14,10 @@ import torch
 from reference import GREEDY, assert_rows, eager_weights, inputs_of, located_of
 from transformers import AutoModelForImageTextToText, set_seed
 
-from attention_heatmap import log
 from attention_heatmap.recording.attention import RECORDING_ATTENTION, _active, implementations
 from attention_heatmap.recording.generation import (
     alone_with,
     end_ids,
-    fast_settings,
     generate_response,
     record_rows,
     say_decoding_settings,
@@ -192,19 +190,6 @@ def test_steps_of_a_growing_cache_are_kept_from_cudnn_which_plans_anew_for_each_
     finally:
         hook.remove()
         torch.backends.cuda.enable_cudnn_sdp(kept)
-
-
-def test_fast_is_a_static_cache_where_that_pays(tiny, monkeypatch, caplog):
-    log.warn_once.cache_clear()
-    settings = {"max_new_tokens": 500}
-    for _ in range(2):
-        assert fast_settings(tiny.model, settings) == settings
-    assert caplog.text.count("fast changes nothing: it does not pay on cpu for 500 tokens at most") == 1
-    monkeypatch.setattr("attention_heatmap.recording.generation.input_device", lambda _: torch.device("cuda"))
-    assert fast_settings(tiny.model, settings) == {**settings, "cache_implementation": "static"}
-    assert fast_settings(tiny.model, {"max_new_tokens": 100}) == {"max_new_tokens": 100}
-    monkeypatch.setattr("attention_heatmap.recording.generation.tp_size", lambda _: 2)
-    assert fast_settings(tiny.model, settings) == settings
 
 
 # ------------------------------------------------------------------------------------- the pass
