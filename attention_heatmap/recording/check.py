@@ -84,10 +84,7 @@ def check_record(
     answers = [phase for phase in response_phases(record) if phase.name == "answer"]
     part = [*answers, Phase("response", 0, record.response_length)][0]
 
-    def inputs_of(pictures: Sequence[Image.Image]) -> Any:
-        return session.built(problem, pictures, how)[0]
-
-    prompt, own_ids = inputs_of(originals), record.token_ids[: record.prompt_length]
+    prompt, own_ids = session.built(problem, originals, how)[0], record.token_ids[: record.prompt_length]
     if cross_layers(session.model.config):  # its pictures stand outside the text
         own_ids = np.delete(own_ids, record.image_positions)
     if own_ids.tolist() != prompt["input_ids"][0].tolist():
@@ -99,7 +96,7 @@ def check_record(
         return float(response_log_probabilities(session.model, placed, ids, range(part.first, part.last)).mean())
 
     def fall(boxes: Sequence[np.ndarray]) -> float:
-        inputs = inputs_of(hide_cells(originals, boxes))
+        inputs, _ = session.built(problem, hide_cells(originals, boxes), how)
         if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
             raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
         return plain - log_probability(inputs)

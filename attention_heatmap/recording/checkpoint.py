@@ -85,9 +85,9 @@ class Checkpoint:
         if tp and tp_size(model) == 1:
             told = f"transformers {transformers.__version__} did not share the model between the processes"
             raise RuntimeError(f"{told}; tp_plan needs version 5.17 or newer")
-        devices = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
-        facts = type(model).__name__, devices, model.dtype, time.perf_counter() - started
-        logger.info("loaded %s on %s as %s in %.1f s", *facts)
+        where = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
+        took = time.perf_counter() - started
+        logger.info("loaded %s on %s as %s in %.1f s", type(model).__name__, where, model.dtype, took)
         return model.eval()
 
     def release(self) -> None:

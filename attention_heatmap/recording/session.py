@@ -80,8 +80,7 @@ class Session:
     ) -> tuple[Any, list[ImageTokens]]:
         """The model's inputs on its device, and where the image tokens stand in the original pictures."""
         inputs, images = self.built(problem, originals, how)
-        shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
-        logger.debug("inputs: %s", shapes)
+        logger.debug("inputs: %s", {key: tuple(one.shape) for key, one in inputs.items() if hasattr(one, "shape")})
         located = [
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
