@@ -11,6 +11,7 @@ class _Later:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        import_module("torch")  # first: without it transformers says at length what it cannot do
         return getattr(import_module(self._name), name)
 
 

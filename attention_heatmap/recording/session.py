@@ -119,7 +119,7 @@ class Session:
         """The rows of an answer, joined with the text and the pictures."""
         tokenizer, (*_, S) = self.processor.tokenizer, rows.weights.shape
         text_ids, P = [*inputs["input_ids"][0].tolist(), *ids], S - len(ids)
-        token_ids, tokens = np.full(S, image_token_id(self.model.config)), np.full(S, "", object)
+        token_ids, tokens = np.full(S, image_token_id(self.model.config), np.int64), np.full(S, "", object)
         token_ids[rows.text_positions] = text_ids
         tokens[rows.text_positions] = decode_tokens(tokenizer, text_ids)
         ends, at = np.cumsum([0, *map(len, tokens[:P])]), "".join(tokens[:P]).rfind(problem)
