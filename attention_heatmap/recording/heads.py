@@ -24,8 +24,8 @@ class _HeadSurvey(AttentionRecorder):
     def __init__(self, model: Any, steps: int, located: Sequence[ImageTokens], regions_M: np.ndarray) -> None:
         crossing = cross_layers(model.config)
         planes = [(layer, "mean") for layer in crossing or attention_layers(model.config)]
-        super().__init__(planes, 0, steps, located, crossing)
-        self.regions_M = regions_M
+        super().__init__(planes, 0, 0, located, crossing)  # no rows are kept
+        self.steps, self.regions_M = steps, regions_M
         self.found: dict[int, np.ndarray] = {}  # by layer, (H,): see `head_agreement`
         self._sums: list[Any] = []  # of the layer that is met, a block of queries each
 
