@@ -38,11 +38,10 @@ try:
     from attention_heatmap.record import AttentionRecord, ImageTokens, check_pictures
     from attention_heatmap.record_file import check_replaced
     from attention_heatmap.recording.check import check_record
-    from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions
+    from attention_heatmap.recording.checkpoint import Checkpoint, process_number
     from attention_heatmap.recording.image_tokens import locate_image_tokens
     from attention_heatmap.recording.layers import DEFAULT_LAYER, resolve_heads, resolve_layers
-    from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
-    from attention_heatmap.recording.processes import process_number
+    from attention_heatmap.recording.options import NEUTRAL_PROMPT, CheckpointOptions, RecordingOptions
     from attention_heatmap.recording.session import Session
     from attention_heatmap.showing import DEFAULT_START_PHRASE
     from attention_heatmap.sweep import SamplesFailed, Sweep, report_samples
@@ -128,7 +127,7 @@ class AttentionVisualizer:
         how.given_response(sample)
         problem_of(sample, "the sample")
         opened = self._opened(images)
-        return Session(self.model, self.processor, self.max_image_num).record(sample, opened, wanted, how)
+        return Session(self.model, self.processor).record(sample, opened, wanted, how)
 
     @shows_options(RecordingOptions)
     def replay(self, record: AttentionRecord, sample: dict, images: Sequence[Any], **options: Any) -> AttentionRecord:
@@ -141,7 +140,7 @@ class AttentionVisualizer:
         how = RecordingOptions(**pick(options, RecordingOptions)[0], head=heads)
         ids, layers = record.token_ids[record.prompt_length :].tolist(), tuple(dict.fromkeys(record.layers))
         opened = self._opened(images)
-        session = Session(self.model, self.processor, self.max_image_num)
+        session = Session(self.model, self.processor)
         again = session.record(sample, opened, resolve_layers(self.config, layers), how, ids)
         if again.response != record.response:
             raise ValueError("the record's tokens are other words for this model: it has another tokenizer")
@@ -155,7 +154,7 @@ class AttentionVisualizer:
         """
         recording, drawing = pick(options, RecordingOptions, DrawingOptions)
         how, view, opened = RecordingOptions(**recording), DrawingOptions(**drawing).map, self._opened(images)
-        session = Session(self.model, self.processor, self.max_image_num)
+        session = Session(self.model, self.processor)
         return check_record(session, record, sample, opened, view, how)
 
     @shows_options(RecordingOptions, DrawingOptions)

@@ -18,8 +18,8 @@ from attention_heatmap.drawing.page_index import write_index
 from attention_heatmap.files import check_output_dir
 from attention_heatmap.log import logger, one_line, said_of
 from attention_heatmap.record import AttentionRecord
+from attention_heatmap.recording.checkpoint import part_of
 from attention_heatmap.recording.options import RecordingOptions
-from attention_heatmap.recording.processes import part_of
 from attention_heatmap.table import TABLE_NAME, forget_sample, is_finished, read_facts, sample_folder, write_table
 
 _FAILURES_NAMED = 20  # samples, at most, in the last line

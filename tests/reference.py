@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from visualizeHeatMap import locate_image_tokens
+
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 CLOSE = 2e-5  # of weights in float32
 
@@ -65,6 +67,30 @@ def eager_weights(model: Any, inputs: Any, ids: list[int]) -> dict[int, np.ndarr
     finally:
         [hook.remove() for hook in hooks]
     return {layer: weights[:, inputs["input_ids"].shape[1] - 1 :] for layer, weights in caught.items()}
+
+
+def located_of(visualizer: Any, inputs: Any, images: list[Image.Image] = PICTURES) -> list:
+    """The pictures of a model with layers that cross; of others, which need none, nothing."""
+    crosses = getattr(visualizer.config.get_text_config(), "cross_attention_layers", None)
+    return locate_image_tokens(visualizer.model, visualizer.processor, inputs, images) if crosses else []
+
+
+def at_positions(weights: dict[int, np.ndarray], located: list, crossing: list[int]) -> dict[int, np.ndarray]:
+    """Eager weights where the record has positions for the pictures that only some layers see."""
+    if not located:
+        return weights
+    at = np.concatenate([image.positions for image in located])
+    length = max(rows.shape[2] for layer, rows in weights.items() if layer not in crossing) + len(at)
+    text, found = [place for place in range(length) if place not in at], {}
+    for layer, rows in weights.items():
+        found[layer] = np.zeros((*rows.shape[:2], length), np.float32)
+        if layer in crossing:
+            parts = np.split(rows, len(located), axis=2)  # as many keys a picture, padded
+            kept = [part[:, :, : len(image.positions)] for part, image in zip(parts, located)]
+            found[layer][:, :, at] = np.concatenate(kept, axis=2)
+        else:
+            found[layer][:, :, text] = rows
+    return found
 
 
 def assert_rows(weights_TNK: np.ndarray, planes: list, expected: dict[int, np.ndarray], close: float = CLOSE) -> None:

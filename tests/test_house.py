@@ -15,8 +15,7 @@ import pytest
 
 import visualizeHeatMap as door
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.recording.checkpoint import CheckpointOptions
-from attention_heatmap.recording.options import RecordingOptions
+from attention_heatmap.recording.options import CheckpointOptions, RecordingOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = "attention_heatmap"

@@ -25,8 +25,7 @@ from attention_heatmap.options import (
     shows_options,
     spans,
 )
-from attention_heatmap.recording.checkpoint import CheckpointOptions
-from attention_heatmap.recording.options import RecordingOptions
+from attention_heatmap.recording.options import CheckpointOptions, RecordingOptions
 
 KINDS = (CheckpointOptions, RecordingOptions, DrawingOptions)
 NASTY = (10**400, np.float32("nan"), np.array([1, 2]), np.zeros((2, 2)), object, len, {1}, range(10**12), b"x", 1j, {})
@@ -75,7 +74,7 @@ def test_options_that_are_taken_can_be_used(options):
         how = RecordingOptions(**options)
     except ValueError:
         return
-    generation = how.generation()
+    generation = how.generation(None)
     assert generation["max_new_tokens"] >= 1 and generation["do_sample"] is how.do_sample
     assert not how.do_sample or (generation["temperature"] > 0 and 0 < generation["top_p"] <= 1)
 

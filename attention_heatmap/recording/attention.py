@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.recorder import AttentionRecorder, causal_mask
 
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
@@ -20,12 +21,9 @@ _active: ContextVar[tuple[AttentionRecorder, str] | None] = ContextVar("active",
 def recording_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> tuple:
     """The attention function registered with transformers: what the model would have done, and rows.
 
-    A user's own function gets what it always gets. In place of transformers' own, which all compute the same, sdpa
-    runs; what sdpa cannot do goes to the model's own eager function.
+    In place of transformers' own functions, which all compute the same, sdpa runs; what sdpa cannot do goes to the
+    model's own eager function.
     """
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     recorder, own = _active.get()
     layer = getattr(module, "layer_idx", None)  # inkling2's attention over layers has none
     if layer is not None and any(kwargs.get(name) is not None for name in _BEYOND_SDPA):
@@ -35,41 +33,33 @@ def recording_attention(module: Any, query: Any, key: Any, value: Any, attention
             return output
     elif layer is not None:
         if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 4:
-            raise RuntimeError(
-                f"the mask of the attention function {own!r} is not (1, 1, queries, keys); try attention='eager'"
-            )
+            told = f"the mask of the attention function {own!r} is not (1, 1, queries, keys)"
+            raise RuntimeError(f"{told}; try attention='eager'")
         scaling, window = kwargs.get("scaling"), kwargs.get("sliding_window")
         recorder.observe(layer, query, key, attention_mask, scaling, window)
-    mask = attention_mask if own in ALL_MASK_ATTENTION_FUNCTIONS else None  # transformers makes none for another
-    return ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, mask, **kwargs)
+    masked = own in transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS  # for another transformers makes no mask
+    mask = attention_mask if masked else None
+    return transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS[own](module, query, key, value, mask, **kwargs)
 
 
 def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple:
-    """Output and weights of the model's own eager function."""
+    """Output and weights of the model's own eager function; a mask that is none means what it means to sdpa."""
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
         raise RuntimeError(f"{type(module).__name__} has no eager_attention_forward; try attention='eager'")
-    return eager(module, query, key, value, additive_mask(mask, query, key.shape[2]), **kwargs)
-
-
-def additive_mask(mask: Any, query: Any, K: int) -> Any:
-    """sdpa's mask as eager attention adds it to the scores; None means what it means to sdpa."""
-    import torch
-
     if mask is None:
-        Q = query.shape[2]
+        Q, K = query.shape[2], key.shape[2]
         mask = causal_mask(slice(0, Q), Q, K, None, query.device)[None, None]
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    return eager(module, query, key, value, mask, **kwargs)
 
 
 def recording_mask(*args: Any, **kwargs: Any) -> Any:
     """The mask of a user's own attention function, where it has one; else sdpa's."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-
     _, own = _active.get()
-    return ALL_MASK_ATTENTION_FUNCTIONS.get(own, sdpa_mask)(*args, **kwargs)
+    masks = transformers.masking_utils
+    return masks.ALL_MASK_ATTENTION_FUNCTIONS.get(own, masks.sdpa_mask)(*args, **kwargs)
 
 
 def implementations(config: Any) -> dict[str, str]:
@@ -100,10 +90,8 @@ def text_attention(model: Any, text: str | None = None, rest: str | None = None)
 @contextmanager
 def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
     """Within this block the chosen layers of the model report their attention rows to the recorder."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
-    AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
+    transformers.AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
+    transformers.AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
     name = implementations(model.config).get(_text_key(model.config))
     stock = name is None or name in _STOCK or "flash" in name or "/" in name or name.startswith("paged|")
     token = _active.set((recorder, "sdpa" if stock else name))
@@ -117,8 +105,6 @@ def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
 @contextmanager
 def vision_attention_off(model: Any) -> Iterator[None]:
     """Within this block every part of the model but the language model has an attention that adds nothing."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
 
     def nothing(module: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> tuple:
         if query.shape[2] < key.shape[2]:  # a pool of patches, which without its attention would be empty: their mean
@@ -126,8 +112,8 @@ def vision_attention_off(model: Any) -> Iterator[None]:
             return mean.expand(-1, -1, query.shape[2], -1).transpose(1, 2), None
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
-    AttentionInterface.register(NO_ATTENTION, nothing)
-    AttentionMaskInterface.register(NO_ATTENTION, eager_mask)
+    transformers.AttentionInterface.register(NO_ATTENTION, nothing)
+    transformers.AttentionMaskInterface.register(NO_ATTENTION, transformers.masking_utils.eager_mask)
     with text_attention(model, rest=NO_ATTENTION):
         yield
 

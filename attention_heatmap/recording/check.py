@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageStat
 
-from attention_heatmap.dataset import problem_of, shrink, upright_rgb, well_formed
+from attention_heatmap.dataset import problem_of, upright_rgb, well_formed
 from attention_heatmap.log import NOTE, logger
 from attention_heatmap.maps import mean_cells, shown_rows, view_names
 from attention_heatmap.phases import Phase, response_phases
 from attention_heatmap.record import CHECK_DRAWS, CHECK_PART, AttentionRecord, Check, check_pictures
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.generation import alone_with
 from attention_heatmap.recording.layers import cross_layers
 from attention_heatmap.recording.memory import out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
-from attention_heatmap.recording.prompt import build_inputs, forced_pass, input_device
+from attention_heatmap.recording.prompt import forced_pass, input_device
 from attention_heatmap.recording.session import Session
 
 LOGITS_PER_BLOCK = 64  # rows of logits, each as wide as the vocabulary, in float32 at once
@@ -33,9 +34,8 @@ def moved_cells(boxes: np.ndarray, part: np.ndarray) -> np.ndarray:
 def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | None = None) -> list[np.ndarray]:
     """(n, 4) boxes a picture: the hottest CHECK_PART of the cells of `mean_cells`.
 
-    seed: as many of the map moved by a random distance, wrapped round at the edges: where it points is left to
-    chance, how its hot cells cling together is kept. Scattered cells would seldom hide a whole thing, and so flatter
-    any map with a large spot.
+    seed: as many of the map moved by a random distance, wrapped round at the edges, so that hot cells cling together
+    as they did. Scattered cells would seldom hide a whole thing, and so flatter any map with a large spot.
     """
     usable = np.flatnonzero(np.isfinite(np.concatenate([part for _, part in cells])))
     random = np.random.default_rng(seed)
@@ -49,20 +49,16 @@ def cells_to_hide(cells: Sequence[tuple[np.ndarray, np.ndarray]], seed: int | No
 
 def hide_cells(images: Sequence[Image.Image], boxes: Sequence[np.ndarray]) -> list[Image.Image]:
     """The pictures with boxes in their pixels, (n, 4) a picture, painted over in the picture's mean colour."""
-    painted = []
-    for image, hidden in zip(images, boxes):
-        copy = image.copy()
+    painted = [image.copy() for image in images]
+    for image, hidden in zip(painted, boxes):
         colour = tuple(map(round, ImageStat.Stat(image).mean))
         for box in hidden:
-            copy.paste(colour, tuple(map(round, box.tolist())))
-        painted.append(copy)
+            image.paste(colour, tuple(map(round, box.tolist())))
     return painted
 
 
 def response_log_probabilities(model: Any, inputs: Any, response_ids: list[int], steps: range) -> np.ndarray:
     """(steps,) float, the natural logarithm of the probability of those tokens of a given response, by one pass."""
-    import torch
-
     P = inputs["input_ids"].shape[1]
     keep = slice(P - 1 + steps.start, P - 1 + steps.stop)
     logits_TV = forced_pass(model, inputs, response_ids[: steps.stop], logits_to_keep=keep).logits[0]
@@ -78,9 +74,8 @@ def check_record(
 ) -> AttentionRecord:  # fmt: skip
     """The record of a sample with a `Check` of the map of each of its planes.
 
-    The hottest CHECK_PART of the cells is painted over in the pictures, in their mean colour, and, CHECK_DRAWS times,
-    as many after the map was moved by a random distance; each time the same response is forced, and the
-    log-probability of its answer compared: CHECK_DRAWS + 1 passes a plane, and one. A map that is the same everywhere
+    The cells to hide are painted over in the pictures, the hottest and CHECK_DRAWS times those of the map moved; each
+    time the same response is forced, and the log-probability of its answer compared. A map that is the same everywhere
     gets no check. view: baseline, sinks and smoothing of the map; how: as the record was made, so that the prompt is
     the same. Raises ValueError for another sample's record, or where painting over gives other tokens.
     """
@@ -89,12 +84,8 @@ def check_record(
     answers = [phase for phase in response_phases(record) if phase.name == "answer"]
     part = [*answers, Phase("response", 0, record.response_length)][0]
 
-    def inputs_of(pictures: Sequence[Image.Image]) -> Any:
-        smaller = [shrink(picture, how.max_pixels) for picture in pictures]
-        return build_inputs(session.processor, problem, smaller, how.prompt_template)
-
-    prompt, own_ids = inputs_of(originals), record.token_ids[: record.prompt_length]
-    if cross_layers(session.config):  # its pictures stand outside the text
+    prompt, own_ids = session.built(problem, originals, how)[0], record.token_ids[: record.prompt_length]
+    if cross_layers(session.model.config):  # its pictures stand outside the text
         own_ids = np.delete(own_ids, record.image_positions)
     if own_ids.tolist() != prompt["input_ids"][0].tolist():
         raise ValueError("the record is of another prompt; give its own sample, pictures and prompt_template")
@@ -105,7 +96,7 @@ def check_record(
         return float(response_log_probabilities(session.model, placed, ids, range(part.first, part.last)).mean())
 
     def fall(boxes: Sequence[np.ndarray]) -> float:
-        inputs = inputs_of(hide_cells(originals, boxes))
+        inputs, _ = session.built(problem, hide_cells(originals, boxes), how)
         if inputs["input_ids"].tolist() != prompt["input_ids"].tolist():
             raise ValueError("the check cannot be made: the processor cuts the pictures by what they show")
         return plain - log_probability(inputs)

@@ -1,75 +1,33 @@
-"""Loading a checkpoint: configuration and processor at once, the weights when they are first needed."""
+"""Loading a checkpoint, the weights when they are first needed, by one process or by several that share the work."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import gc
 import inspect
 import json
+import os
 import re
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from attention_heatmap.log import logger, one_line
-from attention_heatmap.options import check_options, option
+from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.image_tokens import image_token_id
-from attention_heatmap.recording.layers import text_config, tp_size
+from attention_heatmap.recording.layers import layer_values, text_config, tp_size
 from attention_heatmap.recording.memory import gib, is_out_of_memory, out_of_memory_told
-from attention_heatmap.recording.processes import check_tp_plan
+from attention_heatmap.recording.options import CheckpointOptions
 from attention_heatmap.recording.prompt import check_chat_template
 
 _FAR_TOO_SMALL = 8  # times; no format takes less than a bit for a weight
 _ALIKE = 0.85  # of 1; names so much alike are one, misspelt
 _NAMED = 5  # tensors in a message
-
-
-def _json_object(text: str) -> dict:
-    with suppress(ValueError, RecursionError):
-        if isinstance(value := json.loads(text), dict):
-            return value
-    shown = one_line(text)[:200]
-    raise argparse.ArgumentTypeError(f'{shown!r} is no JSON object; expected one such as {{"revision": "main"}}')
-
-
-_JSON = {"type": _json_object, "metavar": "JSON"}
-_option = partial(option, group="model")
-
-
-@dataclass(frozen=True)
-class CheckpointOptions:
-    """How a checkpoint is loaded."""
-
-    device_map: str | dict | None = _option("auto", "as in from_pretrained: auto, cpu, cuda:0, ...", flag={"type": str})
-    dtype: Any = _option("auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32")
-    tp_plan: str | dict | None = _option(
-        None, "auto, under torchrun: its processes share every layer, in place of device_map",
-        flag={"choices": ("auto",)},
-    )  # fmt: skip
-    trust_remote_code: bool = _option(False, "run Python code that comes with the checkpoint")
-    allow_missing_weights: bool = _option(
-        False, "go on where the checkpoint lacks weights of its model, which are then random"
-    )
-    model_kwargs: dict | None = _option(None, "more for the model's from_pretrained, as a JSON object", flag=_JSON)
-    processor_kwargs: dict | None = _option(
-        None, "more for the processor's from_pretrained, as a JSON object", flag=_JSON
-    )
-
-    def __post_init__(self) -> None:
-        import torch
-
-        check_options(self)
-        named = isinstance(self.dtype, str) and self.dtype != "auto"
-        if named and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            expected = "auto or one of torch's, such as float32 or bfloat16"
-            raise ValueError(f"dtype is {one_line(repr(self.dtype))}; expected {expected}")
-        places = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
-        if "meta" in map(str, places):
-            raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
+_LONGEST_WAIT = timedelta(weeks=4)  # of one process for the others, whose samples may take longer
 
 
 class Checkpoint:
@@ -87,13 +45,11 @@ class Checkpoint:
             self.name = str(getattr(model, "name_or_path", None) or type(model).__name__)
             self.config, self.processor, self.model = model.config, processor, model
         else:
-            from transformers import AutoConfig, AutoProcessor
-
             self.name, kwargs = str(model), options.processor_kwargs or {}
             _check_name(self.name)
-            self.config = self._from_pretrained(AutoConfig, self._base_of("config.json"))
+            self.config = self._from_pretrained(transformers.AutoConfig, self._base_of("config.json"))
             base = self._base_of("processor_config.json", "preprocessor_config.json")
-            self.processor = processor or self._from_pretrained(AutoProcessor, base, **kwargs)
+            self.processor = processor or self._from_pretrained(transformers.AutoProcessor, base, **kwargs)
             _check_names(kwargs, self.processor)
         layers = text_config(self.config).num_hidden_layers
         image_token_id(self.config)  # a model without pictures is told here
@@ -116,9 +72,6 @@ class Checkpoint:
     @cached_property
     def model(self) -> Any:
         """The Hugging Face model, in evaluation mode, loaded at the first use."""
-        import torch
-        import transformers
-
         options, dtype = self.options, self.options.dtype
         if dtype == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             dtype = torch.float32  # half precision on a CPU is slow and, for some operations, missing
@@ -132,20 +85,17 @@ class Checkpoint:
         if tp and tp_size(model) == 1:
             told = f"transformers {transformers.__version__} did not share the model between the processes"
             raise RuntimeError(f"{told}; tp_plan needs version 5.17 or newer")
-        devices = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
-        facts = type(model).__name__, devices, model.dtype, time.perf_counter() - started
-        logger.info("loaded %s on %s as %s in %.1f s", *facts)
+        where = ", ".join(sorted({str(weight.device) for weight in model.parameters()}))
+        took = time.perf_counter() - started
+        logger.info("loaded %s on %s as %s in %.1f s", type(model).__name__, where, model.dtype, took)
         return model.eval()
 
     def release(self) -> None:
         """Let go of weights that were loaded here, for another model's; the next use loads them again."""
-        if self._given:
-            return
-        import torch
-
-        self.__dict__.pop("model", None)
-        gc.collect()
-        torch.cuda.empty_cache()
+        if not self._given:
+            self.__dict__.pop("model", None)
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def check_same_words(self, other: Checkpoint) -> None:
         """Raises ValueError where another checkpoint has another tokenizer, so that its tokens are others."""
@@ -157,8 +107,6 @@ class Checkpoint:
 
     def _model_class(self) -> Any:
         """The class of transformers that loads the model."""
-        import transformers
-
         names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
         classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
         own = getattr(self.config, "auto_map", {})  # of the checkpoint's own code
@@ -166,8 +114,6 @@ class Checkpoint:
 
     def _check_size(self) -> None:
         """Raises ValueError for a configuration of a far larger model, whose weights would be made at random first."""
-        import torch
-
         model_class, folder = self._model_class(), Path(self.name)
         files = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
         if not files or type(self.config) not in model_class._model_mapping or self.options.allow_missing_weights:
@@ -183,13 +129,11 @@ class Checkpoint:
     def _check_loaded(self, info: dict) -> None:
         """Raises ValueError where weights of the model were not in the checkpoint, or of another shape."""
         wrong = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in info.get(name) or ())
-        if not wrong:
-            return
         named = ", ".join(wrong[:_NAMED]) + ", ..." * (len(wrong) > _NAMED)
         message = f"model_path {self.name}: {len(wrong)} weights are missing or of another shape: {named}"
-        if self.options.allow_missing_weights:
+        if wrong and self.options.allow_missing_weights:
             logger.warning("%s; they are random", message)
-        else:
+        elif wrong:
             advice = "the model would answer at random: give a whole checkpoint, or allow_missing_weights"
             raise ValueError(f"{message}; {advice}")
 
@@ -252,3 +196,53 @@ def _check_name(name: str) -> None:
     advice = f"did you mean {path.parent / near[0]}?" if near else advice
     what = "is a file, no directory" if path.exists() else "is no directory"
     raise FileNotFoundError(f"model_path {name} {what}; {advice}")
+
+
+def process_number(tp_plan: Any = "auto") -> int:
+    """Which of several processes this is, by the launcher's word; 0 for one alone, or without a plan."""
+    return environment_number("RANK", 0) if tp_plan else 0
+
+
+def environment_number(name: str, default: int) -> int:
+    """A number that a launcher puts into the environment. Raises ValueError for another text."""
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f"the environment's {name} is {text[:50]!r}; expected a number, as a launcher sets it")
+    return int(text)
+
+
+def check_tp_plan(tp_plan: Any, device_map: Any, config: Any) -> None:
+    """Raises ValueError where a model cannot be shared by the processes that were started."""
+    if not tp_plan:
+        return
+    ranks = environment_number("WORLD_SIZE", 1)
+    if ranks < 2:
+        advice = "start several: torchrun --nproc-per-node 2 visualizeHeatMap.py ..."
+        raise ValueError(f"tp_plan {tp_plan!r} shares the model between processes, and there is one; {advice}")
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map {device_map!r} and tp_plan {tp_plan!r} were both given; give one of them")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        uneven = [count for count in layer_values(config.get_text_config(), name, 0) if count % ranks]
+        if uneven:
+            told = f"tp_plan {tp_plan!r}: {ranks} processes cannot share {uneven[0]} {name} evenly"
+            raise ValueError(f"{told}; start a number of processes that divides them")
+
+
+def part_of(numbers: list[int], checkpoint: Any) -> tuple[list[int], bool, Callable[[], None]]:
+    """The samples of this process, whether it is the first, and a function that waits for the others.
+
+    By accelerate's view of the processes, each of which gets a card of its own; of processes that share the model,
+    each answers every sample. Comes before the weights are loaded.
+    """
+    if checkpoint.options.tp_plan:
+        wait = lambda: torch.distributed.is_initialized() and torch.distributed.barrier()  # noqa: E731
+        return numbers, not process_number(), wait
+    from accelerate import PartialState
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        environment_number(name, 0)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
+    if state.num_processes > 1 and checkpoint.options.device_map == "auto":
+        checkpoint.options = replace(checkpoint.options, device_map={"": state.device})
+    with state.split_between_processes(numbers) as own:
+        return list(own), state.is_main_process, state.wait_for_everyone

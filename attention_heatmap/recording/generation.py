@@ -7,17 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from attention_heatmap.log import NOTE, logger, one_line, warn_once
+from attention_heatmap.log import NOTE, logger, one_line
 from attention_heatmap.options import are_whole
 from attention_heatmap.record import ImageTokens
+from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.attention import recording, text_attention
 from attention_heatmap.recording.layers import attention_layers, cross_layers, tp_size
-from attention_heatmap.recording.prompt import forced_pass, input_device
+from attention_heatmap.recording.prompt import forced_pass
 from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
-_SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
 # Ends of names of settings that need no mention: no answer that is the likeliest at each token changes by them.
 _UNSAID_SETTINGS = (
     "_id", "_version", "temperature", "top_p", "top_k", "top_h", "min_p", "typical_p", "_cutoff", "max_length",
@@ -60,12 +58,11 @@ def end_ids(model: Any) -> set[int]:
 def say_decoding_settings(model: Any, do_sample: bool) -> None:
     """Name the settings of the checkpoint that change its answer, and those that are set aside."""
     changed = model.generation_config.to_diff_dict()
-    said = {
-        name: value
-        for name, value in changed.items()
-        if name.startswith("forced_") or not name.endswith(_UNSAID_SETTINGS)
-    }
-    if kept := [f"{name}={value}" for name, value in said.items() if value is not None and not isinstance(value, bool)]:
+    kept = [
+        f"{name}={value}" for name, value in changed.items()
+        if (name.startswith("forced_") or not name.endswith(_UNSAID_SETTINGS)) and not isinstance(value, bool | None)
+    ]  # fmt: skip
+    if kept:
         logger.log(NOTE, "the checkpoint's own settings of generation are kept: %s", ", ".join(kept))
     if changed.get("do_sample") and not do_sample:
         logger.info("the checkpoint asks for sampling; the likeliest token is taken, unless do_sample is given")
@@ -73,9 +70,7 @@ def say_decoding_settings(model: Any, do_sample: bool) -> None:
 
 def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
     """The ids of the model's answer, without the end-of-sequence token and what may follow it, by plain `generate`."""
-    import torch
     from tqdm import tqdm
-    from transformers import LogitsProcessorList
 
     ends, cudnn = end_ids(model), torch.backends.cuda.cudnn_sdp_enabled()
     static = generation.get("cache_implementation") or model.generation_config.cache_implementation
@@ -88,7 +83,7 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
         return scores
 
     limit, started = generation["max_new_tokens"], time.perf_counter()
-    own = {"logits_processor": LogitsProcessorList([move_on]), "return_dict_in_generate": False}
+    own = {"logits_processor": transformers.LogitsProcessorList([move_on]), "return_dict_in_generate": False}
     try:
         with tqdm(total=limit, desc="generating", unit="token", leave=None) as bar, torch.inference_mode():
             output = model.generate(**inputs, **generation, **own)
@@ -104,39 +99,26 @@ def generate_response(model: Any, inputs: Any, generation: dict) -> list[int]:
     return response_ids
 
 
-def fast_settings(model: Any, generation: dict) -> dict:
-    """Generation by a static cache and a compiled step, where that pays.
-
-    It does not on a CPU, for a short answer, or where several processes share the model.
-    Compiling takes a minute at first, and again for a prompt or answer beyond the length compiled for.
-    """
-    most = generation["max_new_tokens"]
-    if input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
-        return generation | {"cache_implementation": "static"}
-    warn_once(f"fast changes nothing: it does not pay on {model.device} for {most} tokens at most")
-    return generation
-
-
 def record_rows(
-    model: Any, inputs: Any, planes: Sequence[Plane], response_ids: list[int], attention: str = "auto"
-) -> AttentionRecorder:
+    model: Any, inputs: Any, planes: Sequence[Plane], response_ids: list[int], attention: str = "auto",
+    located: Sequence[ImageTokens] = (),
+) -> AttentionRecorder:  # fmt: skip
     """The rows of a response, as `weights` of a recorder, by one teacher-forced pass over prompt and response.
 
     attention: "auto": by the registered function or, where the model never calls it, with a warning by "eager":
-    transformers' `output_attentions` with eager attention, where every layer's S×S matrix is held.
+    transformers' `output_attentions`, where every layer's S×S matrix is held. located: the pictures, for layers that
+    cross.
     """
-    first_query = inputs["input_ids"].shape[1] - 1
-    recorder = AttentionRecorder(planes, first_query, len(response_ids), cross_layers(model.config), tp_size(model))
+    lengths, crossing = (inputs["input_ids"].shape[1], len(response_ids)), cross_layers(model.config)
+    recorder = AttentionRecorder(planes, *lengths, located, crossing, tp_size(model))
     if attention == "auto":
         with recording(model, recorder):
             forced_pass(model, inputs, response_ids, logits_to_keep=slice(-1, None))
         if recorder.reached:
             return recorder.finish()
-        logger.warning(
-            "%s does not go through transformers' AttentionInterface: falling back to eager attention with "
-            "output_attentions, which holds every layer's S×S weights and may run out of memory",
-            type(model).__name__,
-        )
+        told = f"{type(model).__name__} does not go through transformers' AttentionInterface: falling back to eager"
+        more = "which holds every layer's S×S weights and may run out of memory"
+        logger.warning("%s attention with output_attentions, %s", told, more)
     with text_attention(model, "eager"):
         attentions = forced_pass(model, inputs, response_ids, output_attentions=True).attentions or ()
     # Some models leave out their layers without attention.
@@ -145,34 +127,6 @@ def record_rows(
         found = f"the attention of {len(attentions)} layers, not of {len(numbers)}"
         raise RuntimeError(f"{type(model).__name__} returned {found}: it cannot be recorded")
     by_layer = dict(zip(numbers if len(attentions) == len(numbers) else every, attentions))
-    for layer in dict.fromkeys(layer for layer, _ in planes):
+    for layer in {layer for layer, _ in planes}:
         recorder.observe_weights(layer, by_layer[layer])
     return recorder.finish()
-
-
-def picture_columns(located: Sequence[ImageTokens], keys: int) -> np.ndarray:
-    """(M,) the key of each image token in a layer that crosses, which has as many keys a picture, padded."""
-    each = keys // len(located)
-    return np.concatenate([number * each + np.arange(len(i.positions)) for number, i in enumerate(located)])
-
-
-def insert_image_positions(
-    token_ids: np.ndarray, weights_TNK: np.ndarray, located: Sequence[ImageTokens], crosses_N: Sequence[bool], keys: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(S,) ids and (T, N, S) weights with positions for the pictures' keys, and (S,) bool, which positions are text.
-
-    Planes of layers that cross hold weights of `keys` columns, as many a picture, padded; all others of the text alone.
-    """
-    image_positions = np.concatenate([image.positions for image in located])
-    is_text = np.ones(len(token_ids) + len(image_positions), bool)
-    is_text[image_positions] = False
-    wide_ids = np.zeros(len(is_text), np.int64)
-    wide_TNS = np.zeros((*weights_TNK.shape[:2], len(is_text)), weights_TNK.dtype)
-    wide_ids[is_text] = token_ids
-    for image in located:  # their ids: that of the token before them, which stands for the picture
-        wide_ids[image.positions] = wide_ids[image.positions[0] - 1]
-    for plane, crosses in enumerate(crosses_N):
-        places = image_positions if crosses else is_text
-        taken = picture_columns(located, keys) if crosses else slice(len(token_ids))
-        wide_TNS[:, plane, places] = weights_TNK[:, plane, taken]
-    return wide_ids, wide_TNS, is_text

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,9 +10,9 @@ from PIL import Image
 
 from attention_heatmap.log import one_line
 from attention_heatmap.record import ImageTokens
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.layers import cross_layers
-from attention_heatmap.recording.pixel_sources import PixelSources, pixel_sources, pixel_tensor
-from attention_heatmap.recording.pixel_tokens import token_of_each_value
+from attention_heatmap.recording.pixels import END, PixelSources, pixel_sources, token_of_each_value
 from attention_heatmap.recording.prompt import build_inputs
 
 _MOST_KEPT = 64  # placements of one model that are kept for pictures of the same sizes
@@ -41,9 +40,9 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
     """Where every image token stands in its picture: one box a token, or an error.
 
     `inputs` is what the processor returned for `images` (batch 1). A token's box is the extent, in the picture, of the
-    pixel values that feed it. Tokens on no pixel of a picture (newlines, a class token, padding) get NaN boxes. Where
-    only cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands
-    for each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
+    pixel values that feed it; NaN for a token on no pixel (newlines, a class token, padding). Where only
+    cross-attention sees the pictures, their tokens get positions of their own, right after the token that stands for
+    each in the prompt. Raises ValueError, with the model type and the counts, where the tokens have no place.
     """
     positions = np.flatnonzero(image_token_id(model.config) == inputs["input_ids"][0].cpu().numpy())
     settings = repr(getattr(processor, "image_processor", processor))
@@ -58,11 +57,9 @@ def locate_image_tokens(model: Any, processor: Any, inputs: Any, images: Sequenc
         asked = model, processor, inputs, sizes, name, len(positions)
         boxes, picture = _once(model, (settings, sizes, len(positions)), lambda: _place(*asked))
     except ValueError as error:
-        raise ValueError(
-            f"the image tokens cannot be placed in the picture: {one_line(error)} (model type "
-            f"{model.config.model_type!r}, {len(positions)} image tokens, {name} of shape "
-            f"{tuple(getattr(inputs.get(name), 'shape', ()))})"
-        ) from error
+        shape = tuple(getattr(inputs.get(name), "shape", ()))
+        facts = f"model type {model.config.model_type!r}, {len(positions)} image tokens, {name} of shape {shape}"
+        raise ValueError(f"the image tokens cannot be placed in the picture: {one_line(error)} ({facts})") from error
     if cross_layers(model.config) and len(positions) == len(images):
         positions = positions[picture] + 1 + np.arange(len(picture))
     return [ImageTokens(positions[picture == number], boxes[picture == number]) for number in range(len(images))]
@@ -81,7 +78,8 @@ def _once(model: Any, key: tuple, make: Any) -> Any:
 def _place(model: Any, processor: Any, inputs: Any, sizes: tuple, name: str, expected: int) -> tuple:
     """(N, 4) float32 boxes of the image tokens, and (N,) the picture of each."""
     config = model.config
-    pixel_tensor(inputs, name)
+    if not hasattr(inputs.get(name), "is_floating_point"):
+        raise ValueError(f"{name} is no tensor of pixel values")
     pools = config.model_type == "llava_onevision" and len(sizes) == 1
     if pools and (boxes := pooled_boxes(config, *sizes[0])) is not None:
         count, picture = len(boxes), np.zeros(len(boxes), int)
@@ -136,8 +134,8 @@ def token_boxes(sources: PixelSources, owner: np.ndarray, count: int, sizes: Seq
         np.maximum.at(high, token, at[on])
         half = _steps(at, on, owner, -1 - axis if at.ndim > 2 else -1, length) / 2
         # Enlarging repeats the middle of the picture's first and last pixel up to its ends.
-        boxes[:, axis] = np.where(low > 0.501, np.maximum(low - half, 0), 0)
-        boxes[:, axis + 2] = np.where(high < length - 0.501, np.minimum(high + half, length), length)
+        boxes[:, axis] = np.where(low > END, np.maximum(low - half, 0), 0)
+        boxes[:, axis + 2] = np.where(high < length - END, np.minimum(high + half, length), length)
     boxes[(length_N2[:, 0] == 0) | ~(boxes[:, :2] < boxes[:, 2:]).all(axis=1)] = np.nan
     return boxes
 
@@ -151,28 +149,20 @@ def _steps(at: np.ndarray, on: np.ndarray, owner: np.ndarray, axis: int, length_
     return np.where(times > 0, total / np.maximum(times, 1), total.sum() / max(len(step), 1)).astype(np.float32)
 
 
-def token_pictures(sources: PixelSources, owner: Any, count: int) -> np.ndarray:
+def token_pictures(sources: PixelSources, owner: np.ndarray, count: int) -> np.ndarray:
     """(count,) the picture that each token belongs to. A token on no pixel goes with those before it, but for as many
     as the first picture begins with: a class token."""
     of_tile = np.where(sources.shown, sources.picture, -1).reshape(len(owner), -1).max(axis=1)
-    found = np.full(count, -1)  # a tile of padding goes with the one before
-    found[owner[owner >= 0]] = _filled(of_tile)[np.nonzero(owner >= 0)[0]]
-    placed = np.flatnonzero(found >= 0)
-    for before, after in pairwise(placed):
-        if found[before] != found[after]:
-            found[max(before + 1, after - placed[0]) : after] = found[after]
-    return _filled(found)
-
-
-def _filled(numbers: np.ndarray) -> np.ndarray:
-    """Each -1 as the number before it, those at the beginning as the first one."""
-    known = np.flatnonzero(numbers >= 0)
-    return numbers[known[np.maximum(np.searchsorted(known, np.arange(len(numbers)), side="right") - 1, 0)]]
+    token, of_token = owner[owner >= 0], of_tile[np.nonzero(owner >= 0)[0]]
+    placed, starts = np.unique(token), [0]
+    for number in range(1, of_tile.max() + 1):
+        first = token[of_token == number].min(initial=count)
+        starts.append(max(first - placed[0], placed[np.searchsorted(placed, first) - 1] + 1))
+    return np.searchsorted(starts, np.arange(count), side="right") - 1
 
 
 def pooled_boxes(config: Any, width: int, height: int) -> np.ndarray | None:
     """Boxes of llava_onevision where it pools, so that a pixel feeds several tokens; else None."""
-    import torch
     from transformers.models.llava_onevision.modeling_llava_onevision import get_anyres_image_grid_shape, unpad_image
 
     tile, patch, size = config.vision_config.image_size, config.vision_config.patch_size, (height, width)

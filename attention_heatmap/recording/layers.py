@@ -77,9 +77,8 @@ def resolve_layer(config: Any, layer_idx: int) -> int:
     if layer_idx == DEFAULT_LAYER and layer_idx not in seeing:
         nearest = min(seeing, key=lambda layer: abs(layer - layer_idx))
         which = "" if len(seeing) == count else f", of which {len(seeing)} show attention to pictures"
-        logger.warning(
-            "the model has %d layers%s; layer %d is shown in place of the default %d", count, which, nearest, layer_idx
-        )
+        shown = f"layer {nearest} is shown in place of the default {layer_idx}"
+        logger.warning("the model has %d layers%s; %s", count, which, shown)
         return nearest
     if not -count <= layer_idx < count:
         usual = f"{count} layers (0..{count - 1}, or {-count}..-1)"
@@ -125,11 +124,9 @@ def warn_of_blind_layers(config: Any, layers: Sequence[int], reach: int) -> None
     """Say which layers cannot see the pictures, or not all of them, `reach` positions back from the response's end."""
     crossing, kinds = cross_layers(config), layer_kinds(config)
     window = getattr(config.get_text_config(), "sliding_window", None)
-    for layer in layers:
+    for layer in dict.fromkeys(layers):
         if crossing and layer not in crossing:
             logger.warning("layer %d does not look at pictures; layers %s do", layer, crossing)
         elif kinds[layer] == "sliding_attention" and reach > (window or reach):
-            logger.warning(
-                "layer %d sees the last %d positions only: at the response's end not all of the picture, %d back",
-                layer, window, reach,
-            )  # fmt: skip
+            told = f"layer {layer} sees the last {window} positions only"
+            logger.warning("%s: at the response's end not all of the picture, %d back", told, reach)

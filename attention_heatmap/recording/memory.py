@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from attention_heatmap.log import logger, one_line
+from attention_heatmap.recording import torch
 from attention_heatmap.recording.layers import attention_layers, layer_kinds, layer_values, tp_size
 from attention_heatmap.recording.prompt import input_device
 from attention_heatmap.recording.recorder import record_dtype
@@ -23,9 +24,8 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_ST
 def run_memory(config: Any, positions: int, eager: bool = False, cache: bool = True) -> int:
     """Numbers that a run over so many positions holds at once beside the weights, estimated.
 
-    The cache, where a layer with a window keeps next to nothing, and a pass at its peak: inside an MLP, which has its
-    inner values three times. eager: every layer's weights are kept, beside scores and copies of one layer. cache:
-    False for the pass that reads the rows, which has none.
+    The cache, which the pass that reads the rows has not and a layer with a window hardly, and a pass at its peak:
+    inside an MLP, with its inner values three times. eager: every layer's weights, scores and copies of one layer.
     """
     text = config.get_text_config()
     heads, kinds = text.num_attention_heads, layer_kinds(config)
@@ -39,7 +39,6 @@ def run_memory(config: Any, positions: int, eager: bool = False, cache: bool = T
 def free_memory(device: Any) -> float:
     """Bytes that can be taken on a device, torch's own reserve included; infinite where that is not known."""
     import psutil
-    import torch
 
     device = torch.device(device)
     if device.type == "cuda":
@@ -58,7 +57,6 @@ def check_memory(model: Any, prompt: int, steps: int, planes: int, *, eager: boo
     An answer seldom has all of its `steps`, so that a pass over the prompt decides what surely does not fit on the
     devices, which are taken together.
     """
-    asked = f"{prompt} prompt tokens and up to {steps} of the response"
     size, half = model.dtype.itemsize / tp_size(model), ", take dtype bfloat16" * (model.dtype.itemsize > 2)
     advice = "take attention='auto'" if eager else f"lower max_pixels{half} or take more devices"
     least = run_memory(model.config, prompt, eager, cache=False) * size
@@ -66,7 +64,8 @@ def check_memory(model: Any, prompt: int, steps: int, planes: int, *, eager: boo
     # Weights that accelerate keeps on the host or on disk are on "meta", and run where the model takes its inputs.
     devices = {input_device(model), *(weight.device for weight in model.parameters() if weight.device.type != "meta")}
     free, where = sum(map(free_memory, devices)), ", ".join(sorted(map(str, devices)))
-    told = f"{asked} take about {gib(most * MARGIN)} on {where} beside the weights, where {gib(free)} are free"
+    asked = f"{prompt} prompt tokens and up to {steps} of the response take about {gib(most * MARGIN)}"
+    told = f"{asked} on {where} beside the weights, where {gib(free)} are free"
     if least * SURE_PART > free:
         raise ValueError(f"{told}: {advice}")
     if most * MARGIN > free:
@@ -92,8 +91,6 @@ def check_record_memory(prompt: int, steps: int, planes: int, *, known: bool) ->
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device or the host has no more memory."""
-    import torch
-
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or any(words in str(error) for words in _OUT_OF_MEMORY)
 
@@ -101,8 +98,6 @@ def is_out_of_memory(error: Exception) -> bool:
 @contextmanager
 def out_of_memory_told(advice: str = "lower max_pixels or max_new_tokens") -> Iterator[list[str]]:
     """Within this block running out of memory is a RuntimeError of one line, with the facts put into the list."""
-    import torch
-
     facts: list[str] = []
     try:
         yield facts

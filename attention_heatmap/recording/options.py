@@ -1,8 +1,11 @@
-"""How an answer is made, and how its attention is recorded."""
+"""How a checkpoint is loaded, an answer made, and its attention recorded."""
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,11 +13,55 @@ from typing import Any
 from attention_heatmap.dataset import well_formed
 from attention_heatmap.log import one_line, warn_once
 from attention_heatmap.options import check_options, defaults_of, number_or_text, option
-from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE
+from attention_heatmap.recording import torch, transformers
+from attention_heatmap.recording.layers import tp_size
+from attention_heatmap.recording.prompt import DEFAULT_PROMPT_TEMPLATE, input_device
 
 # What a cell gets anyway: the answer replayed after a request that asks for nothing in particular.
 NEUTRAL_PROMPT = "Write a general description of the image."
-_answer, _recording = partial(option, group="answer"), partial(option, group="recording")
+_SHORTEST_FAST_ANSWER = 128  # tokens; for fewer, compiling takes longer than it saves
+_model, _answer, _recording = (partial(option, group=group) for group in ("model", "answer", "recording"))
+
+
+def _json_object(text: str) -> dict:
+    with suppress(ValueError, RecursionError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    shown = one_line(text)[:200]
+    raise argparse.ArgumentTypeError(f'{shown!r} is no JSON object; expected one such as {{"revision": "main"}}')
+
+
+_JSON = {"type": _json_object, "metavar": "JSON"}
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How a checkpoint is loaded."""
+
+    device_map: str | dict | None = _model("auto", "as in from_pretrained: auto, cpu, cuda:0, ...", flag={"type": str})
+    dtype: Any = _model("auto", "as in from_pretrained: auto, float32, bfloat16, ...; on a CPU auto is float32")
+    tp_plan: str | dict | None = _model(
+        None, "auto, under torchrun: its processes share every layer, in place of device_map",
+        flag={"choices": ("auto",)},
+    )  # fmt: skip
+    trust_remote_code: bool = _model(False, "run Python code that comes with the checkpoint")
+    allow_missing_weights: bool = _model(
+        False, "go on where the checkpoint lacks weights of its model, which are then random"
+    )
+    model_kwargs: dict | None = _model(None, "more for the model's from_pretrained, as a JSON object", flag=_JSON)
+    processor_kwargs: dict | None = _model(
+        None, "more for the processor's from_pretrained, as a JSON object", flag=_JSON
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        named = isinstance(self.dtype, str) and self.dtype != "auto"
+        if named and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            expected = "auto or one of torch's, such as float32 or bfloat16"
+            raise ValueError(f"dtype is {one_line(repr(self.dtype))}; expected {expected}")
+        places = self.device_map.values() if isinstance(self.device_map, dict) else [self.device_map]
+        if "meta" in map(str, places):
+            raise ValueError("device_map names meta, a device without weights; give auto, cpu or cuda:0")
 
 
 @dataclass(frozen=True)
@@ -63,28 +110,34 @@ class RecordingOptions:
         if unused and not self.do_sample:
             warn_once(f"{', '.join(unused)} without do_sample changes nothing; add do_sample, or leave that out")
 
-    def generation(self) -> dict[str, Any]:
-        """What `generate` is told; sampling starts at its seed."""
-        told = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
-        if not self.do_sample:  # None: a checkpoint's own sampling settings would only warn here
-            return told | dict.fromkeys(("temperature", "top_p", "top_k"))
-        from transformers import set_seed
-
-        set_seed(self.seed)
-        return told | {"temperature": self.temperature, "top_p": self.top_p}
+    def generation(self, model: Any) -> dict[str, Any]:
+        """What the model's `generate` is told; sampling starts at its seed."""
+        most, told = self.max_new_tokens, {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample}
+        if self.do_sample:
+            transformers.set_seed(self.seed)
+            told |= {"temperature": self.temperature, "top_p": self.top_p}
+        else:  # None: a checkpoint's own sampling settings would only warn here
+            told |= dict.fromkeys(("temperature", "top_p", "top_k"))
+        if self.fast and input_device(model).type == "cuda" and tp_size(model) == 1 and most >= _SHORTEST_FAST_ANSWER:
+            told["cache_implementation"] = "static"  # whose step is compiled
+        elif self.fast:
+            warn_once(f"fast changes nothing: it does not pay on {model.device} for {most} tokens at most")
+        return told
 
     def given_response(self, sample: dict) -> str | None:
         """The answer that is already known, if one was named."""
         response, key = self.response, self.response_key
-        if response is not None and key is not None:
-            raise ValueError("response and response_key were both given; give one of them")
         if key is not None:
+            if response is not None:
+                raise ValueError("response and response_key were both given; give one of them")
             if key not in sample:
                 raise ValueError(f"response_key {key!r} is no key of the sample; it has {sorted(map(str, sample))}")
             response = sample[key]
             if not isinstance(response, str):
                 kind = type(response).__name__
                 raise ValueError(f"response_key {key!r} names a {kind} in the sample; expected a text, the answer")
-        if response is not None and (not isinstance(response, str) or not response):
+        if response is None:
+            return None
+        if not isinstance(response, str) or not response:
             raise ValueError(f"the given response is {one_line(repr(response))}; expected a text that is not empty")
-        return response if response is None else well_formed(response)
+        return well_formed(response)

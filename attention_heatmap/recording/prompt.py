@@ -1,11 +1,13 @@
 """From a problem and its pictures to the model's inputs, and from tokens back to text."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from attention_heatmap.log import one_line
+from attention_heatmap.recording import torch
 
 # Reason-RFT's own question prompt; {Question} is replaced by the sample's problem.
 DEFAULT_PROMPT_TEMPLATE = (
@@ -43,10 +45,9 @@ def check_chat_template(processor: Any) -> None:
 
 
 def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], prompt_template: str) -> Any:
-    """The model's inputs for one problem and its pictures, by the processor's own chat template.
+    """The model's inputs for one problem and its pictures, by the processor's own chat template: batch 1, on the CPU.
 
-    Returns the processor's BatchFeature with tensors of batch 1, on the CPU. Raises ValueError when the processor has
-    no chat template, or cannot take these pictures.
+    Raises ValueError when the processor has no chat template, or cannot take these pictures.
     """
     question = prompt_template.replace("{Question}", problem)
     text = prompt_text(processor, [*({"type": "image"} for _ in images), {"type": "text", "text": question}])
@@ -56,10 +57,8 @@ def build_inputs(processor: Any, problem: str, images: Sequence[Image.Image], pr
     try:
         inputs = process(processor, text, images, **special)
     except Exception as error:  # each processor has its own complaints
-        raise ValueError(
-            f"{type(processor).__name__} cannot take the problem and its {len(images)} picture(s): {one_line(error)}; "
-            "check the pictures' sizes and processor_kwargs"
-        ) from error
+        told = f"{type(processor).__name__} cannot take the problem and its {len(images)} picture(s): {one_line(error)}"
+        raise ValueError(f"{told}; check the pictures' sizes and processor_kwargs") from error
     inputs.pop("labels", None)
     if (count := len(inputs.get("input_ids", [0]))) != 1:
         raise ValueError(f"{type(processor).__name__} asks {count} questions of its own in place of the problem")
@@ -77,17 +76,12 @@ def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) 
 
 def input_device(model: Any) -> Any:
     """Where a model takes its inputs. The weights of a part that is kept on the host or on disk are on "meta"."""
-    import torch
-
-    if model.device.type != "meta":
-        return model.device
-    return torch.device(model.get_input_embeddings()._hf_hook.execution_device)
+    held_elsewhere = model.device.type == "meta"
+    return torch.device(model.get_input_embeddings()._hf_hook.execution_device) if held_elsewhere else model.device
 
 
 def append_response(inputs: Any, response_ids: Sequence[int]) -> dict:
     """The inputs with a response's tokens after the prompt, for one teacher-forced pass."""
-    import torch
-
     extended, T = dict(inputs), len(response_ids)
     for key, value in inputs.items():
         if key == "input_ids":
@@ -111,8 +105,6 @@ def forced_pass(model: Any, inputs: Any, response_ids: Sequence[int], **options:
     must be a slice. A number would make gemma4 cut its queries; a tensor would be moved by accelerate to the card where
     the model begins, which need not be that of its last layers.
     """
-    import torch
-
     with torch.inference_mode():
         return model(**append_response(inputs, response_ids[:-1]), use_cache=False, **options)
 
@@ -123,19 +115,15 @@ def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
     Tokens are decoded behind the one before, never alone: a character whose bytes are spread over several
     tokens comes whole, with the last of them, and leading spaces are kept.
     """
-
-    def text_of(first: int, last: int) -> str:
-        kept = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        return tokenizer.decode(list(token_ids[first:last]), **kept)
-
-    pieces: list[str] = []
+    decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    ids, pieces = list(token_ids), []
     before, start = 0, 0  # ids[before:start] is text that is out already, ids[start:] waits for its last byte
-    for end in range(1, len(token_ids) + 1):
-        text = text_of(before, end)
+    for end in range(1, len(ids) + 1):
+        text = decode(ids[before:end])
         # A UTF-8 character has at most four bytes: what is broken for longer is no character.
-        if text.endswith("\ufffd") and end - start < 4 and end < len(token_ids):
+        if text.endswith("\ufffd") and end - start < 4 and end < len(ids):
             pieces.append("")
-            continue
-        pieces.append(text[len(text_of(before, start)) :])
-        before, start = start, end
+        else:
+            pieces.append(text[len(decode(ids[before:start])) :])
+            before, start = start, end
     return tuple(pieces)

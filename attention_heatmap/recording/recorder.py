@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from attention_heatmap.record import LARGEST_FLOAT32_RECORD, Head
+from attention_heatmap.record import LARGEST_FLOAT32_RECORD, Head, ImageTokens
+from attention_heatmap.recording import torch
 
 _VALUES_AT_ONCE = 2**23  # weights of single heads, about, that stand on the device at once
 _MOST_ON_THEIR_WAY = 32  # blocks of rows that have left the device and have not been put in their place yet
@@ -24,20 +25,21 @@ class AttentionRecorder:
     No S×S matrix ever exists: scores are computed for the queries wanted, a block at a time, go through the softmax
     and the reduction of the heads on the device, and leave for the host without stopping it.
 
-    planes: layers with a reduction of their heads. first_query: position of the first query wanted.
-    crossing: the layers whose keys belong to pictures, not to positions of the text.
-    ranks: the number of processes that share the heads.
-
-    weights: (T, N, columns) float32, or float16 where that would be large; complete after `finish`. columns: the
-    positions, or the keys of pictures that only cross-attention sees, where those are more. cross_keys: their number.
+    planes: layers with a reduction of their heads. prompt: P, its positions. ranks: the processes that share the heads.
+    crossing: the layers whose keys are the pictures, outside the text; these then have positions in every row.
+    weights: (T, N, S) float32, or float16 where that would be large; complete after `finish`.
     """
 
     def __init__(
-        self, planes: Sequence[Plane], first_query: int, steps: int, crossing: Iterable[int] = (), ranks: int = 1
-    ) -> None:
-        self.planes, self.crossing, self.ranks = tuple(planes), frozenset(crossing), ranks
-        self.first_query, self.steps, self.cross_keys = first_query, steps, 0
-        shape = steps, len(self.planes), first_query + 1 + steps
+        self, planes: Sequence[Plane], prompt: int, steps: int, located: Sequence[ImageTokens] = (),
+        crossing: Iterable[int] = (), ranks: int = 1,
+    ) -> None:  # fmt: skip
+        self.planes, self.steps, self.ranks = tuple(planes), steps, ranks
+        self.located, self.crossing = located, frozenset(crossing)
+        self.image_positions = np.concatenate([np.zeros(0, int), *(image.positions for image in located)])
+        outside = self.image_positions if self.crossing else []
+        shape = steps, len(self.planes), prompt + steps + len(outside)
+        self.text_positions = np.setdiff1d(np.arange(shape[2]), outside)
         self.weights = np.zeros(shape, record_dtype(math.prod(shape)))  # memory is taken where something is written
         self._found_TN = np.zeros(shape[:2], bool)
         self._pool = ThreadPoolExecutor(max_workers=1)  # so that the model never waits for the host's memory
@@ -51,11 +53,8 @@ class AttentionRecorder:
     def observe(self, layer: int, query: Any, key: Any, mask: Any, scaling: float | None, window: int | None) -> None:
         """Record the rows of one attention call: query (1, H, Q, D), key (1, G, K, D), mask (1, 1, Q, K) or None.
 
-        Without a mask attention is causal, within a window of the last positions where there is one; that of a layer
-        that crosses sees all keys.
+        Without a mask attention is causal, within a window where there is one; a layer that crosses sees all keys.
         """
-        import torch
-
         (batch, heads, count, _), keys, seen = query.shape, key.shape[2], None
         for queries, step in self._blocks(layer, heads, count, keys):
             if batch != 1:
@@ -83,10 +82,6 @@ class AttentionRecorder:
 
     def take(self, layer: int, step: int, weights_HQK: Any) -> None:
         """Reduce the weights of the queries from a step on to rows of each plane, and let them leave for the host."""
-        import torch
-
-        if layer in self.crossing:
-            self.cross_keys = weights_HQK.shape[2]
         places = [place for place, (number, _) in enumerate(self.planes) if number == layer]
         rows_NQK = torch.stack([reduce_heads(weights_HQK, self.planes[place][1], self.ranks) for place in places])
         if self.weights.dtype == np.float16:
@@ -103,17 +98,24 @@ class AttentionRecorder:
         if there is not None:
             there.synchronize()
         rows_NQK = rows_NQK.numpy()
-        _, Q, K = rows_NQK.shape
-        if self.weights.shape[2] < K:  # more keys of pictures than there are positions
-            self.weights = np.pad(self.weights, ((0, 0), (0, 0), (0, K - self.weights.shape[2])))
+        (_, Q, K), layer = rows_NQK.shape, self.planes[places[0]][0]
         finite_Q = np.isfinite(rows_NQK).all(axis=(0, 2))
         if not finite_Q.all():
-            layer, first = self.planes[places[0]][0], step + finite_Q.argmin()
-            told = f"layer {layer} has weights that are no numbers at step {first}: the model overflowed"
-            raise RuntimeError(f"{told}, as float16 may; try --dtype bfloat16 or float32")
+            told = f"layer {layer} has weights that are no numbers at step {step + finite_Q.argmin()}"
+            raise RuntimeError(f"{told}: the model overflowed, as float16 may; try --dtype bfloat16 or float32")
+        positions = self.text_positions[:K] if self.crossing else slice(K)
+        if layer in self.crossing:
+            positions, rows_NQK = self.image_positions, rows_NQK[..., self.image_keys(layer, K)]
         for place, rows_QK in zip(places, rows_NQK):
-            self.weights[step : step + Q, place, :K] = rows_QK
+            self.weights[step : step + Q, place, positions] = rows_QK
             self._found_TN[step : step + Q, place] = True
+
+    def image_keys(self, layer: int, keys: int) -> np.ndarray:
+        """(M,) the key of each image token; a layer that crosses has as many a picture, padded."""
+        if layer not in self.crossing:
+            return self.image_positions
+        each = keys // len(self.located)
+        return np.concatenate([each * n + np.arange(len(image.positions)) for n, image in enumerate(self.located)])
 
     def finish(self) -> "AttentionRecorder":
         """Wait until all rows are in their place. Raises RuntimeError when some are missing."""
@@ -136,14 +138,11 @@ def record_dtype(values: int) -> type:
 def attention_scores(query: Any, key: Any, mask_1QK: Any, scaling: float | None, queries: slice) -> Any:
     """q·kᵀ, scaled and masked, for a slice of the queries: (H, Q, K) in the dtype of the query.
 
-    mask_1QK: of these queries; bool, or added; None hides nothing. Query heads are grouped by reshape, so that no key
-    is repeated.
+    mask_1QK: of these queries; bool, or added; None hides nothing.
     """
-    import torch
-
     _, H, _, D = query.shape
     _, G, K, _ = key.shape
-    query_GQD = query[0, :, queries].reshape(G, -1, D)
+    query_GQD = query[0, :, queries].reshape(G, -1, D)  # heads of a group beside each other: no key is repeated
     scale = D**-0.5 if scaling is None else scaling
     nothing = query.new_empty(1, 1, 1)  # beta=0: it is not read; one call multiplies and scales
     scores_HQK = torch.baddbmm(nothing, query_GQD, key[0].transpose(1, 2), beta=0, alpha=scale).view(H, -1, K)
@@ -154,8 +153,6 @@ def attention_scores(query: Any, key: Any, mask_1QK: Any, scaling: float | None,
 
 def causal_mask(queries: slice, count: int, keys: int, window: int | None, device: Any) -> Any:
     """(Q, K) bool, the keys that a slice of the last `count` queries sees: those before them, in a window if any."""
-    import torch
-
     at_Q1 = torch.arange(keys - count + queries.start, keys - count + queries.stop, device=device)[:, None]
     at_K = torch.arange(keys, device=device)
     seen_QK = at_K <= at_Q1
@@ -167,16 +164,14 @@ def reduce_heads(weights_HQK: Any, head: Head, ranks: int = 1) -> Any:
 
     ranks: the processes of a tensor-parallel run; each holds an equal part of the heads, in order, or all of them.
     """
-    import torch.distributed as dist
-
     if head in ("mean", "max"):
         rows_QK = weights_HQK.amax(0) if head == "max" else weights_HQK.mean(0) / ranks
     else:  # the first process that has a head gives its rows, the others zeros
         H, wanted = weights_HQK.shape[0], head if isinstance(head, tuple) else (head,)
-        places = [one - (dist.get_rank() * H if ranks > 1 else 0) for one in wanted]
+        places = [one - (torch.distributed.get_rank() * H if ranks > 1 else 0) for one in wanted]
         own = [place for place in places if 0 <= place < H] if ranks > 1 else places
         rows_QK = weights_HQK[own].sum(0) / len(wanted)
     if ranks > 1:
-        rows_QK = rows_QK.contiguous()
-        dist.all_reduce(rows_QK, dist.ReduceOp.MAX if head == "max" else dist.ReduceOp.SUM)
+        rows_QK, operations = rows_QK.contiguous(), torch.distributed.ReduceOp
+        torch.distributed.all_reduce(rows_QK, operations.MAX if head == "max" else operations.SUM)
     return rows_QK

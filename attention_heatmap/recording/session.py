@@ -12,20 +12,20 @@ from attention_heatmap.dataset import problem_of, shrink, upright_rgb, well_form
 from attention_heatmap.log import NOTE, logger
 from attention_heatmap.record import AttentionRecord, ImageTokens, picture_file
 from attention_heatmap.recording import generation
-from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
-from attention_heatmap.recording.image_tokens import locate_image_tokens
-from attention_heatmap.recording.layers import cross_layers, resolve_heads, text_config, tp_size, warn_of_blind_layers
+from attention_heatmap.recording.heads import choose_heads, survey_heads
+from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
+from attention_heatmap.recording.layers import resolve_heads, text_config, tp_size, warn_of_blind_layers
 from attention_heatmap.recording.memory import check_memory, check_record_memory, out_of_memory_told
 from attention_heatmap.recording.options import RecordingOptions
 from attention_heatmap.recording.prompt import build_inputs, decode_tokens, input_device
+from attention_heatmap.recording.recorder import AttentionRecorder, Plane
 
 
 class Session:
     """One model and its processor, that answer samples and record their attention."""
 
-    def __init__(self, model: Any, processor: Any, max_image_num: int) -> None:
-        self.model, self.processor, self.max_image_num = model, processor, max_image_num
-        self.config = model.config
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
 
     def record(
         self, sample: dict, images: Sequence[Image.Image], layers: tuple[int, ...], how: RecordingOptions,
@@ -35,7 +35,7 @@ class Session:
 
         ids: the tokens of an answer that is known already, such as another checkpoint's.
         """
-        problem, heads = well_formed(problem_of(sample, "the sample")), resolve_heads(self.config, how.head)
+        problem, heads = well_formed(problem_of(sample, "the sample")), resolve_heads(self.model.config, how.head)
         response, auto_layer, auto_head = how.given_response(sample), not layers, heads == ("auto",)
         if tp_size(self.model) > 1 and (auto_layer or auto_head):
             told = "auto compares the heads of a layer, which tp_plan shares out"
@@ -49,41 +49,38 @@ class Session:
             count = max(len(layers), 1) * len(heads)
             facts.append(check_memory(self.model, prompt, steps, count, eager=how.attention == "eager"))
             logger.info(facts[0])
-            if ids is not None:
-                check_record_memory(prompt, steps, count, known=True)
-            else:
+            if ids is None:
                 generation.say_decoding_settings(self.model, how.do_sample)
-                settings = how.generation()
-                settings = generation.fast_settings(self.model, settings) if how.fast else settings
-                ids = generation.generate_response(self.model, inputs, settings)
-                check_record_memory(prompt, len(ids), count, known=True)
-            chosen: dict[int, int] = {}
+                ids = generation.generate_response(self.model, inputs, how.generation(self.model))
+            check_record_memory(prompt, len(ids), count, known=True)
+            planes = [(layer, head) for layer in layers for head in heads]
             if auto_layer or auto_head:
-                layers, chosen = self._choose(inputs, ids, located, originals, layers, auto_head)
-            planes = [(layer, chosen.get(layer, head)) for layer in layers for head in heads]
-            record = self._recorded(inputs, located, planes, ids, how.attention, originals, problem)
+                planes = self._chosen(inputs, located, ids, [image.size for image in originals], layers, heads)
+            rows = generation.record_rows(self.model, inputs, planes, ids, how.attention, located)
+            record = self._record_of(rows, inputs, ids, originals, problem)
             if how.neutral_prompt is not None:
-                asked = self.inputs(how.neutral_prompt, originals, replace(how, prompt_template="{Question}"))
-                again = self._recorded(*asked, planes, ids, how.attention)
+                asked, places = self.inputs(how.neutral_prompt, originals, replace(how, prompt_template="{Question}"))
+                again = generation.record_rows(self.model, asked, planes, ids, how.attention, places)
                 neutral = again.weights[:, :, again.image_positions].mean(axis=0, dtype=np.float32)
-        reach = prompt + len(ids) - min(int(image.positions.min()) for image in located)
-        warn_of_blind_layers(self.config, layers, reach)
+        warn_of_blind_layers(self.model.config, record.layers, prompt + len(ids) - int(record.image_positions.min()))
         return replace(record, auto_layer=auto_layer, auto_head=auto_head, neutral=neutral)
 
-    def inputs(
-        self, problem: str, originals: list[Image.Image], how: RecordingOptions
-    ) -> tuple[Any, list[ImageTokens]]:
-        """The model's inputs on its device, and where the image tokens stand in the original pictures."""
-        if not 1 <= len(originals) <= self.max_image_num:
-            raise ValueError(f"{len(originals)} pictures were given; expected 1..{self.max_image_num} (max_image_num)")
+    def built(self, problem: str, originals: Sequence[Image.Image], how: RecordingOptions) -> tuple[Any, list]:
+        """The model's inputs, on the CPU, and the pictures that went into them."""
         images = [shrink(image, how.max_pixels) for image in originals]
         inputs = build_inputs(self.processor, problem, images, how.prompt_template)
         highest, vocabulary = int(inputs["input_ids"].max()), self.model.get_input_embeddings().weight.shape[0]
         if highest >= vocabulary:
             told = f"the tokenizer gives ids up to {highest}, the model has {vocabulary} tokens"
             raise ValueError(f"{told}; give the tokenizer that belongs to the weights")
-        shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
-        logger.debug("inputs: %s", shapes)
+        return inputs, images
+
+    def inputs(
+        self, problem: str, originals: list[Image.Image], how: RecordingOptions
+    ) -> tuple[Any, list[ImageTokens]]:
+        """The model's inputs on its device, and where the image tokens stand in the original pictures."""
+        inputs, images = self.built(problem, originals, how)
+        logger.debug("inputs: %s", {key: tuple(one.shape) for key, one in inputs.items() if hasattr(one, "shape")})
         located = [
             ImageTokens(tokens.positions, tokens.boxes * np.float32([a.width / b.width, a.height / b.height] * 2))
             for tokens, a, b in zip(locate_image_tokens(self.model, self.processor, inputs, images), originals, images)
@@ -99,46 +96,38 @@ class Session:
             raise ValueError(f"the given response is {response!r}; expected more than the end of a sequence")
         return ids
 
-    def _choose(
-        self, inputs: Any, ids: list[int], located: Any, originals: list, layers: tuple[int, ...], choose_head: bool
-    ) -> tuple[tuple[int, ...], dict[int, int]]:
-        """The layers, or the one chosen where there are none, and the head chosen for each, if any; logged."""
-        regions = picture_regions(located, [image.size for image in originals])
-        layer, heads = choose_heads(survey_heads(self.model, inputs, ids, located, regions))
+    def _chosen(
+        self, inputs: Any, located: list[ImageTokens], ids: list[int], sizes: list, layers: tuple, heads: tuple
+    ) -> list[Plane]:
+        """The planes of an answer of which auto chooses the layer, as there is none, or a head a layer; logged."""
+        layer, best = choose_heads(survey_heads(self.model, inputs, ids, located, sizes))
         if not layers:
             logger.log(NOTE, "auto: layer %d, whose heads agree most on what moves with the token", layer)
             layers = (layer,)
-        if not choose_head:
-            return layers, {}
+        if heads != ("auto",):
+            return [(layer, head) for head in heads]
         for number in layers:
-            if number not in heads:
+            if number not in best:
                 told = f"no head of layer {number} sees pictures, for auto to choose"
-                raise ValueError(f"{told}; take one of {list(heads)}")
-            logger.log(NOTE, "auto: head %d of layer %d, which agrees most with the others", heads[number], number)
-        return layers, heads
+                raise ValueError(f"{told}; take one of {list(best)}")
+            logger.log(NOTE, "auto: head %d of layer %d, which agrees most with the others", best[number], number)
+        return [(number, best[number]) for number in layers]
 
-    def _recorded(
-        self, inputs: Any, located: list[ImageTokens], planes: list, ids: list[int], attention: str,
-        originals: Sequence[Image.Image] = (), problem: str = "",
-    ) -> AttentionRecord:  # fmt: skip
+    def _record_of(
+        self, rows: AttentionRecorder, inputs: Any, ids: list[int], originals: list[Image.Image], problem: str
+    ) -> AttentionRecord:
         """The rows of an answer, joined with the text and the pictures."""
-        rows = generation.record_rows(self.model, inputs, planes, ids, attention)
-        tokenizer, weights_TNS = self.processor.tokenizer, rows.weights
-        token_ids = np.concatenate([inputs["input_ids"][0].cpu().numpy(), ids]).astype(np.int64)
-        tokens = decode_tokens(tokenizer, token_ids.tolist())
-        if crossing := cross_layers(self.config):
-            crosses_N = [layer in crossing for layer, _ in planes]
-            placed = generation.insert_image_positions(token_ids, weights_TNS, located, crosses_N, rows.cross_keys)
-            token_ids, weights_TNS, is_text = placed
-            texts = iter(tokens)
-            tokens = tuple(next(texts) if text else "" for text in is_text)
-        P = len(token_ids) - len(ids)
+        tokenizer, (*_, S) = self.processor.tokenizer, rows.weights.shape
+        text_ids, P = [*inputs["input_ids"][0].tolist(), *ids], S - len(ids)
+        token_ids, tokens = np.full(S, image_token_id(self.model.config), np.int64), np.full(S, "", object)
+        token_ids[rows.text_positions] = text_ids
+        tokens[rows.text_positions] = decode_tokens(tokenizer, text_ids)
         ends, at = np.cumsum([0, *map(len, tokens[:P])]), "".join(tokens[:P]).rfind(problem)
         span = np.searchsorted(ends, [at, at + len(problem) - 1], side="right") - [1, 0]
+        layers, heads = zip(*rows.planes)
         return AttentionRecord(
-            tokens=tokens, token_ids=token_ids, prompt_length=P, problem=tuple(span.tolist()) if at >= 0 else None,
-            layers=tuple(layer for layer, _ in planes), heads=tuple(head for _, head in planes), weights=weights_TNS,
-            images=tuple(located), special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
-            num_layers=text_config(self.config).num_hidden_layers, model=Path(self.model.name_or_path).name[:99],
-            pictures=tuple(map(picture_file, originals)),
+            tokens=tuple(tokens), token_ids=token_ids, prompt_length=P, layers=layers, heads=heads,
+            problem=tuple(span.tolist()) if at >= 0 else None, weights=rows.weights, images=tuple(rows.located),
+            special_ids=tuple(sorted(set(tokenizer.all_special_ids))), pictures=tuple(map(picture_file, originals)),
+            num_layers=text_config(self.model.config).num_hidden_layers, model=Path(self.model.name_or_path).name[:99],
         )  # fmt: skip

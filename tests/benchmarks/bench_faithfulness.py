@@ -34,7 +34,7 @@ from attention_heatmap.record import AttentionRecord
 from attention_heatmap.recording import check
 from attention_heatmap.recording.attention import text_attention
 from attention_heatmap.recording.generation import end_ids
-from attention_heatmap.recording.heads import choose_heads, picture_regions, survey_heads
+from attention_heatmap.recording.heads import choose_heads, survey_heads
 from attention_heatmap.recording.options import NEUTRAL_PROMPT, RecordingOptions
 from attention_heatmap.recording.prompt import append_response
 from attention_heatmap.recording.session import Session
@@ -103,15 +103,15 @@ class Case:
 
     def __init__(self, visualizer, sample: dict, images: list, ids: list[int]) -> None:
         self.images, self.ids = images, ids
-        session = Session(visualizer.model, visualizer.processor, visualizer.max_image_num)
+        session = Session(visualizer.model, visualizer.processor)
         self.inputs, located = session.inputs(sample["problem"], images, RecordingOptions())
         neutral, places = session.inputs(NEUTRAL_PROMPT, images, RecordingOptions(prompt_template="{Question}"))
         model, P, layers = visualizer.model, self.inputs["input_ids"].shape[1], tuple(range(visualizer.num_layers))
         weights = all_rows(model, self.inputs, ids)
         at = np.concatenate([image.positions for image in places])
         anyway = all_rows(model, neutral, ids)[:-1, ..., at]
-        regions = picture_regions(located, [image.size for image in images])
-        layer, heads = choose_heads(survey_heads(model, self.inputs, ids, located, regions))
+        sizes = [image.size for image in images]
+        layer, heads = choose_heads(survey_heads(model, self.inputs, ids, located, sizes))
         self.auto, self.tokens = (layer, heads[layer]), [image.positions for image in located]
         plain = AttentionRecord(
             tokens=("",) * (P + len(ids)), token_ids=np.zeros(P + len(ids), np.int64), prompt_length=P, layers=layers,
@@ -128,7 +128,6 @@ class Case:
             self.maps[name] = shown.rows[:, plain.image_positions] * ~shown.sinks[plain.image_positions]
         names = {name for boxes in sample["boxes"] for name in boxes}
         self.mentions = mentions_in(visualizer.processor.tokenizer, ids, names)
-        sizes = [image.size for image in images]
         self.overlaps = [cell_overlap(name, sample["boxes"], sizes) for _, _, name in self.mentions]
 
     def pointing(self) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import torch
 from bench_recording import alternate, measured
 from shapes import build, device_name, greedy, prompt
 
-from attention_heatmap.recording.generation import fast_settings, generate_response, record_rows
+from attention_heatmap.recording.generation import generate_response, record_rows
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             model.generate(**inputs, **generation)
 
     def fast():
-        response_ids = generate_response(model, inputs, fast_settings(model, generation))
+        response_ids = generate_response(model, inputs, generation | {"cache_implementation": "static"})
         record_rows(model, inputs, planes, response_ids)
 
     first, _ = measured(fast)

@@ -19,7 +19,7 @@ from records import grid_boxes
 from shapes import IMAGE_GRID, build, device_name, greedy, prompt
 
 from attention_heatmap.record import AttentionRecord, ImageTokens
-from attention_heatmap.recording.generation import fast_settings, generate_response, record_rows
+from attention_heatmap.recording.generation import generate_response, record_rows
 from visualizeHeatMap import render_frames, write_video
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         weights_GiB = torch.cuda.memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    settings = fast_settings(model, generation) if arguments.fast else generation
+    settings = generation | ({"cache_implementation": "static"} if arguments.fast else {})
     response_ids = generate_response(model, inputs, settings)
     rows = record_rows(model, inputs, [(layer, "mean")], response_ids)
     recorded = time.perf_counter()

@@ -19,7 +19,7 @@ import transformers
 from geometries import PUBLISHED, Geometry, build
 from placing import noise_picture
 
-from attention_heatmap.recording import image_tokens, pixel_sources, pixel_tokens
+from attention_heatmap.recording import image_tokens, pixels
 from attention_heatmap.recording.prompt import build_inputs
 
 CELL = 28  # pixels of the picture that an image token stands for
@@ -75,7 +75,7 @@ def main() -> None:
         plain = time.perf_counter() - begin
         found = []
         ask = lambda inputs=inputs, found=found, token_id=token_id: found.append(  # noqa: E731
-            pixel_tokens.token_of_each_value(model, inputs, "pixel_values", token_id)
+            pixels.token_of_each_value(model, inputs, "pixel_values", token_id)
         )
         if cuda:
             ask()  # kernels are loaded
@@ -84,9 +84,7 @@ def main() -> None:
         expected = image_tokens.reported_owners(inputs, "pixel_values", count)
         assert count == tokens and (owner == expected)[owner >= 0].all()
         named = float((owner >= 0).mean())
-        ramps, _ = measured(
-            lambda size=size: pixel_sources.pixel_sources(processor, [size], "pixel_values"), arguments.device
-        )
+        ramps, _ = measured(lambda size=size: pixels.pixel_sources(processor, [size], "pixel_values"), arguments.device)
         image_tokens._kept.clear()
         place = lambda inputs=inputs, picture=picture: image_tokens.locate_image_tokens(  # noqa: E731
             model, processor, inputs, [picture]

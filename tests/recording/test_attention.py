@@ -1,10 +1,12 @@
 """The registered attention function: rows beside what the model would have used, which stays what it was."""
 
+import sys
+
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from reference import GREEDY, assert_rows, eager_weights, inputs_of
+from reference import GREEDY, assert_rows, at_positions, eager_weights, inputs_of, located_of
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flash_attention_mask, sdpa_mask
@@ -12,7 +14,6 @@ from transformers.masking_utils import eager_mask, flash_attention_mask, sdpa_ma
 from attention_heatmap.recording.attention import (
     RECORDING_ATTENTION,
     _active,
-    additive_mask,
     decoder_layers,
     implementations,
     recording,
@@ -21,7 +22,7 @@ from attention_heatmap.recording.attention import (
     vision_attention_off,
 )
 from attention_heatmap.recording.generation import generate_response, record_rows
-from attention_heatmap.recording.layers import attention_layers
+from attention_heatmap.recording.layers import attention_layers, cross_layers
 from attention_heatmap.recording.recorder import AttentionRecorder
 
 # Families that are written nowhere in the package, attention sinks among them.
@@ -39,8 +40,10 @@ def test_rows_are_eager_attentions_and_the_answer_is_the_models_own(tiny_visuali
     plain = twin(family).generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     ids = generate_response(visualizer.model, inputs, {"max_new_tokens": 8, **GREEDY})
     assert ids == plain.tolist()[: len(ids)]
-    rows = record_rows(visualizer.model, inputs, planes, ids)
-    assert_rows(rows.weights, planes, eager_weights(twin(family, "eager"), inputs, ids))
+    located, crossing = located_of(visualizer, inputs), cross_layers(visualizer.config)
+    rows = record_rows(visualizer.model, inputs, planes, ids, located=located)
+    expected = at_positions(eager_weights(twin(family, "eager"), inputs, ids), located, crossing)
+    assert_rows(rows.weights, planes, expected)
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "mistral3", "paligemma2"])
@@ -236,14 +239,22 @@ def test_a_model_without_an_eager_function_says_what_to_try(tiny):
         recording_attention(module, query, query, query, None, softcap=2.0)
 
 
+class Capped(torch.nn.Module):
+    """A layer whose attention sdpa cannot compute; its eager function stands in its module."""
+
+    layer_idx = 0
+
+
 @pytest.mark.parametrize("queries", [1, 3])
-def test_no_mask_means_to_eager_what_it_means_to_sdpa(queries):
-    query = torch.zeros(1, 4, queries, 8)
-    mask = additive_mask(None, query, 3)
+def test_no_mask_means_to_eager_what_it_means_to_sdpa(tiny, monkeypatch, queries):
+    masks, keys, weights = [], torch.zeros(1, 4, 3, 8), torch.full((1, 4, queries, 3), 1 / 3)
+    eager = lambda module, query, key, value, mask, **_: (masks.append(mask), weights)  # noqa: E731
+    monkeypatch.setattr(sys.modules[__name__], "eager_attention_forward", eager, raising=False)
     expected = torch.zeros(1, 3) if queries == 1 else torch.full((3, 3), torch.finfo(torch.float32).min).triu(1)
-    assert (mask[0, 0] == expected).all()
-    assert additive_mask(mask, query, 3) is mask
-    assert (additive_mask(mask == 0, query, 3) == mask).all()
+    with recording(tiny.model, AttentionRecorder([(0, "mean")], 3, queries)):
+        for mask in (None, expected[None, None], expected[None, None] == 0):
+            recording_attention(Capped(), keys[:, :, :queries], keys, keys, mask, softcap=2.0)
+    assert len(masks) == 3 and all((mask[0, 0] == expected).all() for mask in masks)
 
 
 def test_the_layers_of_the_language_model(tiny):

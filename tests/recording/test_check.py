@@ -13,6 +13,7 @@ from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.log import NOTE
 from attention_heatmap.record import CHECK_DRAWS, CHECK_PART
 from attention_heatmap.recording import check as room
+from attention_heatmap.recording import session as session_room
 from attention_heatmap.recording.attention import implementations
 from attention_heatmap.recording.check import (
     cells_to_hide,
@@ -30,7 +31,7 @@ PLAIN = ("off", False, 0)
 
 @pytest.fixture(scope="module")
 def session(tiny):
-    return Session(tiny.model, tiny.processor, 2)
+    return Session(tiny.model, tiny.processor)
 
 
 def recorded(session, response="<think> a", layers=(1,), **options):
@@ -108,7 +109,7 @@ def test_hiding_no_cell_changes_nothing(session, monkeypatch):
 
 
 def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(session, monkeypatch):
-    record, real, calls = recorded(session), room.build_inputs, []
+    record, real, calls = recorded(session), session_room.build_inputs, []
 
     def other(*arguments):
         calls.append(1)
@@ -116,14 +117,14 @@ def test_a_processor_that_cuts_a_picture_by_its_content_cannot_be_checked(sessio
         inputs["input_ids"] = inputs["input_ids"] + (len(calls) > 1)
         return inputs
 
-    monkeypatch.setattr(room, "build_inputs", other)
+    monkeypatch.setattr(session_room, "build_inputs", other)
     with pytest.raises(ValueError, match="the check cannot be made: the processor cuts the pictures by what they show"):
         check_record(session, record, SAMPLE, PICTURES, PLAIN, RecordingOptions())
 
 
 def test_a_layer_that_crosses_is_checked_on_the_prompts_own_text(tiny_visualizer, few_draws):
     visualizer = tiny_visualizer("mllama")
-    session = Session(visualizer.model, visualizer.processor, 2)
+    session = Session(visualizer.model, visualizer.processor)
     record = recorded(session, layers=(1,))
     assert len(check_record(session, record, SAMPLE, PICTURES, PLAIN, RecordingOptions()).checks) == 1
 
@@ -174,7 +175,7 @@ def test_on_the_demo_the_clear_map_points_and_a_map_turned_round_does_not(demo_v
     sample, images = demo_visualizer.load_sample_data(DEMO / "dataset.json", DEMO / "images", 0)
     record = demo_visualizer.record(sample, images, "auto", head="auto", response_key="solution")
     assert record.layers == (7,)
-    session, how = Session(demo_visualizer.model, demo_visualizer.processor, 2), RecordingOptions()
+    session, how = Session(demo_visualizer.model, demo_visualizer.processor), RecordingOptions()
     (check,) = check_record(session, record, sample, images, DrawingOptions(view="clear").map, how).checks
     assert check.points and check.part == "answer"
     at, weights = record.image_positions, record.weights.copy()

@@ -12,8 +12,9 @@ import torch
 import transformers
 from reference import inputs_of
 
-from attention_heatmap.recording.checkpoint import Checkpoint, CheckpointOptions, _json_object
+from attention_heatmap.recording.checkpoint import Checkpoint
 from attention_heatmap.recording.generation import record_rows
+from attention_heatmap.recording.options import CheckpointOptions, _json_object
 
 RESPONSE = list(range(40, 46))
 

@@ -11,19 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from reference import GREEDY, assert_rows, eager_weights, inputs_of
+from reference import GREEDY, assert_rows, eager_weights, inputs_of, located_of
 from transformers import AutoModelForImageTextToText, set_seed
 
-from attention_heatmap import log
-from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording.attention import RECORDING_ATTENTION, _active, implementations
 from attention_heatmap.recording.generation import (
     alone_with,
     end_ids,
-    fast_settings,
     generate_response,
-    insert_image_positions,
-    picture_columns,
     record_rows,
     say_decoding_settings,
 )
@@ -197,19 +192,6 @@ def test_steps_of_a_growing_cache_are_kept_from_cudnn_which_plans_anew_for_each_
         torch.backends.cuda.enable_cudnn_sdp(kept)
 
 
-def test_fast_is_a_static_cache_where_that_pays(tiny, monkeypatch, caplog):
-    log.warn_once.cache_clear()
-    settings = {"max_new_tokens": 500}
-    for _ in range(2):
-        assert fast_settings(tiny.model, settings) == settings
-    assert caplog.text.count("fast changes nothing: it does not pay on cpu for 500 tokens at most") == 1
-    monkeypatch.setattr("attention_heatmap.recording.generation.input_device", lambda _: torch.device("cuda"))
-    assert fast_settings(tiny.model, settings) == {**settings, "cache_implementation": "static"}
-    assert fast_settings(tiny.model, {"max_new_tokens": 100}) == {"max_new_tokens": 100}
-    monkeypatch.setattr("attention_heatmap.recording.generation.tp_size", lambda _: 2)
-    assert fast_settings(tiny.model, settings) == settings
-
-
 # ------------------------------------------------------------------------------------- the pass
 
 
@@ -249,14 +231,14 @@ def test_a_model_that_does_not_reach_the_function_falls_back_to_eager_and_says_s
     """The layers of these are of several kinds, of which eager attention may leave some out."""
     visualizer = tiny_visualizer(family)
     model, inputs = visualizer.model, inputs_of(visualizer)
-    planes = [(1, "mean"), (2, 0)]
-    expected, real = record_rows(model, inputs, planes, RESPONSE), model.set_attn_implementation
+    planes, located = [(1, "mean"), (2, 0)], located_of(visualizer, inputs)
+    expected = record_rows(model, inputs, planes, RESPONSE, located=located)
+    real = model.set_attn_implementation
     passed = lambda new: real({key: "sdpa" if one == RECORDING_ATTENTION else one for key, one in new.items()})  # noqa: E731
     monkeypatch.setattr(model, "set_attn_implementation", passed)
-    found = record_rows(model, inputs, planes, RESPONSE)
+    found = record_rows(model, inputs, planes, RESPONSE, located=located)
     assert "falling back to eager attention" in caplog.text
     np.testing.assert_allclose(found.weights, expected.weights, atol=2e-5)
-    assert found.cross_keys == expected.cross_keys
 
 
 def test_a_model_that_returns_no_attention_cannot_be_recorded(tiny, monkeypatch):
@@ -264,25 +246,6 @@ def test_a_model_that_returns_no_attention_cannot_be_recorded(tiny, monkeypatch)
     monkeypatch.setattr("attention_heatmap.recording.generation.forced_pass", passes)
     with pytest.raises(RuntimeError, match="returned the attention of 0 layers, not of 3: it cannot be recorded"):
         record_rows(tiny.model, inputs_of(tiny), PLANES, RESPONSE, "eager")
-
-
-# ------------------------------------------------------------------------------------- pictures that cross
-
-
-def test_columns_of_pictures_are_padded_to_one_number():
-    located = [ImageTokens(np.arange(start, start + n), np.zeros((n, 4), np.float32)) for start, n in ((1, 2), (4, 3))]
-    assert picture_columns(located, 8).tolist() == [0, 1, 4, 5, 6]
-
-
-def test_pictures_that_only_cross_attention_sees_get_positions_after_the_token_that_stands_for_them():
-    """The text is 7 10 7 11, token 7 a picture's; a layer that crosses has 6 keys, 3 a picture, the other layer 3."""
-    located = [ImageTokens(np.arange(start, start + 2), np.zeros((2, 4), np.float32)) for start in (1, 5)]
-    weights = np.zeros((1, 2, 6), np.float32)
-    weights[0, 0], weights[0, 1] = [1, 2, 9, 3, 4, 9], [5, 6, 7, 0, 0, 0]
-    ids, wide, is_text = insert_image_positions(np.array([7, 10, 7, 11]), weights, located, [True, False], 6)
-    assert ids.tolist() == [7, 7, 7, 10, 7, 7, 7, 11]
-    assert is_text.tolist() == [True, False, False, True, True, False, False, True]
-    assert wide[0].tolist() == [[0, 1, 2, 0, 0, 3, 4, 0], [5, 0, 0, 6, 7, 0, 0, 0]]
 
 
 # ------------------------------------------------------------------------------------- one model, several users

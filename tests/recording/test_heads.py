@@ -11,8 +11,8 @@ from attention_heatmap.recording.heads import (
     SURVEY_REGIONS,
     choose_heads,
     head_agreement,
-    picture_regions,
     survey_heads,
+    token_regions,
 )
 from attention_heatmap.recording.image_tokens import image_token_id
 
@@ -27,15 +27,15 @@ def by_hand(tiny):
     located = [
         ImageTokens(part, grid_boxes(1, len(part), *image.size)) for part, image in zip(parts, PICTURES, strict=True)
     ]
-    return inputs, located, picture_regions(located, [image.size for image in PICTURES])
+    return inputs, located, [image.size for image in PICTURES]
 
 
 def test_the_survey_sees_what_eager_attention_gives_of_each_head(tiny, twin):
     """The agreement of the heads of every layer, on a coarse grid by hand."""
-    inputs, located, regions = by_hand(tiny)
-    survey = survey_heads(tiny.model, inputs, RESPONSE, located, regions)
+    inputs, located, sizes = by_hand(tiny)
+    survey = survey_heads(tiny.model, inputs, RESPONSE, located, sizes)
     weights = eager_weights(twin("qwen2_vl", "eager"), inputs, RESPONSE)
-    at, region = np.concatenate([image.positions for image in located]), np.concatenate(regions)
+    at, region = np.concatenate([image.positions for image in located]), token_regions(located, sizes)
     onto_NR = (region[:, None] == np.unique(region)).astype(np.float32)
     assert list(survey) == [0, 1, 2]
     for layer, heads_HTK in weights.items():
@@ -44,19 +44,19 @@ def test_the_survey_sees_what_eager_attention_gives_of_each_head(tiny, twin):
 
 
 def test_a_model_that_bypasses_the_interface_cannot_be_surveyed(tiny, monkeypatch):
-    (inputs, located, regions), real = by_hand(tiny), tiny.model.set_attn_implementation
+    (inputs, located, sizes), real = by_hand(tiny), tiny.model.set_attn_implementation
     passed = lambda new: real({key: "sdpa" if one == RECORDING_ATTENTION else one for key, one in new.items()})  # noqa: E731
     monkeypatch.setattr(tiny.model, "set_attn_implementation", passed)
     with pytest.raises(RuntimeError, match="no layer or head can be chosen by auto; name them"):
-        survey_heads(tiny.model, inputs, RESPONSE, located, regions)
+        survey_heads(tiny.model, inputs, RESPONSE, located, sizes)
 
 
 def test_a_cell_belongs_to_the_region_of_its_middle_and_each_picture_has_its_own():
     boxes = np.concatenate([grid_boxes(2, 2, 80, 40), [[np.nan] * 4]]).astype(np.float32)
-    first, second = picture_regions([ImageTokens(np.arange(5), boxes)] * 2, [(80, 40)] * 2)
+    regions = token_regions([ImageTokens(np.arange(5), boxes)] * 2, [(80, 40)] * 2)
     side = SURVEY_REGIONS
-    assert first.tolist() == [2 * side + 2, 2 * side + 6, 6 * side + 2, 6 * side + 6, -1]
-    np.testing.assert_array_equal(second[:4], first[:4] + side**2)
+    first = [1 + 2 * side + 2, 1 + 2 * side + 6, 1 + 6 * side + 2, 1 + 6 * side + 6]
+    assert regions.tolist() == [*first, 0, *(one + side**2 for one in first), 0]
 
 
 def test_heads_agree_where_they_move_together():

@@ -16,7 +16,7 @@ from geometries import PUBLISHED, build
 from placing import anyres, breaches, cropped, error, grid, located, mllama, noise_picture, phi4, tiled, whole
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from attention_heatmap.recording import image_tokens, pixel_sources, pixel_tokens
+from attention_heatmap.recording import image_tokens, pixels
 from attention_heatmap.recording.attention import implementations
 from attention_heatmap.recording.image_tokens import image_token_id, locate_image_tokens
 from attention_heatmap.recording.prompt import build_inputs
@@ -79,20 +79,20 @@ def test_boxes_are_those_of_the_familys_formula_at_published_geometry(label):
     many_tiles = PUBLISHED[label].model_type in ("smolvlm", "idefics3")
     for size in SIZES[: 1 if many_tiles else 2]:
         (tokens,) = located(*built(label), [noise_picture(*size)])
-        expected, pixels = expected_boxes(label, size)
-        assert error(tokens.boxes, expected, size, pixels) < 0.02, size
+        expected, cell = expected_boxes(label, size)
+        assert error(tokens.boxes, expected, size, cell) < 0.02, size
 
 
 def test_two_pictures_side_by_side_in_a_tile_stay_on_their_own_lines():
     at = torch.cat([torch.arange(20.0) + 0.5, torch.arange(20.0) + 0.5])[None]
     shown, length = torch.ones(1, 40, dtype=torch.bool), torch.full((1, 40), 20.0)
-    assert torch.equal(pixel_sources._straightened(at, shown, length, -1), at)
+    assert torch.equal(pixels._straightened(at, shown, length, -1), at)
     rippled = at[:, :20] + 0.1 * torch.arange(20).cos()
-    straight = pixel_sources._straightened(rippled, shown[:, :20], length[:, :20], -1)
+    straight = pixels._straightened(rippled, shown[:, :20], length[:, :20], -1)
     assert (straight - at[:, :20]).abs().max() < 0.03
     for one in (torch.full((1, 9), 0.5), torch.tensor([[0.5, 1.5]])):  # pictures of one and of two pixels
         whole = torch.ones_like(one, dtype=torch.bool)
-        same = pixel_sources._straightened(one, whole, torch.full_like(one, float(one.max()) + 0.5), -1)
+        same = pixels._straightened(one, whole, torch.full_like(one, float(one.max()) + 0.5), -1)
         assert torch.equal(same, one)
 
 
@@ -103,22 +103,24 @@ def test_processors_that_resize_with_pillow_and_take_whole_levels_only_are_read_
     settings = {key: value for key, value in own.to_dict().items() if key != "image_processor_type"}
     processor.image_processor = getattr(transformers, f"{type(own).__name__}Pil")(**settings)
     (tokens,) = located(model, processor, [noise_picture(*SIZES[0])])
-    expected, pixels = expected_boxes(label, SIZES[0])
-    assert error(tokens.boxes, expected, SIZES[0], pixels) < 0.1
+    expected, cell = expected_boxes(label, SIZES[0])
+    assert error(tokens.boxes, expected, SIZES[0], cell) < 0.1
 
 
-def test_where_ratios_are_too_coarse_bits_name_the_tokens(monkeypatch):
+def test_where_large_digits_are_too_coarse_small_ones_name_the_tokens(monkeypatch):
     images = [noise_picture(61, 52)]
     (expected,) = located(*build(PUBLISHED["LLaVA 1.5"]), images)  # what a model was found to do is kept
-    by_ratios = pixel_tokens._by_ratios
+    by_digits, bases = pixels._by_digits, []
 
-    def coarse(tokens_ND, pixels):
-        owner, fed = by_ratios(tokens_ND, pixels)
-        return owner.where(owner % 3 > 0, -1), fed  # as TF32 leaves them
+    def coarse(gradient, number_N, base):
+        bases.append(base)
+        owner, fed = by_digits(gradient, number_N, base)
+        return owner.where((owner % 3 > 0) | (base == 2), -1), fed  # as TF32 leaves them
 
-    monkeypatch.setattr(pixel_tokens, "_by_ratios", coarse)
+    monkeypatch.setattr(pixels, "_by_digits", coarse)
     (found,) = located(*build(PUBLISHED["LLaVA 1.5"]), images)
     np.testing.assert_array_equal(found.boxes, expected.boxes)
+    assert bases[-1] == 2 < bases[0]
 
 
 @pytest.mark.gpu
@@ -306,7 +308,7 @@ def test_layers_of_the_encoder_are_not_computed():
 def test_a_reported_grid_is_tried_once_and_then_believed(monkeypatch):
     model, processor = build(PUBLISHED["Qwen2-VL"])
     asked = []
-    ask = pixel_tokens.token_of_each_value
+    ask = pixels.token_of_each_value
     monkeypatch.setattr(image_tokens, "token_of_each_value", lambda *args: asked.append(1) or ask(*args))
     first = located(model, processor, [noise_picture(700, 500)])[0].boxes
     second = located(model, processor, [noise_picture(500, 700)])[0].boxes
@@ -421,4 +423,4 @@ def test_a_processor_that_refuses_ramps_is_named():
             raise TypeError("pictures only")
 
     with pytest.raises(ValueError, match="Refusing takes no ramps in the pictures' place: pictures only"):
-        pixel_sources.pixel_sources(Refusing(), [(5, 5)], "pixel_values")
+        pixels.pixel_sources(Refusing(), [(5, 5)], "pixel_values")

@@ -56,7 +56,7 @@ def test_a_layer_with_a_window_has_next_to_no_cache():
 @pytest.mark.parametrize("limit", [2**28, 0])
 def test_a_record_that_does_not_fit_on_the_host_is_refused_as_large_as_it_is_kept(twin, monkeypatch, caplog, limit):
     monkeypatch.setattr(recorder, "LARGEST_FLOAT32_RECORD", limit)
-    size = AttentionRecorder([(0, "mean")] * 28, first_query=99, steps=5000).weights.nbytes
+    size = AttentionRecorder([(0, "mean")] * 28, prompt=100, steps=5000).weights.nbytes
     monkeypatch.setattr(room, "run_memory", lambda *_, **__: 0)
     assert f"up to {gib(size)} on the host for the record" in checked(monkeypatch, twin("qwen2_vl"), size, planes=28)
     assert "may not fit" not in caplog.text

@@ -40,14 +40,28 @@ def test_sampling_that_is_not_asked_for_is_told_once(caplog):
 
 def test_greedy_decoding_sets_a_checkpoints_sampling_aside():
     unused = {"temperature": None, "top_p": None, "top_k": None}
-    assert RecordingOptions(max_new_tokens=9).generation() == {"max_new_tokens": 9, "do_sample": False, **unused}
+    assert RecordingOptions(max_new_tokens=9).generation(None) == {"max_new_tokens": 9, "do_sample": False, **unused}
+
+
+def test_fast_is_a_static_cache_where_that_pays(tiny, monkeypatch, caplog):
+    warn_once.cache_clear()
+    how = RecordingOptions(max_new_tokens=500, fast=True)
+    plain = RecordingOptions(max_new_tokens=500).generation(tiny.model)
+    for _ in range(2):
+        assert how.generation(tiny.model) == plain
+    assert caplog.text.count("fast changes nothing: it does not pay on cpu for 500 tokens at most") == 1
+    monkeypatch.setattr("attention_heatmap.recording.options.input_device", lambda _: torch.device("cuda"))
+    assert how.generation(tiny.model) == {**plain, "cache_implementation": "static"}
+    assert "cache_implementation" not in RecordingOptions(max_new_tokens=100, fast=True).generation(tiny.model)
+    monkeypatch.setattr("attention_heatmap.recording.options.tp_size", lambda _: 2)
+    assert how.generation(tiny.model) == plain
 
 
 def test_sampling_begins_at_its_seed():
     how = RecordingOptions(do_sample=True, temperature=2.0, seed=7)
     drawn = []
     for _ in range(2):
-        assert how.generation() == {"max_new_tokens": 1024, "do_sample": True, "temperature": 2.0, "top_p": 1.0}
+        assert how.generation(None) == {"max_new_tokens": 1024, "do_sample": True, "temperature": 2.0, "top_p": 1.0}
         drawn.append(torch.rand(3).tolist())
     assert drawn[0] == drawn[1]
 

@@ -11,8 +11,8 @@ from conftest import ROOT
 from records import picture
 from transformers import AutoConfig
 
-from attention_heatmap.recording.checkpoint import CheckpointOptions
-from attention_heatmap.recording.processes import check_tp_plan, environment_number, part_of, process_number
+from attention_heatmap.recording.checkpoint import check_tp_plan, environment_number, part_of, process_number
+from attention_heatmap.recording.options import CheckpointOptions
 
 
 @pytest.mark.parametrize("text, number", [("", 7), ("0", 0), ("12", 12)])
@@ -92,7 +92,7 @@ sys.path[:0] = sys.argv[1].split("|")
 import numpy as np
 from test_processes import shared_runs
 from visualizeHeatMap import AttentionVisualizer
-from attention_heatmap.recording.processes import process_number
+from attention_heatmap.recording.checkpoint import process_number
 for checkpoint in sys.argv[2:]:
     rows = shared_runs(AttentionVisualizer(checkpoint, tp_plan="auto"))
     np.savez(f"{checkpoint}/{process_number()}.npz", *rows)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from attention_heatmap.record import ImageTokens
 from attention_heatmap.recording import recorder as room
 from attention_heatmap.recording.recorder import AttentionRecorder, attention_scores, causal_mask, reduce_heads
 
@@ -31,7 +32,7 @@ def test_blocks_of_queries_give_the_rows_of_the_last_steps(monkeypatch, window, 
     monkeypatch.setattr(room, "_VALUES_AT_ONCE", values_at_once)
     P, T = 50, 90
     query, key = random_call(P - 1 + T, P - 1 + T)
-    recorder = AttentionRecorder([(0, "mean"), (3, 1)], P - 1, T)
+    recorder = AttentionRecorder([(0, "mean"), (3, 1)], P, T)
     for layer in (0, 1, 3):
         recorder.observe(layer, query, key, None, None, window)
     at = torch.arange(P - 1 + T)
@@ -69,16 +70,29 @@ def test_a_layer_that_sees_fewer_queries_than_others_sees_the_last_ones():
     )
 
 
-def test_a_layer_that_crosses_sees_all_keys_of_which_there_may_be_more_than_positions():
+def pictures_at(*places):
+    return [ImageTokens(np.arange(at, at + n), np.zeros((n, 4), np.float32)) for at, n in places]
+
+
+def test_a_layer_that_crosses_sees_all_keys_and_those_of_the_pictures_stand_where_these_do():
+    """Its 20 keys are 10 a picture, padded; the text of 4 positions stands around the pictures' 2 + 3."""
     query, key = random_call(4, 20)
-    recorder = AttentionRecorder([(1, "mean"), (0, "mean")], 2, 2, crossing=[1])
+    recorder = AttentionRecorder([(1, "mean"), (0, "mean")], 2, 2, pictures_at((1, 2), (4, 3)), crossing=[1])
     recorder.observe(1, query, key, None, None, None)
     recorder.observe_weights(0, torch.full((1, H, 4, 4), 0.25))
     rows = recorder.finish().weights
-    assert rows.shape == (2, 2, 20) and recorder.cross_keys == 20
+    assert rows.shape == (2, 2, 9) and recorder.text_positions.tolist() == [0, 3, 7, 8]
     everything = torch.ones(4, 20, dtype=torch.bool)
-    np.testing.assert_allclose(rows[:, 0], expected_rows(query, key, everything)[:, 2:].mean(0), atol=1e-6)
-    assert (rows[:, 1, :4] == 0.25).all() and not rows[:, 1, 4:].any()
+    expected = expected_rows(query, key, everything)[:, 2:].mean(0)[:, [0, 1, 10, 11, 12]]
+    np.testing.assert_allclose(rows[:, 0, [1, 2, 4, 5, 6]], expected, atol=1e-6)
+    assert not rows[:, 0, [0, 3, 7, 8]].any()
+    np.testing.assert_array_equal(rows[:, 1], np.tile([0.25, 0, 0, 0.25, 0, 0, 0, 0.25, 0.25], (2, 1)))
+
+
+def test_keys_of_pictures_that_cross_are_as_many_a_picture_and_others_are_positions():
+    recorder = AttentionRecorder([(0, "mean")], 7, 1, pictures_at((1, 2), (4, 3)), crossing=[1])
+    assert recorder.image_keys(1, 8).tolist() == [0, 1, 4, 5, 6]
+    assert recorder.image_keys(0, 8).tolist() == recorder.image_positions.tolist() == [1, 2, 4, 5, 6]
 
 
 def test_weights_that_the_model_computed_are_rows_as_they_are():
@@ -98,7 +112,7 @@ def test_no_matrix_of_all_positions_is_held(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(room, "attention_scores", noted)
-    recorder = AttentionRecorder([(0, "mean")], 490, 10)
+    recorder = AttentionRecorder([(0, "mean")], 491, 10)
     observe(recorder, 0, queries=500, keys=500)
     assert seen == [(H, 2, 500)] * 5 and recorder.finish().weights.shape == (10, 1, 501)
 
