@@ -89,11 +89,11 @@ def answer_values(
 
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None,
-    as_shapes: bool = False,
+    vectors: type[VectorPen] | None = None,
 ) -> Image.Image | VectorPen:  # fmt: skip
     """One picture of a whole response, as wide as a frame: its text, where its phases and some of its words looked.
 
-    The text is coloured by the share of each token's attention that lies on the pictures. as_shapes: for an SVG or PDF.
+    The text is coloured by the share of each token's attention that lies on the pictures. vectors: of SVG or PDF.
     """
     options = options or DrawingOptions()
     width, (px, (text_fonts, title_fonts, fonts)) = options.frame_size[0], lengths_and_fonts(options)
@@ -112,7 +112,7 @@ def draw_summary(
     y_maps = y_text + px(40) + len(text.ink)
     size = width, y_maps + -(-len(spans) // SUMMARY_COLUMNS) * tile_height
     canvas = Image.new("RGB", size, PAPER)
-    pen: AnyPen = VectorPen(*size) if as_shapes else Pen(canvas)
+    pen: AnyPen = vectors(*size) if vectors else Pen(canvas)
 
     pen.text((margin, margin + px(30)), plane_title(record, plane), title_fonts)
     caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
@@ -129,12 +129,12 @@ def draw_summary(
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
         cells = cells_TN[start:end].mean(axis=0)
         values = scaled(cells / max(np.nan_to_num(cells).max(initial=0), TINY), options.scale, options.power)
-        if as_shapes:
+        if vectors:
             draw_heat_by_pen(pen, (x, y + y_heat), image, values, colormap, 1, fonts)
         else:
             heat = draw_heat(image, values, colormap)
             pen.picture(heat.crop((0, 0, tile, min(tile_height - y_heat, heat.height))), (x, y + y_heat))
-    return pen if as_shapes else canvas
+    return pen if vectors else canvas
 
 
 def draw_overview(

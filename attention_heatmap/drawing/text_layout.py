@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attention_heatmap.drawing.fonts import NEWLINE_MARK, FontSet, draw_runs
+from attention_heatmap.drawing.fonts import NEWLINE_MARK, FontSet
+from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, TextPiece
 
 FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_ANYWHERE.pattern})\S)+")
@@ -226,7 +227,7 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
     gap, base = max(round(line_height * 0.07), 1), (line_height - ascent - descent) // 2 + ascent
     lines = 1 + max((unit.line for unit in written), default=0)
     canvas = Image.new("L", (width, lines * line_height))
-    draw, last_line = ImageDraw.Draw(canvas), np.zeros(len(pieces), int)
+    pen, last_line = Pen(canvas), np.zeros(len(pieces), int)
     index, white = (np.zeros((lines * line_height, width), kind) for kind in (np.int32, bool))
     for unit in written:
         top, x = unit.line * line_height, unit.x
@@ -245,7 +246,7 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
             x += (fragment.width - fonts.width(shown)) / 2
         else:
             shown = NEWLINE_MARK if "\n" in unit.text else unit.text
-        draw_runs(draw, (x, top + base), shown, fonts)
+        pen.text((x, top + base), shown, fonts, 255)
     white &= np.pad(index[:, 1:], ((0, 0), (0, 1))) != index  # but not within a piece
     row = np.arange(len(index)) % line_height
     white[(row < gap) | (row >= line_height - gap)] = True
