@@ -66,13 +66,12 @@ def _reduced(colour: Image.Image, cover: Image.Image, opacity: float) -> Image.I
 def _ring(radius: float, colour: tuple, width: float, opacity: float, fill: Any) -> Image.Image:
     side = 2 * (int(radius + 1.5 * width) + 2) * SMOOTH
     sprite, cover = Image.new("RGB", (side, side), PAPER), Image.new("L", (side, side))
-    for draw, ink, rim, inside in (
-        (ImageDraw.Draw(cover), 255, 255, 255 if fill else 0),
-        (ImageDraw.Draw(sprite), colour, PAPER, fill or PAPER),
-    ):
-        for half, shade in ((1.5, rim), (0.5, ink), (-0.5, rim), (-1.5, inside)):
-            reach = max(radius + half * width, 0) * SMOOTH
-            draw.ellipse([side / 2 - reach, side / 2 - reach, side / 2 + reach, side / 2 + reach], shade)
+    for image, half, shade in (
+        (cover, 1.5, 255), (cover, -1.5, 255 if fill else 0),
+        (sprite, 0.5, colour), (sprite, -0.5, PAPER), (sprite, -1.5, fill or PAPER),
+    ):  # fmt: skip
+        reach = max(radius + half * width, 0) * SMOOTH
+        ImageDraw.Draw(image).ellipse([side / 2 - reach, side / 2 - reach, side / 2 + reach, side / 2 + reach], shade)
     return _reduced(sprite, cover, opacity)
 
 
