@@ -107,8 +107,7 @@ class SvgPen(VectorPen):
         self.elements.append(f"<{' '.join(parts)}>{html.escape(words)}</{tag}>")
 
     def run(self, at: tuple, text: str, width: float, font: Any, fill: Any) -> None:
-        # A control character is no XML; its code point was drawn, so none comes here.
-        text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs"))
+        # No control character comes here, which were no XML: of one a font set gives the code point.
         family = f"{font.getname()[0] or 'sans-serif'}, sans-serif"
         place = {"x": at[0], "y": at[1], "textLength": width, "lengthAdjust": "spacingAndGlyphs"}
         look = {"font_size": font.size, "font_family": family, "fill": fill, "xml:space": "preserve"}

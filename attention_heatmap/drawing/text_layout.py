@@ -224,7 +224,7 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
     ascent, descent = fonts.metrics()
     line_height = round((ascent + descent) * LINE_PITCH)
     gap, base = max(round(line_height * 0.07), 1), (line_height - ascent - descent) // 2 + ascent
-    lines = 1 + max((unit.line for unit in written), default=0)
+    lines = 1 + (written[-1].line if written else 0)
     canvas = Image.new("L", (width, lines * line_height))
     pen, last_line = Pen(canvas), np.zeros(len(pieces), int)
     index, white = (np.zeros((lines * line_height, width), kind) for kind in (np.int32, bool))
@@ -237,7 +237,7 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
             # A pixel stays white at the right of a piece, so that two of one colour can be told apart.
             white[top : top + line_height, left : right - 1] = False
             white[top : top + line_height, right - 1] = right - left > 1
-            last_line[fragment.piece] = max(last_line[fragment.piece], unit.line)
+            last_line[fragment.piece] = unit.line
         if pieces[fragment.piece].kind == "image":
             box = (left, top + gap, max(right - 1, left + 1), top + line_height - gap)
             index[box[1] : box[3], left:right] *= _draw_chip(canvas, box)[:, : right - left]

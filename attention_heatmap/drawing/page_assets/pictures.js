@@ -148,17 +148,16 @@ class PictureView {
   }
 
   // The cell under a pointer, or -1.
-  cellAt({ clientX, clientY }) {
-    const box = this.over.getBoundingClientRect();
-    const x = Math.floor(((clientX - box.left) / box.width) * this.width);
-    const y = Math.floor(((clientY - box.top) / box.height) * this.height);
-    return x < 0 || y < 0 || x >= this.width || y >= this.height ? -1 : this.index[y * this.width + x] - 1;
+  cellAt(event) {
+    const [x, y] = this.partAt(event);
+    if (x < 0 || y < 0 || x >= 1 || y >= 1) return -1;
+    return this.index[Math.floor(y * this.height) * this.width + Math.floor(x * this.width)] - 1;
   }
 
-  // The place of a pointer in parts of the picture, 0..1.
+  // The place of a pointer in parts of the picture: 0..1 where it is on it.
   partAt({ clientX, clientY }) {
     const box = this.over.getBoundingClientRect();
-    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((part) => Math.min(Math.max(part, 0), 1));
+    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height];
   }
 }
 
