@@ -9,7 +9,8 @@ const tables = {};
 function colourTable(name, strength) {
   const { colours } = data.facts, { strengths, levels } = colours;
   const near = strengths.reduce((best, s, n) => (Math.abs(s - strength) < Math.abs(strengths[best] - strength) ? n : best), 0);
-  if (tables[name]?.[near]) return tables[name][near];
+  const key = `${name} ${near}`;
+  if (tables[key]) return tables[key];
   const packed = name === "difference" ? colours.difference : colours.maps[name], part = (kind, channels) =>
     bytesOf(packed[kind]).slice(near * levels * channels, (near + 1) * levels * channels);
   const table = { cells: new Uint32Array(part("cells", 4).buffer) };
@@ -17,8 +18,7 @@ function colourTable(name, strength) {
     const bytes = part(kind, 3);
     table[kind] = Array.from({ length: levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
   }
-  (tables[name] ??= {})[near] = table;
-  return table;
+  return (tables[key] = table);
 }
 
 const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
@@ -220,13 +220,10 @@ function slots(sizes, width, height, label, gap) {
   const fit = (columns) => {
     const rows = Math.ceil(sizes.length / columns);
     const wide = (width - (columns - 1) * gap) / columns, high = (height - (rows - 1) * gap) / rows - label;
-    return sizes.map(([w, h]) => Math.max(Math.min(wide / w, high / h), 0.01));
+    return { columns, scales: sizes.map(([w, h]) => Math.max(Math.min(wide / w, high / h), 0.01)) };
   };
-  let best = 1;
-  for (let columns = 2; columns <= sizes.length; columns++) {
-    if (Math.min(...fit(columns)) > Math.min(...fit(best)) + 1e-6) best = columns;
-  }
-  return { columns: best, scales: fit(best) };
+  const least = ({ scales }) => Math.min(...scales);
+  return range(1, sizes.length).map(fit).reduce((best, other) => (least(other) > least(best) + 1e-6 ? other : best));
 }
 
 // The strip: a small map of every plane, each on its own scale.
