@@ -14,10 +14,34 @@ from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.image_panel import CELL_LEVELS
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.pen import VectorPen
 from attention_heatmap.drawing.text_panel import TEXT_LEVELS
 from attention_heatmap.record import AttentionRecord
 
 FONTS = FontSet(20)
+
+
+class Shapes(VectorPen):
+    """Keeps what it is asked to draw: (what, its values), in this order."""
+
+    def __init__(self, width: int = 1, height: int = 1) -> None:
+        self.size, self.shapes = (width, height), []
+
+    def run(self, at, text, width, font, fill):
+        self.shapes.append(("text", {"at": at, "text": text, "width": width, "font": font, "fill": fill}))
+
+    def rect(self, at, size, fill, outline, width, radius, opacity):
+        box = (*at, at[0] + size[0], at[1] + size[1])
+        self.shapes.append(("box", {"box": box, "fill": fill, "opacity": opacity}))
+
+    def image(self, image, at, size):
+        self.shapes.append(("picture", {"image": image}))
+
+    def circle(self, *values):
+        self.shapes.append(("ring", values))
+
+    def path(self, *values):
+        self.shapes.append(("line", values))
 
 
 def renderer_of(

@@ -1,4 +1,4 @@
-"""Fonts at one size, with others to fall back on, and lines of text drawn with them."""
+"""Fonts at one size, with others to fall back on, and lines of text that fit a width."""
 
 import math
 import subprocess
@@ -174,18 +174,6 @@ class FontSet:
         """Pixels above and below the base line that hold every font used so far."""
         ascents, descents = zip(*(font.getmetrics() for font in (self.main, *self._fallbacks)))
         return max(ascents), max(descents)
-
-
-def draw_runs(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: FontSet, fill: Any = 255) -> float:
-    """Draw a line of text with its base line at a point; returns the x at which it ends."""
-    x, y = at
-    for font, part in fonts.runs(text):
-        if isinstance(font, BitmapFont):
-            draw.bitmap((round(x), round(y) - font.getmetrics()[0]), font.coverage(part), fill)
-        else:
-            draw.text((x, y), part, fill=fill, font=font, anchor="ls")
-        x += font.getlength(part)
-    return x
 
 
 def cut_to(text: str, fonts: FontSet, width: float) -> str:

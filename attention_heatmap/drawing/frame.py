@@ -119,9 +119,8 @@ class FrameRenderer:
         self._draw_step(Pen(canvas), step)
         return np.asarray(canvas)
 
-    def draw_shapes(self, step: int) -> VectorPen:
-        """The same frame as shapes, for an SVG or PDF file."""
-        pen = VectorPen(*self.options.frame_size)
+    def draw_shapes(self, step: int, pen: VectorPen) -> VectorPen:
+        """The same frame by a pen of an SVG or PDF file, which is returned."""
         self._draw_fixed(pen)
         self._draw_step(pen, step)
         return pen

@@ -16,13 +16,12 @@ COORDINATES = re.compile(
     rf"(?<!\),)\({_N},{_N}\),\({_N},{_N}\)(?!,\()|[(\[（]{_N}[,，]{_N}(?:[,，]{_N}[,，]{_N})?[)\]）]"
 )
 _NOUN = r"(?:image|picture|photo|figure|图片?)"
-NUMERALS = tuple(
-    words.split() for words in (
-        "one first 一", "two second 二", "three third 三", "four fourth 四", "five fifth 五", "six sixth 六",
-        "seven seventh 七", "eight eighth 八", "nine ninth 九", "ten tenth 十",
-    )
-)  # fmt: skip
-_CARDINAL, _ORDINAL, _CHINESE = ("|".join(words) for words in zip(*NUMERALS))
+NUMERALS = (
+    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+    ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"],
+    list("一二三四五六七八九十"),
+)
+_CARDINAL, _ORDINAL, _CHINESE = map("|".join, NUMERALS)
 PICTURE_NAMED = re.compile(
     rf"{_NOUN}\s*#?\s*(\d{{1,4}}(?!\d)|(?:{_CARDINAL})(?![a-z])|{_CHINESE})"
     rf"|(?:({_ORDINAL})|(\d{{1,4}})(?:st|nd|rd|th)|第\s*({_CHINESE}|\d{{1,4}}))\s*[张幅个]?\s*{_NOUN}",
@@ -83,7 +82,7 @@ def response_marks(
 def _number_named(match: re.Match) -> int | None:
     """The picture that a match names, from 0, whether there are so many or not."""
     name = "".join(match.groups("")).lower()
-    return int(name) - 1 if name.isdecimal() else next((n for n, words in enumerate(NUMERALS) if name in words), None)
+    return int(name) - 1 if name.isdecimal() else next((words.index(name) for words in NUMERALS if name in words), None)
 
 
 def share_inside(

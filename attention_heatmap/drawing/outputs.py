@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from attention_heatmap.compare import compare
-from attention_heatmap.drawing.figure import save_picture, write_figure
+from attention_heatmap.drawing.figure import VECTOR_PENS, save_picture, write_figure
 from attention_heatmap.drawing.frame import FrameRenderer, comparison_maps, planes_together
 from attention_heatmap.drawing.options import PAGE, STILLS, VIDEOS, DrawingOptions
 from attention_heatmap.drawing.page import write_page
@@ -114,7 +114,7 @@ def _write_film(renderer: FrameRenderer, images: Sequence[Image.Image], stem: Pa
             with tqdm(steps, desc=f"writing {renderer.title}", unit="frame", leave=None) as bar:
                 write_video(map(renderer.draw, bar), path, options.fps)
         else:
-            save_picture(draw_summary(record, images, renderer.plane, options, path.suffix != ".png"), path)
+            save_picture(draw_summary(record, images, renderer.plane, options, VECTOR_PENS.get(path.suffix)), path)
     if not paths and options.format in STILLS:
         raise ValueError(f"there is no token {none} to write; give frames from {steps.start + 1} to {steps.stop}")
     return paths

@@ -20,14 +20,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.drawing import image_panel
-from attention_heatmap.drawing.colour import CELL_ALPHA, COLORMAPS, LOG_DECADES, opacity, strengths
+from attention_heatmap.drawing import colour, image_panel
+from attention_heatmap.drawing.colour import (
+    CELL_ALPHA,
+    COLORMAPS,
+    TEXT_ALPHA,
+    blend,
+    opacity,
+    strengths,
+    with_luminance,
+)
 from attention_heatmap.drawing.figure import picture_address
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.page_colours import page_colours
 from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.drawing.text_panel import TEXT_SCALE_QUANTILE
@@ -37,13 +44,18 @@ from attention_heatmap.phases import response_phases
 from attention_heatmap.record import AttentionRecord, picture_file
 from attention_heatmap.showing import DEFAULT_START_PHRASE
 
-ASSETS = Path(__file__).parent / "page_assets"
+_ASSETS = Path(__file__).parent / "page_assets"
 # The scripts, in the order they run.
-SCRIPTS = ("data", "maps", "pictures", "text", "timeline", "words", "render", "hands", "address", "take", "page")
+_SCRIPTS = ("data", "maps", "pictures", "text", "timeline", "words", "render", "hands", "address", "take", "page")
 # A weight is kept as one of 255 levels on a logarithmic scale below the row's highest one: two of them are 4.4% apart,
 # so a weight is right to 2.2%, and one below a 65536th of the highest is 0.
 LOG_RANGE = math.log(65536)
 THUMBNAIL = (160, 120)  # pixels, at most
+LEVELS = 65  # colours of a table; odd, so that a difference of nothing has one of its own
+STRENGTHS = np.linspace(colour.LEAST_STRENGTH, 1, 6)  # of the tint; it follows the share of the attention shown
+DARK_PAPER, DARK_INK = (21, 23, 27), (232, 234, 238)  # of the page on a dark screen
+# Luminance there of coloured grounds at most, of coloured glyphs at least: a contrast of 4.5:1.
+DARK_GROUNDS, DARK_GLYPHS = 0.14, 0.23
 LARGEST_NOTEBOOK_PAGE = 3 * 2**20  # bytes; a larger page would make notebooks heavy, which keep it
 
 
@@ -77,39 +89,15 @@ def page_html(
     plane: which is shown first. Raises ValueError for records that do not fit.
     """
     records = [records] if isinstance(records, AttentionRecord) else list(records)
-    options, first = options or DrawingOptions(), _check_records(records)
+    first = _check_records(records)
     pictures = list(images) if images and not first.pictures else first.open_pictures()
-    files = first.pictures or [picture_file(image) for image in pictures]
     names = names or [f"record {number + 1}" for number in range(len(records))]
     plane = first.plane() if plane is None else plane
-    replayed = all(record.neutral is not None for record in records)
-    facts = _text_facts(first, start_phrase)
-    facts |= {
-        "images": [_picture_facts(first, number, file, pictures[number]) for number, file in enumerate(files)],
-        "records": [
-            {"name": name, "planes": [_plane_facts(record, n, facts["shownFrom"]) for n in range(len(record.layers))]}
-            for name, record in zip(names, records)
-        ],
-        "marks": [vars(m) for m in response_marks(first, plane, [i.size for i in pictures], options.draw_points)],
-        "plane": plane,
-        "look": _look(options),
-        "logRange": LOG_RANGE, "logDecades": LOG_DECADES,
-        "quantiles": {"text": TEXT_SCALE_QUANTILE, "cells": image_panel.IMAGE_SCALE_QUANTILE},
-        "baselines": {name: words for name, words in BASELINES.items() if replayed or name in ("off", "median")},
-        "colours": page_colours(options),
-        "grid": {"rgb": image_panel.GRID_LINE, "alpha": image_panel.GRID_ALPHA,
-                 "smallest": image_panel.SMALLEST_GRIDDED_CELL},
-        "markLook": {"radius": image_panel.MARK_RADIUS, "opacity": image_panel.MARK_OPACITY,
-                     "old": image_panel.OLD_MARK, "most": image_panel.MOST_MARKS},
-        "greyed": image_panel.GREYED,
-        "start": next((step for step, _ in words_that_looked(first, plane, 1)), 0),
-    }  # fmt: skip
-    scripts = "\n".join((ASSETS / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    return filled_page(
-        "page.html", (ASSETS / "page.css").read_text("utf-8"), scripts, facts=_json(facts),
-        title=html.escape(visible_text(" ".join(first.response.split())[:80])),
-        thumbnail=_thumbnail(first, plane, pictures),
-    )  # fmt: skip
+    facts = _facts(records, names, pictures, plane, start_phrase, options or DrawingOptions())
+    facts = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")  # no markup in it
+    title = html.escape(visible_text(" ".join(first.response.split())[:80]))
+    thumbnail = _thumbnail(first, plane, pictures)
+    return filled_page("page", _SCRIPTS, facts=facts, title=title, thumbnail=thumbnail)
 
 
 def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
@@ -130,9 +118,51 @@ def _check_records(records: Sequence[AttentionRecord]) -> AttentionRecord:
     return first
 
 
+def _facts(
+    records: Sequence[AttentionRecord], names: Sequence[str], pictures: Sequence[Image.Image], plane: int,
+    start_phrase: str, options: DrawingOptions,
+) -> dict:  # fmt: skip
+    """All that the page shows. How it looks at first is how the video would."""
+    first, shown_from = records[0], min(find_panel_start(records[0], start_phrase)[0], records[0].prompt_length)
+    files = first.pictures or [picture_file(image) for image in pictures]
+    replayed = all(record.neutral is not None for record in records)
+    return {
+        "pieces": [[p.start, visible_text(p.text).replace("\n", f"{NEWLINE_MARK}\n"), p.kind]
+                   for p in text_pieces(first, 0)],
+        "positions": len(first.tokens), "prompt": first.prompt_length, "shownFrom": shown_from,
+        "phases": [vars(phase) | {"rgb": PHASE_COLOURS[phase.name]} for phase in response_phases(first)],
+        "images": [_picture_facts(first, number, file, pictures[number]) for number, file in enumerate(files)],
+        "records": [
+            {"name": name, "planes": [_plane_facts(record, n, shown_from) for n in range(len(record.layers))]}
+            for name, record in zip(names, records)
+        ],
+        "marks": [vars(m) for m in response_marks(first, plane, [i.size for i in pictures], options.draw_points)],
+        "plane": plane,
+        "look": {
+            "colours": options.colormap if isinstance(options.colormap, str) else "own", "scale": options.scale,
+            "baseline": options.baseline, "sinks": options.sinks, "smooth": options.smooth,
+            "style": options.text_style, "picture": options.picture, "power": options.power, "fps": options.fps,
+        },
+        "logRange": LOG_RANGE, "logDecades": colour.LOG_DECADES,
+        "quantiles": {"text": TEXT_SCALE_QUANTILE, "cells": image_panel.IMAGE_SCALE_QUANTILE},
+        "baselines": {name: words for name, words in BASELINES.items() if replayed or name in ("off", "median")},
+        "colours": _colours(options),
+        "grid": {"rgb": image_panel.GRID_LINE, "alpha": image_panel.GRID_ALPHA,
+                 "smallest": image_panel.SMALLEST_GRIDDED_CELL},
+        "markLook": {"radius": image_panel.MARK_RADIUS, "opacity": image_panel.MARK_OPACITY,
+                     "old": image_panel.OLD_MARK, "most": image_panel.MOST_MARKS},
+        "greyed": image_panel.GREYED,
+        "start": next((step for step, _ in words_that_looked(first, plane, 1)), 0),
+    }  # fmt: skip
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def _pack(array: np.ndarray, kind: str = "<f4") -> str:
     """An array in base64: its bytes, little end first, deflated without header and checksum: browsers' deflate-raw."""
-    return base64.b64encode(zlib.compress(array.astype(kind).tobytes(), 9)[2:-4]).decode()
+    return _base64(zlib.compress(array.astype(kind).tobytes(), 9)[2:-4])
 
 
 def _quantised(record: AttentionRecord, plane: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,17 +204,6 @@ def visible_text(text: str) -> str:
     return "".join(f"[U+{ord(c):04X}]" if is_hidden(c) else c for c in text)
 
 
-def _text_facts(record: AttentionRecord, start_phrase: str) -> dict:
-    """The tokens, and what is known of their places."""
-    return {
-        "pieces": [[p.start, visible_text(p.text).replace("\n", f"{NEWLINE_MARK}\n"), p.kind]
-                   for p in text_pieces(record, 0)],
-        "positions": len(record.tokens), "prompt": record.prompt_length,
-        "shownFrom": min(find_panel_start(record, start_phrase)[0], record.prompt_length),
-        "phases": [vars(phase) | {"rgb": PHASE_COLOURS[phase.name]} for phase in response_phases(record)],
-    }  # fmt: skip
-
-
 def _picture_facts(record: AttentionRecord, number: int, file: bytes, picture: Image.Image) -> dict:
     """A picture and its cells, as `maps.Cells` has them."""
     tokens = record.images[number]
@@ -193,19 +212,43 @@ def _picture_facts(record: AttentionRecord, number: int, file: bytes, picture: I
     return {
         "name": f"image {number + 1}", "width": picture.width, "height": picture.height,
         "shades": image_panel.heat_shades(picture),
-        "kind": "image/png" if file.startswith(b"\x89PNG") else "image/jpeg", "file": base64.b64encode(file).decode(),
+        "kind": "image/png" if file.startswith(b"\x89PNG") else "image/jpeg", "file": _base64(file),
         "positions": _pack(tokens.positions, "<i4"), "boxes": _pack(tokens.boxes),
         "cells": _pack(cells.positions, "<i4"), "cellBoxes": _pack(cells.boxes), "spread": spread,
     }  # fmt: skip
 
 
-def _look(options: DrawingOptions) -> dict:
-    """How the page looks at first, as the video would."""
+def _colours(options: DrawingOptions) -> dict:
+    """Tables of colours of each map, made by the functions that draw the video: strength by strength, low to high."""
+    given, scale, strength = options.colormap, np.linspace(0, 1, LEVELS), STRENGTHS[:, None]
+    maps = {given if isinstance(given, str) else "own": colour.colour_map(given)} | COLORMAPS
+    covers = [opacity(scale, alpha, strength) for alpha in (CELL_ALPHA, TEXT_ALPHA)]
+    # From the most below to the most above: the opacity alone tells how far, and what is alike has no tint.
+    two_sided = [np.abs(2 * scale - 1) * high * strength for _, high in (CELL_ALPHA, TEXT_ALPHA)]
+    difference = _table(*(colour.purple_to_green(values) for values in (np.round(scale), scale)), *two_sided)
     return {
-        "colours": options.colormap if isinstance(options.colormap, str) else "own", "scale": options.scale,
-        "baseline": options.baseline, "sinks": options.sinks, "smooth": options.smooth,
-        "style": options.text_style, "picture": options.picture, "power": options.power, "fps": options.fps,
+        "levels": LEVELS, "strengths": STRENGTHS.tolist(),
+        "maps": {name: _table(colormap(scale), colormap(scale), *covers) for name, colormap in maps.items()},
+        "difference": difference,
+        "fixed": {"current": colour.CURRENT_TOKEN, "ink": colour.INK, "muted": colour.MUTED, "paper": colour.PAPER},
+        "dark": {"ink": DARK_INK, "paper": DARK_PAPER}, "special": colour.SPECIAL_ALPHA,
     }  # fmt: skip
+
+
+def _table(shades: np.ndarray, letters: np.ndarray, cells: np.ndarray, texts: np.ndarray) -> dict[str, str]:
+    """RGBA of cells, RGB of grounds and glyphs of the text on light and dark paper, as base64 of bytes.
+
+    shades, letters: (levels, 3) RGB; cells, texts: (strengths, levels) their opacity. Tables: (strengths, levels, ...).
+    """
+    shades, letters = (np.tile(np.asarray(part, float), (len(STRENGTHS), 1)) for part in (shades, letters))
+    light, dark = (blend(np.array(paper, float), shades, texts.reshape(-1, 1)) for paper in (colour.PAPER, DARK_PAPER))
+    tables = {
+        "cells": np.column_stack([shades, 255 * cells.ravel()]),
+        "ground": with_luminance(light, least=colour.GROUND_LUMINANCE),
+        "glyph": with_luminance(letters, most=colour.GLYPH_LUMINANCE),
+        "darkGround": with_luminance(dark, most=DARK_GROUNDS), "darkGlyph": with_luminance(shades, least=DARK_GLYPHS),
+    }  # fmt: skip
+    return {kind: _base64(np.round(table).astype(np.uint8).tobytes()) for kind, table in tables.items()}
 
 
 def _thumbnail(record: AttentionRecord, plane: int, pictures: Sequence[Image.Image]) -> str:
@@ -222,20 +265,18 @@ def _thumbnail(record: AttentionRecord, plane: int, pictures: Sequence[Image.Ima
     return picture_address(Image.fromarray(pixels.round().astype(np.uint8)), "JPEG", quality=80)
 
 
-def _json(value: Any) -> str:
-    """JSON of ASCII characters that no parser of HTML takes for markup."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def filled_page(template: str, style: str, script: str, **texts: str) -> str:
-    """A template with its places filled, all at once: nothing that is filled in is looked into."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+def filled_page(name: str, scripts: Sequence[str], **texts: str) -> str:
+    """A page of `page_assets` with its places filled, all at once: nothing that is filled in is looked into."""
+    files = f"{name}.html", f"{name}.css", *(f"{one}.js" for one in scripts)
+    template, style, *parts = ((_ASSETS / file).read_text("utf-8") for file in files)
+    script = "\n".join(parts)
+    hashes = [_base64(hashlib.sha256(text.encode()).digest()) for text in (style, script)]
     policy = (
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
     texts |= {"style": style, "script": script, "policy": policy}
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: texts[place[1]], (ASSETS / template).read_text("utf-8"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: texts[place[1]], template)
 
 
 def notebook_html(record: AttentionRecord) -> str:

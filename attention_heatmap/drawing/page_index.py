@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from attention_heatmap.drawing.page import ASSETS, filled_page, save_page, visible_text
+from attention_heatmap.drawing.page import filled_page, save_page, visible_text
 
 _SHARES = "image_share_"  # what the columns of shares begin with in the table of a dataset
 _ICON = re.compile(rb'<link rel="icon" href="(data:image/jpeg;base64,[A-Za-z0-9+/=]+)">')
@@ -24,8 +24,7 @@ def write_index(rows: Sequence[dict], path: str | Path) -> Path:
     summary = f"{len(rows)} samples" + f", {sum(map(bool, known))} of {len(known)} right" * bool(known)
     heads = "".join(f"<th scope=col>{html.escape(_share_name(name))}</th>" for name in shares)
     body = "\n".join(_index_row(row, shares, path.parent) for row in rows)
-    style, script = ((ASSETS / f"index.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return save_page(filled_page("index.html", style, script, summary=summary, heads=heads, rows=body), path)
+    return save_page(filled_page("index", ["index"], summary=summary, heads=heads, rows=body), path)
 
 
 def _share_name(column: str) -> str:

@@ -1,28 +1,34 @@
 """A pen for text, boxes, rings, lines and pictures: on an image, or as a drawing that keeps text as text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from attention_heatmap.drawing.colour import INK, PAPER
-from attention_heatmap.drawing.fonts import BitmapFont, FontSet, draw_runs
+from attention_heatmap.drawing.fonts import BitmapFont, FontSet
 
 SMOOTH = 4  # rings and lines are drawn that many times larger and reduced, so that they have no steps
 Point = tuple[float, float]
 
 
 class Pen:
-    """Draws on an RGB image, in pixels from its top left; colours are RGB in 0..255."""
+    """Draws on an image, in pixels from its top left; colours are RGB in 0..255, or a grey of a grey image."""
 
     def __init__(self, canvas: Image.Image) -> None:
         self.canvas, self._draw = canvas, ImageDraw.Draw(canvas)
 
     def text(self, at: Point, text: str, fonts: FontSet, fill: Any = INK) -> float:
         """A line of text with its base line at a point; the x at which it ends."""
-        return draw_runs(self._draw, at, text, fonts, fill)
+        x, y = at
+        for font, part in fonts.runs(text):
+            if isinstance(font, BitmapFont):
+                self._draw.bitmap((round(x), round(y) - font.getmetrics()[0]), font.coverage(part), fill)
+            else:
+                self._draw.text((x, y), part, fill=fill, font=font, anchor="ls")
+            x += font.getlength(part)
+        return x
 
     def box(self, box: Sequence[float], fill: Any = None, outline: Any = None, width: int = 1, radius: int = 0) -> None:
         """A box from left, top to right, bottom (which it does not reach)."""
@@ -60,13 +66,12 @@ def _reduced(colour: Image.Image, cover: Image.Image, opacity: float) -> Image.I
 def _ring(radius: float, colour: tuple, width: float, opacity: float, fill: Any) -> Image.Image:
     side = 2 * (int(radius + 1.5 * width) + 2) * SMOOTH
     sprite, cover = Image.new("RGB", (side, side), PAPER), Image.new("L", (side, side))
-    for draw, ink, rim, inside in (
-        (ImageDraw.Draw(cover), 255, 255, 255 if fill else 0),
-        (ImageDraw.Draw(sprite), colour, PAPER, fill or PAPER),
-    ):
-        for half, shade in ((1.5, rim), (0.5, ink), (-0.5, rim), (-1.5, inside)):
-            reach = max(radius + half * width, 0) * SMOOTH
-            draw.ellipse([side / 2 - reach, side / 2 - reach, side / 2 + reach, side / 2 + reach], shade)
+    for image, half, shade in (
+        (cover, 1.5, 255), (cover, -1.5, 255 if fill else 0),
+        (sprite, 0.5, colour), (sprite, -0.5, PAPER), (sprite, -1.5, fill or PAPER),
+    ):  # fmt: skip
+        reach = max(radius + half * width, 0) * SMOOTH
+        ImageDraw.Draw(image).ellipse([side / 2 - reach, side / 2 - reach, side / 2 + reach, side / 2 + reach], shade)
     return _reduced(sprite, cover, opacity)
 
 
@@ -81,16 +86,8 @@ def _line(offsets: tuple, colour: tuple, width: float, opacity: float) -> Image.
     return _reduced(sprite, cover, opacity)
 
 
-@dataclass
 class VectorPen:
-    """Takes what a `Pen` takes and keeps it, as shapes for an SVG or PDF file."""
-
-    width: int
-    height: int
-    shapes: list[tuple[str, dict]] = field(default_factory=list)  # the method, its values, in the order of drawing
-
-    def _add(self, kind: str, **values: Any) -> None:
-        self.shapes.append((kind, values))
+    """Takes what a `Pen` takes, for a file that keeps text as text; one for each kind of file is in `figure`."""
 
     def text(self, at: Point, text: str, fonts: FontSet, fill: Any = INK) -> float:
         x, y = at
@@ -101,7 +98,7 @@ class VectorPen:
                 glyphs = Image.merge("LA", (Image.new("L", cover.size, 0), cover)).convert("RGBA")
                 self.picture(glyphs, (x, y - font.getmetrics()[0]))
             elif part.strip():
-                self._add("text", at=(x, y), text=part, width=width, font=font, fill=tuple(fill))
+                self.run((x, y), part, width, font, fill)
             x += width
         return x
 
@@ -109,21 +106,20 @@ class VectorPen:
         self, box: Sequence[float], fill: Any = None, outline: Any = None, width: int = 1, radius: int = 0,
         opacity: float = 1,
     ) -> None:  # fmt: skip
-        if box[2] > box[0] and box[3] > box[1]:
-            values = {"outline": outline, "width": width, "radius": radius, "opacity": opacity}
-            self._add("box", box=tuple(map(float, box)), fill=fill, **values)
+        left, top, right, bottom = map(float, box)
+        if right > left and bottom > top:
+            self.rect((left, top), (right - left, bottom - top), fill, outline, width, radius, opacity)
 
     def picture(self, image: Image.Image, at: Point, size: tuple[int, int] | None = None) -> None:
-        self._add("picture", image=image, at=tuple(map(float, at)), size=size or image.size)
+        self.image(image, tuple(map(float, at)), size or image.size)
 
     def ring(self, at: Point, radius: float, colour: Any, width: float, opacity: float, fill: Any = None) -> None:
-        values = {"at": at, "opacity": opacity}
-        self._add("ring", radius=radius, colour=PAPER, width=3 * width, fill=fill, **values)
-        self._add("ring", radius=radius, colour=colour, width=width, fill=None, **values)
+        self.circle(at, radius, PAPER, 3 * width, opacity, fill)
+        self.circle(at, radius, colour, width, opacity, None)
 
     def line(self, points: Sequence[Point], colour: Any, width: float, opacity: float) -> None:
-        for shade, thick in ((PAPER, 3 * width), (colour, width)):
-            self._add("line", points=list(points), colour=shade, width=thick, opacity=opacity)
+        self.path(points, PAPER, 3 * width, opacity)
+        self.path(points, colour, width, opacity)
 
 
 AnyPen = Pen | VectorPen

@@ -82,11 +82,11 @@ class _WideSheet(Sheet):
 
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None,
-    as_shapes: bool = False,
+    vectors: type[VectorPen] | None = None,
 ) -> Image.Image | VectorPen:  # fmt: skip
     """One picture of a whole response, as wide as a frame: its text, where its phases and some of its words looked.
 
-    The text is coloured by the share of each token's attention that lies on the pictures. as_shapes: for an SVG or PDF.
+    The text is coloured by the share of each token's attention that lies on the pictures. vectors: of SVG or PDF.
     """
     sheet = _WideSheet(options or DrawingOptions())
     px, fonts, margin, width, options = sheet.px, sheet.label_fonts, sheet.left, sheet.width, sheet.options
@@ -105,7 +105,7 @@ def draw_summary(
     y_maps = y_text + px(40) + len(text.ink)
     size = width, y_maps + -(-len(maps) // SUMMARY_COLUMNS) * tile_height
     canvas = Image.new("RGB", size, PAPER)
-    pen: AnyPen = VectorPen(*size) if as_shapes else Pen(canvas)
+    pen: AnyPen = vectors(*size) if vectors else Pen(canvas)
 
     pen.text((margin, margin + px(30)), plane_title(record, plane), sheet.title_fonts)
     caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
@@ -121,7 +121,7 @@ def draw_summary(
         pen.text((x, y + px(22)), cut_to(names[number], fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)
         put_heat(pen, (x, y + y_heat), layout, *cell_colours(cells, _highest(cells), options, sheet.colormap))
-    return pen if as_shapes else canvas
+    return pen if vectors else canvas
 
 
 def draw_overview(

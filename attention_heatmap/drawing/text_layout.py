@@ -4,13 +4,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attention_heatmap.drawing.fonts import NEWLINE_MARK, FontSet, draw_runs
+from attention_heatmap.drawing.fonts import NEWLINE_MARK, FontSet
+from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, TextPiece
 
 FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_ANYWHERE.pattern})\S)+")
@@ -43,7 +43,7 @@ class Fragment:
 class Written(NamedTuple):
     """What is drawn at one place of a line: a fragment, or several whose letters join."""
 
-    text: str  # as it is drawn, at an x
+    text: str
     line: int
     x: float
     parts: list[tuple[Fragment, float, float]]  # in the order of the tokens, left and right from the line's left
@@ -83,13 +83,15 @@ class TextLayout:
 def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> Iterator[Fragment]:
     """The pieces cut where a line may have to end."""
     for number, piece in enumerate(pieces):
-        text = piece.text.expandtabs(4).replace("\u3000", "  ")
-        for part in [text] if piece.kind == "image" else FRAGMENT.findall(text):
+        if piece.kind == "image":  # what its brackets would take is the margin of the chip
+            yield Fragment(number, piece.text.strip("[]"), fonts.width(piece.text), True)
+            continue
+        for part in FRAGMENT.findall(piece.text.expandtabs(4).replace("\u3000", "  ")):
             # No font is asked for any of the other white space: it would draw a box for it.
             shown = NEWLINE_MARK if "\n" in part else " " * len(part) if part.isspace() else part
             if not fonts.width(shown):  # a token of characters that nobody sees
                 part = shown = "".join(f"{ord(char):04X}" for char in part)
-            yield Fragment(number, part if "\n" in part else shown, fonts.width(shown), piece.kind != "text")
+            yield Fragment(number, part if "\n" in part else shown, fonts.width(shown), piece.kind == "special")
 
 
 def _grouped(fragments: Iterable[Fragment], belong: Callable[[Fragment, Fragment], bool]) -> list[list[Fragment]]:
@@ -136,52 +138,49 @@ def _words(fragments: Iterable[Fragment], fonts: FontSet, width: float) -> Itera
                 yield [replace(fragment, text=part, width=fonts.width(part))]
 
 
-def _place(fragments: Iterable[Fragment], fonts: FontSet, width: float) -> list[tuple[Fragment, int]]:
-    """(fragment, line) of everything, wrapped at the width. Spaces at the end of a line take the room there is."""
-    placed, spaces = [], []
-    line, x = 0, 0.0
+def _lines(fragments: Iterable[Fragment], fonts: FontSet, width: float) -> list[list[Fragment]]:
+    """Everything on lines of a width. Spaces at the end of a line take the room there is."""
+    lines: list[list[Fragment]] = [[]]
+    spaces: list[Fragment] = []
     room = width - fonts.width(NEWLINE_MARK)  # the mark always finds its place on the line that it ends
     for word in _words(fragments, fonts, room):
         ends_line = "\n" in word[0].text
         if word[0].text.isspace() and not ends_line:
             spaces.append(word[0])
             continue
-        if x + _wide(spaces) + (0 if ends_line else _wide(word)) > room:
+        if _wide((*lines[-1], *spaces, *([] if ends_line else word))) > room:
             others = [space for space in spaces if space.piece != word[0].piece]  # which is seen on the next line
-            end = room if ends_line else width
-            placed += _squeezed(others, line, x, end)
-            if others:
-                line, x = placed[-1][1], end
-            if not ends_line:
-                line, x = line + (x > 0), 0.0
+            _squeeze(others, lines, room if ends_line else width)
             spaces = []
-        placed += [(fragment, line) for fragment in (*spaces, *word)]
-        x += _wide((*spaces, *word))
+            if lines[-1] and not ends_line:
+                lines.append([])
+        lines[-1] += (*spaces, *word)
         spaces = []
         if ends_line:
-            line, x = line + 1, 0.0
-    return placed + _squeezed(spaces, line, x, width)
+            lines.append([])
+    _squeeze(spaces, lines, width)
+    return lines
 
 
-def _squeezed(spaces: Sequence[Fragment], line: int, x: float, end: float) -> list[tuple[Fragment, int]]:
-    """(space, line) of spaces between an x and the end of a line, narrower where they would not fit.
+def _squeeze(spaces: Sequence[Fragment], lines: list[list[Fragment]], end: float) -> None:
+    """Put spaces on the last line, up to an x: narrower where they would not fit.
 
-    Each is a token to be seen: those that have no room left go to the lines below.
+    Each is a token to be seen: those that have no room left go to lines below.
     """
-    placed: list[tuple[Fragment, int]] = []
     while spaces:
-        count = max(int((end - x) // LEAST_SPACE), x == 0)
+        room = end - _wide(lines[-1])
+        count = max(int(room // LEAST_SPACE), not lines[-1])
         here, spaces = spaces[:count], spaces[count:]
-        narrow = min((end - x) / (_wide(here) or 1), 1)
-        placed += [(replace(space, width=space.width * narrow), line) for space in here]
-        line, x = line + 1, 0.0
-    return placed
+        narrow = min(room / (_wide(here) or 1), 1)
+        lines[-1] += [replace(space, width=space.width * narrow) for space in here]
+        if spaces:
+            lines.append([])
 
 
-def _written(placed: list[tuple[Fragment, int]], fonts: FontSet) -> Iterator[Written]:
+def _written(lines: Sequence[list[Fragment]], fonts: FontSet) -> Iterator[Written]:
     """What is drawn, with every stretch of right-to-left script turned round in its line, but not the numbers in it."""
-    for line, entries in groupby(placed, key=lambda entry: entry[1]):
-        groups, x = _grouped((fragment for fragment, _ in entries), _joined), 0.0
+    for line, fragments in enumerate(lines):
+        groups, x = _grouped(fragments, _joined), 0.0
         kinds = "".join(_direction(_text(group)) for group in groups)
         order = list(range(len(groups)))
         for stretch in re.finditer("R(?:[R1 ]*[R1])?", kinds):
@@ -196,7 +195,8 @@ def _written(placed: list[tuple[Fragment, int]], fonts: FontSet) -> Iterator[Wri
             if kind == "R":
                 edges = ((ends[-1] - end, ends[-1] - start) for start, end in edges)
             parts = [(fragment, x + left, x + right) for fragment, (left, right) in zip(group, edges)]
-            yield Written(_text(group), line, x, parts)
+            text = NEWLINE_MARK if "\n" in group[0].text else _text(group)
+            yield Written(text, line, x + (ends[-1] - fonts.width(text)) / 2, parts)
             x += ends[-1]
 
 
@@ -220,16 +220,16 @@ def _direction(text: str) -> str:
 
 def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> TextLayout:
     """Lay the pieces out on lines of a width in pixels, and draw their glyphs once."""
-    written = tuple(_written(_place(_fragments(pieces, fonts), fonts, width - GLYPH_OVERHANG), fonts))
+    written = tuple(_written(_lines(_fragments(pieces, fonts), fonts, width - GLYPH_OVERHANG), fonts))
     ascent, descent = fonts.metrics()
     line_height = round((ascent + descent) * LINE_PITCH)
     gap, base = max(round(line_height * 0.07), 1), (line_height - ascent - descent) // 2 + ascent
-    lines = 1 + max((unit.line for unit in written), default=0)
+    lines = 1 + (written[-1].line if written else 0)
     canvas = Image.new("L", (width, lines * line_height))
-    draw, last_line = ImageDraw.Draw(canvas), np.zeros(len(pieces), int)
+    pen, last_line = Pen(canvas), np.zeros(len(pieces), int)
     index, white = (np.zeros((lines * line_height, width), kind) for kind in (np.int32, bool))
     for unit in written:
-        top, x = unit.line * line_height, unit.x
+        top = unit.line * line_height
         for fragment, left, right in unit.parts:
             left, right = min(round(left), width - 1), min(round(right), width)
             right = max(right, left + 1)
@@ -237,15 +237,11 @@ def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> Text
             # A pixel stays white at the right of a piece, so that two of one colour can be told apart.
             white[top : top + line_height, left : right - 1] = False
             white[top : top + line_height, right - 1] = right - left > 1
-            last_line[fragment.piece] = max(last_line[fragment.piece], unit.line)
+            last_line[fragment.piece] = unit.line
         if pieces[fragment.piece].kind == "image":
             box = (left, top + gap, max(right - 1, left + 1), top + line_height - gap)
             index[box[1] : box[3], left:right] *= _draw_chip(canvas, box)[:, : right - left]
-            shown = fragment.text.strip("[]")
-            x += (fragment.width - fonts.width(shown)) / 2
-        else:
-            shown = NEWLINE_MARK if "\n" in unit.text else unit.text
-        draw_runs(draw, (x, top + base), shown, fonts)
+        pen.text((unit.x, top + base), unit.text, fonts, 255)
     white &= np.pad(index[:, 1:], ((0, 0), (0, 1))) != index  # but not within a piece
     row = np.arange(len(index)) % line_height
     white[(row < gap) | (row >= line_height - gap)] = True

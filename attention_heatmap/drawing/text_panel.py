@@ -91,12 +91,10 @@ def put_text(
             pen.box(box, grounds[levels[fragment.piece]], MUTED if chip else None, radius=6 if chip else 0)
         for _, same in groupby(parts, key=lambda part: part[0].piece == current):
             fragments, lefts, _ = zip(*same)
-            x, text = at[0] + min(lefts), "".join(fragment.text for fragment in fragments)
-            if layout.pieces[fragments[0].piece].kind == "image":
-                text = text.strip("[]")
-                x += (fragments[0].width - layout.fonts.width(text)) / 2
-            text = NEWLINE_MARK if "\n" in text else text
-            pen.text((x, top + layout.base), text, layout.fonts, glyphs[levels[fragments[0].piece]])
+            x, text = min(lefts), "".join(fragment.text for fragment in fragments)
+            if len(fragments) == len(unit.parts):
+                x, text = unit.x, unit.text
+            pen.text((at[0] + x, top + layout.base), text, layout.fonts, glyphs[levels[fragments[0].piece]])
 
 
 class Answer:

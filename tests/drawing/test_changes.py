@@ -39,8 +39,10 @@ def written(monkeypatch):
     said, text = [], Pen.text
 
     def noted(pen, at, words, *more):
-        said.append((at[0], at[1], words, text(pen, at, words, *more)))
-        return said[-1][3]
+        end = text(pen, at, words, *more)
+        if pen.canvas.mode == "RGB":  # not the glyphs of a text, which are laid out on a grey image of their own
+            said.append((at[0], at[1], words, end))
+        return end
 
     monkeypatch.setattr(Pen, "text", noted)
     return said

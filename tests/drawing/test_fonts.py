@@ -4,10 +4,11 @@ import pytest
 from drawn import FONTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
 from attention_heatmap.drawing import fonts as room
-from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS, BitmapFont, FontSet, cut_to, draw_runs, wrapped
+from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS, BitmapFont, FontSet, cut_to, wrapped
+from attention_heatmap.drawing.pen import Pen
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_a_font_that_cannot_be_read_is_named(tmp_path, make):
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=12))
 def test_any_text_has_a_width_and_is_drawn_up_to_it(text):
     canvas = Image.new("L", (2000, 60))
-    end = draw_runs(ImageDraw.Draw(canvas), (10, 40), text, FONTS)
+    end = Pen(canvas).text((10, 40), text, FONTS, 255)
     assert end == pytest.approx(10 + FONTS.width(text), abs=0.1) and FONTS.width(text) >= 0
 
 
@@ -118,5 +119,5 @@ def test_coloured_emoji_of_a_bitmap_font_are_drawn_as_glyphs(text):
     assert isinstance(font, BitmapFont) and part == text
     assert 20 < font.getlength(part) < 60  # one picture, about as wide as high
     canvas = Image.new("L", (80, 60))
-    draw_runs(ImageDraw.Draw(canvas), (10, 40), text, fonts)
+    Pen(canvas).text((10, 40), text, fonts, 255)
     assert canvas.getextrema()[1] > 127

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn import cell_centre, hot_record, is_current, renderer_of, with_cells
+from drawn import Shapes, cell_centre, hot_record, is_current, renderer_of, with_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import SMALL, make_record, picture
@@ -25,7 +25,7 @@ TOKENS = st.lists(TOKEN, min_size=1, max_size=12)
 
 
 def words_of(renderer, step):
-    return [shape["text"] for kind, shape in renderer.draw_shapes(step).shapes if kind == "text"]
+    return [shape["text"] for kind, shape in renderer.draw_shapes(step, Shapes()).shapes if kind == "text"]
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -236,7 +236,7 @@ def test_nothing_is_drawn_over_something_else_or_outside(size, sizes):
     record = make_record(["Based"], [" w"] * 5, grids=[(3, 4)] * len(sizes), sizes=sizes)
     renderer = renderer_of(record, [picture(each, "grey") for each in sizes], size=size)
     assert renderer.draw(4).shape == (size[1], size[0], 3)
-    pen = renderer.draw_shapes(4)
+    pen = renderer.draw_shapes(4, Shapes())
     boxes = []
     for kind, values in pen.shapes:
         if kind == "text":

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn import FONTS, cell_centre, hot_record, on_white, renderer_of, sink_record, with_cells
+from drawn import FONTS, Shapes, cell_centre, hot_record, on_white, renderer_of, sink_record, with_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,7 +23,7 @@ from attention_heatmap.drawing.image_panel import (
 )
 from attention_heatmap.drawing.marks import Mark
 from attention_heatmap.drawing.options import DrawingOptions
-from attention_heatmap.drawing.pen import Pen, VectorPen
+from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.maps import map_cells
 from attention_heatmap.record import ImageTokens
 
@@ -197,7 +197,7 @@ def test_muting_turns_no_light_into_dark(first, second, how):
 
 def test_shapes_have_a_box_for_each_cell_in_its_colour_and_every_picture_once():
     layout, values = layout_of([(3, 4), (2, 2)]), np.linspace(0, 1, 16)
-    pen = VectorPen(400, 300)
+    pen = Shapes(400, 300)
     put_heat(pen, (10, 20), layout, *cell_colours(values, 1, DrawingOptions(), red_to_green))
     boxes = [shape for kind, shape in pen.shapes if kind == "box"]
     assert len(boxes) == 16 and sum(kind == "picture" for kind, _ in pen.shapes) == 2
@@ -265,7 +265,7 @@ def test_a_mark_at_the_edge_of_the_panel_is_whole():
 
 
 def test_however_many_there_are_only_the_last_are_drawn_and_numbered_on():
-    pen, layout = VectorPen(400, 300), layout_of()
+    pen, layout = Shapes(400, 300), layout_of()
     marks = [Mark(n, "", 0, (0.5, 0.5)) for n in range(500)]
     draw_marks(pen, (0, 0), layout, marks, 1000)
     texts = [shape["text"] for kind, shape in pen.shapes if kind == "text"]
@@ -297,7 +297,7 @@ def test_marks_fade_the_last_stands_out_and_most_of_the_picture_stays_seen():
 @pytest.mark.parametrize("size", [(800, 600), (160, 120), (60, 45)])
 def test_marks_leave_most_of_a_small_picture_seen_and_only_a_large_one_has_numbers(size):
     layout = ImageLayout(make_record(["a"], ["b"]), [picture()], *size, FONTS)
-    pen = VectorPen(*size)
+    pen = Shapes(*size)
     draw_marks(pen, (0, 0), layout, [Mark(n, "", 0, (0.3 + 0.4 * n, 0.5)) for n in range(2)])
     assert [shape["text"] for kind, shape in pen.shapes if kind == "text"] == (["1", "2"] if size[0] == 800 else [])
     canvas = Image.fromarray(layout.picture)

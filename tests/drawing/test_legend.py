@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn import hot_record, is_current, renderer_of, sink_record
+from drawn import Shapes, hot_record, is_current, renderer_of, sink_record
 from records import SMALL, make_record
 
 from attention_heatmap.drawing.legend import (
@@ -170,5 +170,9 @@ def test_the_colour_bars_and_their_numbers_stand_side_by_side(size, options):
 def test_where_nothing_is_looked_at_the_scale_of_the_cells_says_nothing():
     record = make_record(["Based"], ["w", "v"])
     record.weights[:, :, record.image_positions] = 0
-    texts = [s["text"] for kind, s in renderer_of(record, size=(1920, 1080)).draw_shapes(1).shapes if kind == "text"]
+    texts = [
+        s["text"]
+        for kind, s in renderer_of(record, size=(1920, 1080)).draw_shapes(1, Shapes()).shapes
+        if kind == "text"
+    ]
     assert any(text.startswith("nothing") for text in texts) and any("0.0% on the picture" in text for text in texts)

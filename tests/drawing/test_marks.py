@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from drawn import hot_record, renderer_of
+from drawn import Shapes, hot_record, renderer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import make_record
@@ -18,7 +18,6 @@ from attention_heatmap.drawing.marks import (
     response_marks,
     share_inside,
 )
-from attention_heatmap.drawing.pen import VectorPen
 
 ONE = [(400, 300)]
 
@@ -145,7 +144,7 @@ def test_an_answer_that_loops_on_points_draws_no_more_of_them_the_longer_it_is()
     assert len(renderer.marks) == 1500
     counts = []
     for step in (2 * MOST_INSIDE, 1000, 2999):
-        pen = VectorPen(10, 10)
+        pen = Shapes(10, 10)
         renderer.draw_marks(pen, step)
         counts.append(len(pen.shapes))
     assert max(counts) - min(counts) <= 4 and max(counts) < 8 * MOST_MARKS

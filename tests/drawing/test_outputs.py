@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from drawn import Shapes
 from PIL import Image
 from records import SMALL, make_record, picture
 
@@ -115,6 +116,6 @@ def test_another_suffix_is_refused(record, tmp_path):
 def test_a_summary_shows_the_answer_and_where_its_words_looked(record):
     options = DrawingOptions(frame_size=SMALL)
     image = draw_summary(record, record.open_pictures(), 1, options)
-    pen = draw_summary(record, record.open_pictures(), 1, options, as_shapes=True)
+    pen = draw_summary(record, record.open_pictures(), 1, options, Shapes)
     text = " ".join(values["text"] for kind, values in pen.shapes if kind == "text")
-    assert image.size == (pen.width, pen.height) and "“lamp”, token 2" in text and "highest cell" in text
+    assert image.size == pen.size and "“lamp”, token 2" in text and "highest cell" in text

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from drawn import FONTS, contrast, ground_of, is_current, on_white, renderer_of, text_panel
+from drawn import FONTS, Shapes, contrast, ground_of, is_current, on_white, renderer_of, text_panel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import make_record, picture
 
 from attention_heatmap.drawing.colour import CURRENT_TOKEN, MUTED, TEXT_ALPHA, red_to_green, text_colours
 from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE
-from attention_heatmap.drawing.pen import VectorPen
 from attention_heatmap.drawing.text import TextPiece
 from attention_heatmap.drawing.text_layout import INK_LEVELS, layout_text
 from attention_heatmap.drawing.text_panel import put_text, visualize_attention_step
@@ -100,7 +99,7 @@ def test_a_chip_is_coloured_by_the_weight_of_its_run():
 def test_shapes_have_the_same_tokens_in_the_same_colours_as_the_picture(texts, data):
     layout, current = layout_of(texts, 300), data.draw(st.integers(0, len(texts) - 1))
     values, height = np.linspace(0, 1, len(texts)), len(layout.ink)
-    pen = VectorPen(300, height)
+    pen = Shapes(300, height)
     put_text(pen, (0, 0), layout, values, current, height, red_to_green, "tint", 1)
     panel = np.asarray(visualize_attention_step(layout, values, current, height), int)
     first, _ = layout.visible(current, height)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn import on_white, with_cells
+from drawn import Shapes, on_white, with_cells
 from records import make_record, picture
 
 from attention_heatmap.compare import compare
@@ -39,7 +39,7 @@ def colours(renderer, step):
 
 
 def words_of(renderer, step):
-    return [shape["text"] for kind, shape in renderer.draw_shapes(step).shapes if kind == "text"]
+    return [shape["text"] for kind, shape in renderer.draw_shapes(step, Shapes()).shapes if kind == "text"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_without_a_difference_there_are_two_maps_and_shapes_have_the_colours_of_
     record, (heading, maps) = compared(False)
     renderer = renderer_with(record, "off", (heading, maps))
     found = colours(renderer, 1).reshape(-1, 3)
-    boxes = [s for kind, s in renderer.draw_shapes(1).shapes if kind == "box" and 0 < s["opacity"] < 1]
+    boxes = [s for kind, s in renderer.draw_shapes(1, Shapes()).shapes if kind == "box" and 0 < s["opacity"] < 1]
     assert len(boxes) == 24
     for box, colour in zip(boxes, found):
         np.testing.assert_allclose(255 - (255 - np.array(box["fill"])) * box["opacity"], colour, atol=2)

@@ -77,7 +77,6 @@ async function choosePlane(number) {
   state.plane = (number + length) % length;
   showPlane();
   await loadViews();
-  changed();
 }
 
 // The view of a plane of a record, as the look wants it; each is kept.
@@ -93,6 +92,7 @@ async function loadViews() {
   views = found;
   drawnMap = "";
   drawGrounds();
+  changed();
 }
 
 async function setLook(name, value) {
@@ -100,14 +100,12 @@ async function setLook(name, value) {
   showLook();
   timeline.looked = null; // its colour may be another
   await loadViews();
-  changed();
 }
 
 async function setShow(show) {
   state.show = show;
   await loadViews();
   buildPictures();
-  changed();
 }
 
 let firstLook = {};

@@ -9,7 +9,8 @@ const tables = {};
 function colourTable(name, strength) {
   const { colours } = data.facts, { strengths, levels } = colours;
   const near = strengths.reduce((best, s, n) => (Math.abs(s - strength) < Math.abs(strengths[best] - strength) ? n : best), 0);
-  if (tables[name]?.[near]) return tables[name][near];
+  const key = `${name} ${near}`;
+  if (tables[key]) return tables[key];
   const packed = name === "difference" ? colours.difference : colours.maps[name], part = (kind, channels) =>
     bytesOf(packed[kind]).slice(near * levels * channels, (near + 1) * levels * channels);
   const table = { cells: new Uint32Array(part("cells", 4).buffer) };
@@ -17,8 +18,7 @@ function colourTable(name, strength) {
     const bytes = part(kind, 3);
     table[kind] = Array.from({ length: levels }, (_, i) => [...bytes.subarray(3 * i, 3 * i + 3)]);
   }
-  (tables[name] ??= {})[near] = table;
-  return table;
+  return (tables[key] = table);
 }
 
 const css = (rgb, alpha = 1) => `rgb(${rgb.map(Math.round).join(" ")} / ${alpha})`;
@@ -148,17 +148,16 @@ class PictureView {
   }
 
   // The cell under a pointer, or -1.
-  cellAt({ clientX, clientY }) {
-    const box = this.over.getBoundingClientRect();
-    const x = Math.floor(((clientX - box.left) / box.width) * this.width);
-    const y = Math.floor(((clientY - box.top) / box.height) * this.height);
-    return x < 0 || y < 0 || x >= this.width || y >= this.height ? -1 : this.index[y * this.width + x] - 1;
+  cellAt(event) {
+    const [x, y] = this.partAt(event);
+    if (x < 0 || y < 0 || x >= 1 || y >= 1) return -1;
+    return this.index[Math.floor(y * this.height) * this.width + Math.floor(x * this.width)] - 1;
   }
 
-  // The place of a pointer in parts of the picture, 0..1.
+  // The place of a pointer in parts of the picture: 0..1 where it is on it.
   partAt({ clientX, clientY }) {
     const box = this.over.getBoundingClientRect();
-    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((part) => Math.min(Math.max(part, 0), 1));
+    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height];
   }
 }
 
@@ -221,13 +220,10 @@ function slots(sizes, width, height, label, gap) {
   const fit = (columns) => {
     const rows = Math.ceil(sizes.length / columns);
     const wide = (width - (columns - 1) * gap) / columns, high = (height - (rows - 1) * gap) / rows - label;
-    return sizes.map(([w, h]) => Math.max(Math.min(wide / w, high / h), 0.01));
+    return { columns, scales: sizes.map(([w, h]) => Math.max(Math.min(wide / w, high / h), 0.01)) };
   };
-  let best = 1;
-  for (let columns = 2; columns <= sizes.length; columns++) {
-    if (Math.min(...fit(columns)) > Math.min(...fit(best)) + 1e-6) best = columns;
-  }
-  return { columns: best, scales: fit(best) };
+  const least = ({ scales }) => Math.min(...scales);
+  return range(1, sizes.length).map(fit).reduce((best, other) => (least(other) > least(best) + 1e-6 ? other : best));
 }
 
 // The strip: a small map of every plane, each on its own scale.
