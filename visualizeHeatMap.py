@@ -30,7 +30,7 @@ try:
     from attention_heatmap.dataset import load_sample, open_pictures, problem_of, select_from_dataset
     from attention_heatmap.drawing.frame import render_frames
     from attention_heatmap.drawing.options import CLEAR_RECORDING, STILLS, DrawingOptions
-    from attention_heatmap.drawing.outputs import STEM, file_names, write_records
+    from attention_heatmap.drawing.outputs import STEM, write_records
     from attention_heatmap.drawing.text_panel import visualize_attention_step
     from attention_heatmap.drawing.video import find_encoder, write_video
     from attention_heatmap.files import check_output_dir, check_target
@@ -173,8 +173,9 @@ class AttentionVisualizer:
         check: hide the hottest cells and see whether the answer suffers, see `check`. compare_model_path: a second
         checkpoint, which reads the very same tokens; both maps are drawn, and its record is `last_records[1]`.
         options: the fields of `RecordingOptions` and of `DrawingOptions`.
-        Returns the path of the video; a list of paths where layer_idx names several or is a list. The record stays in
-        `last_record`. Raises ValueError, OSError or RuntimeError, with what to do; nothing half-written is left.
+        Returns the path of the video; a list of paths where layer_idx names several or is a list. Of processes that
+        share a model the first one writes, the others return []. The record stays in `last_record`. Raises ValueError,
+        OSError or RuntimeError, with what to do; nothing half-written is left.
         """
         layers, recording, drawing = planned(self.config, layer_idx, options)
         second, folder = second_of(self, compare_model_path), Path(output_dir)
@@ -203,11 +204,9 @@ class AttentionVisualizer:
                 if saved and writes:
                     saved.append(saved[0].with_stem(f"{saved[0].stem}_b"))
                     records[1].save(saved[1])
-            if writes:
-                paths = told_paths(write_records(records, images, None, start_phrase, folder, drawing), drawing)
-            else:
-                paths = told_paths((folder / name for name in file_names(records, drawing)), drawing)
-        return paths if len(paths) > 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
+            written = write_records(records, images, None, start_phrase, folder, drawing) if writes else []
+        paths = told_paths(written, drawing)
+        return paths if len(paths) != 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)
     def visualize(self, image: Any, problem: str, layer_idx: Layers = DEFAULT_LAYER, **options: Any) -> str | list[str]:

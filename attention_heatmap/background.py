@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import multiprocessing
 import os
 import pickle
@@ -20,7 +19,7 @@ from typing import Any
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.outputs import write_records
 from attention_heatmap.files import free_name, remove_stale
-from attention_heatmap.log import OurMistake, logger, one_line
+from attention_heatmap.log import OurMistake, kept_warnings, logger, one_line
 from attention_heatmap.record import AttentionRecord
 from attention_heatmap.table import record_facts, write_facts
 
@@ -77,19 +76,9 @@ def draw_sample(
 
     saved: where the records are already. What fails is an error that says where they are kept.
     """
-    said: list[str] = []
-
-    def keep(message: logging.LogRecord) -> bool:
-        said.extend([message.getMessage()] * (message.levelno >= logging.WARNING))
-        return False
-
-    logger.addFilter(keep)
-    try:
-        with kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
-            files = write_records(records, records[0].open_pictures(), None, start_phrase, folder, options)
-            write_facts(folder, facts, [*saved, *files])
-    finally:
-        logger.removeFilter(keep)
+    with kept_warnings() as said, kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
+        files = write_records(records, records[0].open_pictures(), None, start_phrase, folder, options)
+        write_facts(folder, facts, [*saved, *files])
     return said
 
 

@@ -2,8 +2,8 @@
 
 import logging
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 
 logger = logging.getLogger("visualizeHeatMap")
@@ -42,15 +42,44 @@ def package_missing(error: ModuleNotFoundError) -> str:
 
 
 @contextmanager
-def said_of(name: str) -> Iterator[None]:
-    """Within this block whatever is logged begins with a name, such as that of a sample."""
+def _filtered(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def said_of(name: str) -> AbstractContextManager:
+    """A block in which whatever is logged begins with a name, such as that of a sample."""
 
     def add_name(message: logging.LogRecord) -> bool:
         message.msg, message.args = f"{name}: {message.getMessage()}", ()
         return True
 
-    logger.addFilter(add_name)
-    try:
+    return _filtered(add_name)
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """A block in which each message is logged once, such as of many videos of one record."""
+    seen = set()
+
+    def is_new(message: logging.LogRecord) -> bool:
+        return not ((text := message.getMessage()) in seen or seen.add(text))
+
+    with _filtered(is_new):
         yield
-    finally:
-        logger.removeFilter(add_name)
+
+
+@contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """A block in which nothing is logged: its warnings and errors stand in a list."""
+    said: list[str] = []
+
+    def keep(message: logging.LogRecord) -> bool:
+        said.extend([message.getMessage()] * (message.levelno >= logging.WARNING))
+        return False
+
+    with _filtered(keep):
+        yield said

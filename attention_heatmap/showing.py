@@ -37,9 +37,9 @@ class Showing:
         Returns a PIL image or, with a path (.png, .svg or .pdf), writes the file and returns its path: in SVG and PDF
         text is text.
         """
-        from attention_heatmap.drawing.figure import draw_figure, write_figure
         from attention_heatmap.drawing.frame import FrameRenderer
         from attention_heatmap.drawing.options import drawing_options
+        from attention_heatmap.drawing.outputs import draw_figure, write_figure
 
         plane, how = self.plane(layer, head), drawing_options(options)
         renderer = FrameRenderer(self, self.open_pictures(), plane, start_phrase, how)

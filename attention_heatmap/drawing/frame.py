@@ -84,7 +84,8 @@ class FrameRenderer:
         pieces, drawn = text_pieces(record, start), self.sizes * len(maps)
         lines = [max(len(line), 1) for line in "".join(piece.text for piece in pieces).split("\n")]
         room, label = (left, 0, right, footer - self.px(8)), label_height(self.label_fonts, len(drawn))
-        self.panels = panels = place_panels(drawn, room, sheet.header, left, label, self.px(FONT_TEXT), lines)
+        lengths = sheet.header, left, label, self.px(FONT_TEXT)
+        self.panels = panels = place_panels(drawn, room, *lengths, lines, len(images))
         for scale in panels.text_scales:  # until all of the text is in view
             text = layout_text(pieces, FontSet(self.px(FONT_TEXT * scale), options.font_path), panels.text[2])
             if len(text.ink) <= panels.text[3]:
@@ -147,8 +148,7 @@ class FrameRenderer:
             text = f"{panel.maps[0].shares[number]:.1%} on the {self.pictures}"
             at = self.sheet.right - self.share_fonts.width(text), self.sheet.heading(panel.at[1])
             pen.text(at, text, self.share_fonts, self.legend.shares[0].colour)
-        end = "each map's own scale" if panel.own_scale else float(panel.ends[0][number])
-        ends = float(self.answer.ends[number]), end if panel.any_heat else None
+        ends = float(self.answer.ends[number]), panel.scale_end(number)
         self.legend.draw_bars(pen, *ends, (float(self.answer.strengths[number]), float(panel.strengths[number])))
         self.legend.draw_step(pen, step)
 

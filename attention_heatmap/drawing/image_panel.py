@@ -1,7 +1,7 @@
 """The picture panel: pictures scaled and placed once, cells, tints, and marks over them."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,12 @@ from attention_heatmap.drawing.pen import AnyPen, Pen
 from attention_heatmap.maps import TINY, cell_weights, image_shares, map_cells, shown_rows
 from attention_heatmap.record import AttentionRecord
 
-WIDEST_SHARE = "+100.0%, up to 100.00%"  # beside the name of one of several maps
+WIDEST_BESIDE = "+100.0%, up to 100.00%", "100.0%"  # beside the name of one of several maps, or at least
+# Words of the names of maps, shortened one after the other until all names have room.
+SHORTER = {
+    "": "", " of the heads": "", "maximum": "max", "image ": "", "layer ": "L", "heads ": "H", "head ": "H", ", ": " ",
+    " · 1": "",
+}  # fmt: skip
 CELL_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 # The highest weights are clipped here, so that one outlier among very many cells does not turn all the rest red.
 IMAGE_SCALE_QUANTILE = 0.999
@@ -56,7 +61,7 @@ class ImageLayout:
         self.shown = [under_heat(upright_rgb(image), picture) for image in images] * max(len(names), 1)
         cells = [map_cells(tokens) for tokens in record.images] * max(len(names), 1)
         sizes = [image.size for image in self.shown]
-        slots = picture_slots(sizes, width, height, self.label)
+        slots = picture_slots(sizes, width, height, self.label, len(images))
         # Left, top, width, height of each picture, and left, top, right, bottom of each cell on the panel, in pixels.
         self.places = [(x, y, max(round(w * s), 1), max(round(h * s), 1)) for (w, h), (x, y, s) in zip(sizes, slots)]
         self.edges: list[tuple[int, int, int, int]] = []
@@ -80,16 +85,18 @@ class ImageLayout:
         self.picture = np.asarray(panel)  # (Y, X, 3) uint8, the panel without heat
 
     def _labels(self, images: int, names: Sequence[str]) -> list[str]:
-        """What stands above each picture, cut where it is wider."""
-        fonts = self.fonts
-        numbers = [f"image {n}" for n in range(1, images + 1)] if images > 1 else [""]
-        labels = [" · ".join(filter(None, (name, number))) for name in names or [""] for number in numbers]
-        share = fonts.width(WIDEST_SHARE) + fonts.size if names else 0  # stands beside it, where both have room
-        for number, (_, _, width, _) in enumerate(self.places):
-            room = width - share if share <= width / 2 else width
-            if fonts.width(labels[number]) > room:
-                labels[number] = cut_to(labels[number].removeprefix("image ").removeprefix("layer "), fonts, room)
-        return labels
+        """What stands above each picture, of several maps their names above the first; shorter where it is wider."""
+        fonts, numbers = self.fonts, [f"image {n}" for n in range(1, images + 1)] if images > 1 else [""]
+        named = [[name, *[""] * (images - 1)] for name in names or [""]]
+        shown = labels = [" · ".join(filter(None, both)) for own in named for both in zip(own, numbers)]
+        # What stands beside them: the most for which all have room; else names that are too long in any case are cut.
+        beside = [*(fonts.width(words) + fonts.size / 2 for words in WIDEST_BESIDE if names), 0]
+        for share, (long, short) in product((*beside, beside[0]), SHORTER.items()):
+            shown = [label.replace(long, short) for label in (shown if long else labels)]
+            rooms = [width - share if share <= width / 2 else width for _, _, width, _ in self.places]
+            if all(fonts.width(label) <= room for label, room in zip(shown, rooms)):
+                break
+        return [cut_to(label, fonts, room) for label, room in zip(shown, rooms)]
 
     def _draw_lines(self, panel: Image.Image) -> None:
         """Grid lines round the cells, unless they are tiny, and stripes over the sinks."""
@@ -248,6 +255,12 @@ class MapPanel:
         self.any_heat = any((np.nan_to_num(one.weights) > 0).any() for one in self.maps)
         self.strengths = colour.strengths(np.max([one.shares for one in plain], axis=0), self.options.scale)
 
+    def scale_end(self, number: int) -> float | str | None:
+        """The weight at the end of the scale of a frame, or words for it; None where nothing has any."""
+        if not self.any_heat:
+            return None
+        return "each map's own scale" if self.own_scale else float(self.ends[0][number])
+
     def draw(self, pen: AnyPen, number: int) -> None:
         """The heat of a frame, and above each of several maps its share and the end of its scale."""
         found, look = [], (self.options, self.colormap, float(self.strengths[number]))
@@ -255,14 +268,23 @@ class MapPanel:
             heat = one.weights[number], float(ends[number])
             found.append(two_sided_colours(*heat) if one.is_difference else cell_colours(*heat, *look))
         put_heat(pen, self.at, self.layout, *map(np.concatenate, zip(*found)), over=True)
-        pictures, fonts = len(self.layout.places) // len(self.maps), self.layout.fonts
+        pictures = len(self.layout.places) // len(self.maps)
         for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
-            left, top, width, _ = self.layout.places[k * pictures]
-            words = f"{one.shares[number]:{'+' * one.is_difference}.1%}"
+            words = [f"{one.shares[number]:{'+' * one.is_difference}.1%}"]
             if one.is_difference and not np.nan_to_num(one.weights[number]).any():
-                words = "no difference"
+                words = ["no difference"]
             elif self.own_scale or one.is_difference:
-                words += f", up to {amount_text(float(self.ends[k][number]), False)}"
-            x = left + width - fonts.width(words)
-            if x > left + fonts.width(self.layout.labels[k * pictures]) + fonts.size / 2:
-                pen.text((self.at[0] + x, self.at[1] + top - self.layout.label * 0.3), words, fonts, colour.MUTED)
+                words.append(f"up to {amount_text(float(self.ends[k][number]), False)}")
+            self._draw_beside(pen, range(k * pictures, (k + 1) * pictures), words)
+
+    def _draw_beside(self, pen: AnyPen, places: Sequence[int], words: list[str]) -> None:
+        """Words beside the names of a map's pictures, as many as there is room for beside each."""
+        layout, fonts = self.layout, self.layout.fonts
+        for (left, top, width, _), label in ((layout.places[place], layout.labels[place]) for place in places):
+            for count in range(len(words), 0, -1):
+                text = ", ".join(words[:count])
+                x = left + width - fonts.width(text)
+                if x > left + fonts.width(label) + fonts.size / 2:
+                    pen.text((self.at[0] + x, self.at[1] + top - layout.label * 0.3), text, fonts, colour.MUTED)
+                    words = words[count:]
+                    break

@@ -13,6 +13,7 @@ Slot = tuple[int, int, float]  # x, y and scale of a picture, from the top left 
 TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
 MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
+UNEVEN = 0.8  # what the size of maps counts where the last row is shorter than the others
 MOST_ARRANGED = 6  # pictures; more stand in rows of equal count
 PICTURE_WIDTHS = tuple(n / 50 for n in range(12, 38))  # parts of the frame's width that the pictures may take
 PICTURE_HEIGHTS = tuple(n / 50 for n in range(4, 38))  # parts of its height, where they stand above the text
@@ -45,20 +46,27 @@ class Sheet:
         return top - self.header + round(self.header * 0.62)
 
 
-def _rows(count: int) -> Iterator[list[range]]:
-    """The ways to stand so many pictures in rows, in their order."""
-    if count > MOST_ARRANGED:
-        for columns in range(1, count + 1):
-            yield [range(start, min(start + columns, count)) for start in range(0, count, columns)]
+def _rows(count: int, each: int) -> Iterator[list[range]]:
+    """The ways to stand so many pictures in rows. Of several maps, of `each` pictures, a row has whole maps, or one of
+    the pictures of all."""
+    if 1 < each < count:
+        yield [range(first, count, each) for first in range(each)]
+    if each < count or count > MOST_ARRANGED:
+        for length in range(each, count + 1, each) if each < count else range(1, count + 1):
+            yield [range(start, min(start + length, count)) for start in range(0, count, length)]
         return
     for breaks in range(count):
         for at in combinations(range(1, count), breaks):
             yield [range(first, last) for first, last in pairwise((0, *at, count))]
 
 
-def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, label: int) -> list[Slot]:
-    """The pictures in these rows: those of a row are of one height, a row is as wide as the panel, if that fits."""
+def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, label: int, alike: bool) -> list[Slot]:
+    """The pictures in these rows: those of a row are of one height, a row is as wide as the panel, if that fits.
+
+    alike: whether the rows are of the same pictures, so that a shorter one must not be of larger ones.
+    """
     highs = [(width - (len(row) - 1) * label) / sum(sizes[n][0] / sizes[n][1] for n in row) for row in rows]
+    highs = [min(highs)] * len(highs) if alike and len(rows[-1]) < len(rows[0]) else highs
     # A row that is lower than its part leaves the rest to the others.
     left, limit = height - len(rows) * label, 0.0
     for done, high in enumerate(sorted(highs)):
@@ -66,15 +74,15 @@ def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, la
         if high > limit:
             break
         left -= high
-    slots, y = [], 0.0
+    slots, y = {}, 0.0
     for row, high in zip(rows, highs):
         high, x = max(min(high, limit), 1), 0.0
         for n in row:
             scale = high / sizes[n][1]
-            slots.append((round(x), round(y + label), scale))
+            slots[n] = round(x), round(y + label), scale
             x += sizes[n][0] * scale + label
         y += label + high
-    return slots
+    return [slots[n] for n in range(len(sizes))]
 
 
 def _seen(sizes: Sequence[Size], slots: Sequence[Slot]) -> float:
@@ -82,12 +90,21 @@ def _seen(sizes: Sequence[Size], slots: Sequence[Slot]) -> float:
     return sum(scale * (width * height) ** 0.5 for (width, height), (_, _, scale) in zip(sizes, slots))
 
 
-def picture_slots(sizes: Sequence[Size], width: int, height: int, label: int) -> list[Slot]:
+def picture_slots(sizes: Sequence[Size], width: int, height: int, label: int, each: int = 0) -> list[Slot]:
     """(x, y, scale) of each picture in a panel of a size, in the rows in which they are largest together.
 
-    label: pixels above each picture, and between two of a row.
+    label: pixels above each picture, and between two of a row. each: pictures of a map; 0: all are of one.
     """
-    return max((_slots(sizes, rows, width, height, label) for rows in _rows(len(sizes))), key=lambda s: _seen(sizes, s))
+    each = each or len(sizes)
+
+    def slots(rows: list[range]) -> list[Slot]:
+        return _slots(sizes, rows, width, height, label, each < len(sizes))
+
+    def score(rows: list[range]) -> float:
+        even = len(rows[-1]) == len(rows[0]) or each == len(sizes)
+        return _seen(sizes, slots(rows)) * (1 if even else UNEVEN)
+
+    return slots(max(_rows(len(sizes), each), key=score))
 
 
 def used_size(sizes: Sequence[Size], slots: Sequence[Slot]) -> Size:
@@ -108,31 +125,31 @@ class Panels:
 
 def place_panels(
     sizes: Sequence[Size], room: tuple[int, int, int, int], header: int, gap: int, label: int, font: int,
-    lines: Sequence[int],
+    lines: Sequence[int], each: int = 0,
 ) -> Panels:  # fmt: skip
     """The panels in which pictures and text have the most room.
 
     room: left, top, right, bottom of what both share; header: pixels above each panel; label: above each picture;
-    font: height of the text's; lines: letters of each line of the text.
+    font: height of the text's; lines: letters of each line of the text; each: pictures of a map.
     """
     left, top, right, bottom = room
     width, height, found = right - left, bottom - top, []
     for part in PICTURE_WIDTHS:
         high = height - header
-        used = used_size(sizes, picture_slots(sizes, round((width - gap) * part), high, label))[0]
+        used = used_size(sizes, picture_slots(sizes, round((width - gap) * part), high, label, each))[0]
         text, pictures = (left, top + header, width - gap - used, high), (right - used, top + header, used, high)
         if text[2] >= NARROWEST_TEXT * font or not found:
             found.append(Panels(text, pictures, stacked=False))
     for part in PICTURE_HEIGHTS:
         high = round((height - 2 * header) * part)
-        text_top = top + 2 * header + used_size(sizes, picture_slots(sizes, width, high, label))[1]
+        text_top = top + 2 * header + used_size(sizes, picture_slots(sizes, width, high, label, each))[1]
         text, pictures = (left, text_top, width, bottom - text_top), (left, top + header, width, high)
         if text[3] >= LOWEST_TEXT * font:
             found.append(Panels(text, pictures, stacked=True))
     needed = max(sum(lines) * LETTER * font * LINE * font * LARGER_TEXT[1] ** 2, (NARROWEST_TEXT * font) ** 2)
 
     def score(panels: Panels) -> float:
-        seen = _seen(sizes, picture_slots(sizes, *panels.pictures[2:], label))
+        seen = _seen(sizes, picture_slots(sizes, *panels.pictures[2:], label, each))
         return seen**2 * min(panels.text[2] * panels.text[3], needed) ** TEXT_WEIGHT
 
     panels = max(found, key=score)

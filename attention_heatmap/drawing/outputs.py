@@ -1,60 +1,32 @@
-"""The files that are drawn of a record: videos, single frames, summaries."""
+"""The files that are drawn of a record: videos, single steps and summaries as pictures, the page."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from attention_heatmap.compare import compare
-from attention_heatmap.drawing.figure import VECTOR_PENS, save_picture, write_figure
+from attention_heatmap.drawing.colour import PAPER
+from attention_heatmap.drawing.fonts import FONT_LABEL
 from attention_heatmap.drawing.frame import FrameRenderer, comparison_maps, planes_together
+from attention_heatmap.drawing.legend import draw_scale
 from attention_heatmap.drawing.options import PAGE, STILLS, VIDEOS, DrawingOptions
 from attention_heatmap.drawing.page import write_page
+from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
 from attention_heatmap.drawing.summary import draw_changes, draw_overview, draw_summary
+from attention_heatmap.drawing.vectors import VECTOR_PENS
 from attention_heatmap.drawing.video import write_video
-from attention_heatmap.log import logger
+from attention_heatmap.files import moved_into_place
+from attention_heatmap.log import logger, said_once
 from attention_heatmap.record import AttentionRecord
 
 STEM = "combined_attention_visualization"  # what the names of all files begin with
+SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
+LEAST_MAP_WIDTH = 480  # pixels: room for what stands below a map alone, however narrow it is
 
 
-def _films(
-    records: Sequence[AttentionRecord], planes: Sequence[int], options: DrawingOptions
-) -> dict[str, Sequence[int]]:
-    """What the names of the files of each film begin with, and the planes that it shows."""
-    if len(records) == 1 and options.together != "off" and len(planes) > 1:
-        return {f"{STEM}_together": planes}
-    end = "_comparison" * (len(records) > 1)
-    return {f"{STEM}_{records[0].plane_key(plane)}{end}": [plane] for plane in planes}
-
-
-def _film_names(stem: str, stills: Sequence[int], options: DrawingOptions) -> list[str]:
-    """The names of a film's files: of the stills of some steps, of the summary and, last, of the video."""
-    kind = options.format if options.format in STILLS else "png"
-    wants_summary = options.summary or (options.format in STILLS and not options.frames)
-    pictures = [*(f"token{step + 1}" for step in stills), *["summary"] * wants_summary]
-    video = [f"{stem}.{options.format}"] * (options.format in VIDEOS)
-    return [*(f"{stem}_{name}.{kind}" for name in pictures), *video]
-
-
-def file_names(records: Sequence[AttentionRecord], options: DrawingOptions) -> list[str]:
-    """The names of the page, or of the films' files, that another process makes of all planes, as far as known."""
-    if options.format == PAGE:
-        return [f"{STEM}.html"]
-    stills, _ = _stills(records[0], 0, options.frames)
-    films = _films(records, range(len(records[0].layers)), options)
-    return [name for stem in films for name in _film_names(stem, stills, options)]
-
-
-def _stills(record: AttentionRecord, first_step: int, frames: Sequence[int | str]) -> tuple[list[int], list[int]]:
-    """The steps, from 0, among the tokens' numbers in `frames` that have a frame, and the numbers that have none."""
-    T = record.response_length
-    numbers = [n for one in frames for n in (range(first_step + 1, T + 1) if one == "all" else [one])]
-    steps = [number - 1 if number > 0 else number + T for number in numbers]
-    none = [number for number, step in zip(numbers, steps) if not first_step <= step < T]
-    return list(dict.fromkeys(step for step in steps if first_step <= step < T)), none
-
-
+@said_once()  # a start phrase that does not occur, say, and not once a video
 def write_records(
     records: Sequence[AttentionRecord], images: Sequence[Image.Image], planes: Sequence[int] | None, start_phrase: str,
     output_dir: str | Path, options: DrawingOptions,
@@ -69,6 +41,7 @@ def write_records(
     if not all(names) or len(set(names)) < len(names):  # what two records are called
         names = "first", "second"
     planes = range(len(record.layers)) if planes is None else planes
+    _say_what_changes_nothing(len(records), len(planes), options)
     paths: list[Path] = []
     overview = None if options.overview is None else draw_overview(record, images, options.overview, options)
     folder.mkdir(parents=True, exist_ok=True)  # after it, since a word may not be there
@@ -78,43 +51,142 @@ def write_records(
     if options.format == PAGE:
         page = folder / f"{STEM}.html"
         paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
-    two = {n: compare(*records, record.layers[n], record.heads[n]) for n in planes} if len(records) > 1 else {}
-    if two and (steps := two[planes[0]].steps) < max(one.response_length for one in records):
+    if len(records) > 1 and (steps := compare(*records).steps) < max(one.response_length for one in records):
         logger.warning("the two answers part at token %d: the tokens up to it are compared", steps)
-    for stem, shown in _films(records, planes, options).items():
-        own, plane, together = record, shown[0], None
-        if two:
-            own, _ = common = [two[plane].common_record(which) for which in (0, 1)]
-            plane, together = 0, comparison_maps(common, names, options)
-        elif len(shown) > 1:
-            together = planes_together(record, shown, options)
-        renderer = FrameRenderer(own, images, plane, start_phrase, options, together)
-        paths += _write_film(renderer, images, folder / stem)
-    for plane, comparison in two.items():
-        paths.append(folder / f"{STEM}_{record.plane_key(plane)}_changes.png")
-        save_picture(draw_changes(comparison, images, names, options), paths[-1])
+    if len(records) == 1 and options.together != "off" and len(planes) > 1:
+        together = planes_together(record, planes, options)
+        paths += _write_film(record, images, planes[0], folder / f"{STEM}_together", start_phrase, options, together)
+    for plane in planes:
+        stem = folder / f"{STEM}_{record.plane_key(plane)}"
+        if len(records) > 1:
+            paths += _write_comparison(records, images, plane, stem, names, start_phrase, options)
+            continue
+        if options.together == "off" or len(planes) == 1:
+            paths += _write_film(record, images, plane, stem, start_phrase, options)
+        paths += _write_summary(record, images, plane, stem, options)
     return paths
 
 
-def _write_film(renderer: FrameRenderer, images: Sequence[Image.Image], stem: Path) -> list[Path]:
-    """The pictures and the video of a film, with a progress bar; their paths, the video last."""
+def _write_comparison(
+    records: Sequence[AttentionRecord], images: Sequence[Image.Image], plane: int, stem: Path, names: Sequence[str],
+    start_phrase: str, options: DrawingOptions,
+) -> list[Path]:  # fmt: skip
+    """The film, the summary and the changes of a plane of two records; their paths."""
+    compared = compare(*records, records[0].layers[plane], records[0].heads[plane])
+    first, second = (compared.common_record(which) for which in (0, 1))
+    film, together = stem.with_name(f"{stem.name}_comparison"), comparison_maps((first, second), names, options)
+    changes = stem.with_name(f"{stem.name}_changes.png")
+    save_picture(draw_changes(compared, images, names, options), changes)
+    paths = _write_film(first, images, 0, film, start_phrase, options, together)
+    return [*paths, *_write_summary(first, images, 0, film, options), changes]
+
+
+def _say_what_changes_nothing(records: int, planes: int, options: DrawingOptions) -> None:
+    """Name the options that are of no use with so many records and planes, and what they need."""
+    for name, useless, needed in (
+        ("difference", options.difference and records == 1, "two checkpoints or records"),
+        ("together", options.together != "off" and planes == records == 1, "several layers or heads"),
+        ("figure", options.figure != "frame" and not options.frames, "frames"),
+    ):
+        if useless:
+            logger.warning("%s changes nothing here: it needs %s", name, needed)
+
+
+def _write_film(
+    record: AttentionRecord, images: Sequence[Image.Image], plane: int, stem: Path, start_phrase: str,
+    options: DrawingOptions, together: tuple | None = None,
+) -> list[Path]:  # fmt: skip
+    """The pictures of single steps and the video of a plane, or of several maps, with a progress bar; their paths."""
     from tqdm import tqdm
 
-    record, options = renderer.record, renderer.options
-    steps = range(renderer.first_step, record.response_length)
+    if not options.frames and options.format not in VIDEOS:
+        return []
+    renderer = FrameRenderer(record, images, plane, start_phrase, options, together)
+    steps, kind = range(renderer.first_step, record.response_length), _picture_kind(options)
     stills, none = _stills(record, steps.start, options.frames)
     if none:
         ends = steps.start + 1, steps.stop
         logger.warning("frames: there is no token %s; the frames are of tokens %d to %d", none, *ends)
-    paths = [stem.with_name(name) for name in _film_names(stem.name, stills, options)]
-    for step, path in zip(stills, paths):
-        write_figure(renderer, step, path)
-    for path in paths[len(stills) :]:
-        if path.suffix[1:] in VIDEOS:
-            with tqdm(steps, desc=f"writing {renderer.title}", unit="frame", leave=None) as bar:
-                write_video(map(renderer.draw, bar), path, options.fps)
-        else:
-            save_picture(draw_summary(record, images, renderer.plane, options, VECTOR_PENS.get(path.suffix)), path)
-    if not paths and options.format in STILLS:
-        raise ValueError(f"there is no token {none} to write; give frames from {steps.start + 1} to {steps.stop}")
+        if not stills and options.format in STILLS:
+            raise ValueError(f"there is no token {none} to write; give frames from {ends[0]} to {ends[1]}")
+    names = [stem.with_name(f"{stem.name}_token{step + 1}.{kind}") for step in stills]
+    paths = [write_figure(renderer, step, path) for step, path in zip(stills, names)]
+    if options.format in VIDEOS:
+        paths.append(stem.with_name(f"{stem.name}.{options.format}"))
+        with tqdm(steps, desc=f"writing {renderer.title}", unit="frame", leave=None) as bar:
+            write_video(map(renderer.draw, bar), paths[-1], options.fps)
     return paths
+
+
+def _write_summary(
+    record: AttentionRecord, images: Sequence[Image.Image], plane: int, stem: Path, options: DrawingOptions
+) -> list[Path]:
+    """The summary of a plane, if it is asked for; its path."""
+    if not options.summary and (options.format not in STILLS or options.frames):
+        return []
+    path = stem.with_name(f"{stem.name}_summary.{_picture_kind(options)}")
+    save_picture(draw_summary(record, images, plane, options, VECTOR_PENS.get(path.suffix)), path)
+    return [path]
+
+
+def _picture_kind(options: DrawingOptions) -> str:
+    return options.format if options.format in STILLS else "png"
+
+
+def _stills(record: AttentionRecord, first_step: int, frames: Sequence[int | str]) -> tuple[list[int], list[int]]:
+    """The steps, from 0, among the tokens' numbers in `frames` that have a frame, and the numbers that have none."""
+    T = record.response_length
+    numbers = [n for one in frames for n in (range(first_step + 1, T + 1) if one == "all" else [one])]
+    steps = [number - 1 if number > 0 else number + T for number in numbers]
+    none = [number for number, step in zip(numbers, steps) if not first_step <= step < T]
+    return list(dict.fromkeys(step for step in steps if first_step <= step < T)), none
+
+
+def draw_figure(
+    renderer: FrameRenderer, step: int, figure: str, vectors: type[VectorPen] | None = None
+) -> Image.Image | VectorPen:
+    """A step, from 0, as an RGB image, or by a pen of VECTOR_PENS: "frame" or "map"."""
+    if figure == "frame":
+        size = renderer.options.frame_size
+        return renderer.draw_shapes(step, vectors(*size)) if vectors else Image.fromarray(renderer.draw(step))
+    layout = renderer.panel.layout
+    width, height = np.max([(x + wide, y + high) for x, y, wide, high in layout.places], axis=0).tolist()
+    size = max(width, renderer.px(LEAST_MAP_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
+    canvas = Image.new("RGB", size, PAPER)
+    canvas.paste(Image.fromarray(layout.picture).crop((0, 0, width, height)))
+    pen = vectors(*size) if vectors else Pen(canvas)
+    _draw_map(pen, renderer, step, *size)
+    return pen if vectors else canvas
+
+
+def write_figure(renderer: FrameRenderer, step: int, path: str | Path) -> Path:
+    """Write a step, from 0, as a file of the suffix .png, .svg or .pdf; its path."""
+    path, kind = Path(path), Path(path).suffix.lower()
+    if kind[1:] not in STILLS:
+        raise ValueError(f"{path} has no suffix of a picture; expected .{', .'.join(STILLS)}")
+    save_picture(draw_figure(renderer, step, renderer.options.figure, VECTOR_PENS.get(kind)), path)
+    return path
+
+
+def save_picture(picture: Image.Image | VectorPen, path: Path) -> None:
+    """Write an image, or what a pen drew, whole or not at all."""
+    with moved_into_place(path) as temporary:
+        picture.save(temporary)
+
+
+def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, height: int) -> None:
+    """The map, its marks, and below it its scale and the share of the pictures, at the foot of a size."""
+    panel, number, fonts = renderer.panel, step - renderer.first_step, renderer.label_fonts
+    at, panel.at = panel.at, (0, 0)
+    try:
+        panel.draw(pen, number)
+        renderer.draw_marks(pen, step)
+    finally:
+        panel.at = at
+    share = f"{panel.maps[0].shares[number]:.1%} on the {renderer.pictures}"
+    y, end = height - round(fonts.size * 0.6), width - fonts.width(share)
+    is_shown = len(panel.maps) == 1 and width > fonts.width(share) * 3
+    last = round(end - renderer.px(20)) if is_shown else width
+    draw_scale(pen, (0, y), last, panel.scale_end(number), float(panel.strengths[number]), renderer.sheet, 256)
+    if is_shown:
+        pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)

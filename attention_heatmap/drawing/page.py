@@ -30,7 +30,6 @@ from attention_heatmap.drawing.colour import (
     strengths,
     with_luminance,
 )
-from attention_heatmap.drawing.figure import picture_address
 from attention_heatmap.drawing.fonts import NEWLINE_MARK, TURNING_MARKS
 from attention_heatmap.drawing.legend import PHASE_COLOURS, key_entries, plane_title
 from attention_heatmap.drawing.marks import response_marks
@@ -38,6 +37,7 @@ from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.summary import draw_summary, words_that_looked
 from attention_heatmap.drawing.text import find_panel_start, text_pieces
 from attention_heatmap.drawing.text_panel import TEXT_SCALE_QUANTILE
+from attention_heatmap.drawing.vectors import picture_address
 from attention_heatmap.files import moved_into_place
 from attention_heatmap.maps import BASELINES, TINY, image_shares, map_cells, mean_cells, shown_rows
 from attention_heatmap.phases import response_phases

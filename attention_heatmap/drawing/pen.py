@@ -87,7 +87,7 @@ def _line(offsets: tuple, colour: tuple, width: float, opacity: float) -> Image.
 
 
 class VectorPen:
-    """Takes what a `Pen` takes, for a file that keeps text as text; one for each kind of file is in `figure`."""
+    """Takes what a `Pen` takes, for a file that keeps text as text; one for each kind of file is in `vectors`."""
 
     def text(self, at: Point, text: str, fonts: FontSet, fill: Any = INK) -> float:
         x, y = at

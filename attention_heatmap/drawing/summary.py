@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from attention_heatmap.compare import Comparison
-from attention_heatmap.drawing.colour import MUTED, PAPER, Colormap, colour_bar, colour_map, text_colours
+from attention_heatmap.drawing.colour import MUTED, PAPER, colour_bar, colour_map, text_colours
 from attention_heatmap.drawing.fonts import FONT_LABEL, FONT_TEXT, FONT_TITLE, FontSet, cut_to, wrapped
 from attention_heatmap.drawing.image_panel import ImageLayout, cell_colours, put_heat, two_sided_colours
 from attention_heatmap.drawing.layout import MARGIN, Sheet
@@ -163,7 +163,7 @@ def draw_overview(
         x, y = left + column * pitch_x, top + row * pitch_y
         put_heat(pen, (x, y), layout, *cell_colours(cells, end, options, colour_map(options.colormap)))
         pen.text((x, y + height + line - 8), f"{image_shares(record, plane)[steps].mean():.1%}", fonts)
-        if column == 0:
+        if record.layers.index(record.layers[plane]) == plane:
             pen.text((MARGIN, y + height // 2), f"layer {record.layers[plane]}", fonts)
     return canvas
 
@@ -192,7 +192,7 @@ def draw_changes(
     notes = wrapped([*notes, difference_note(names), *_phase_facts(comparison, names)], fonts, inside)
     changed = comparison.most_changed(_MOST_CHANGED)
     tile = (inside - 5 * gap - margin) // 6
-    most = tile * (3 if len(images) == 1 else 5) // 4
+    most = tile * (3 if len(images) == 1 else 8) // 4
     layout = ImageLayout(record, images, tile, most, fonts, None, options.picture)
     y_notes = margin + px(70) + (len(title) - 1) * px(_TITLES)
     y_text = y_notes + px(2) + len(notes) * line
@@ -206,7 +206,7 @@ def draw_changes(
         x, y = margin + (number % 2) * (3 * (tile + gap) + margin), y_maps + (number // 2) * row
         what = f"token {step + 1} “{token.strip()}”, distance {distance:.2f}"
         pen.text((x, y + line // 2), cut_to(what, fonts, 3 * tile), fonts)
-        for place, (name, fact, colours) in enumerate(_maps(comparison, step, names, sheet.colormap)):
+        for place, (name, fact, colours) in enumerate(_maps(comparison, step, names, sheet)):
             at = x + place * (tile + gap), y + 3 * line
             said = [cut_to(words, fonts, tile) for words in (name, fact)]
             draw_lines(pen, said, (at[0], at[1] - line - px(8)), line, fonts, MUTED)
@@ -215,12 +215,13 @@ def draw_changes(
 
 
 def _maps(
-    comparison: Comparison, step: int, names: tuple[str, str], colormap: Colormap
+    comparison: Comparison, step: int, names: tuple[str, str], sheet: Sheet
 ) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
     """(name, fact, colours of the cells) of both maps of a step, each to its highest cell, and of their difference."""
-    plain, (one, other) = DrawingOptions(), (weights[step] for weights in comparison.weights)
-    tints = [cell_colours(weights, _highest(weights), plain, colormap) for weights in (one, other)]
-    facts = [f"{share[step]:.1%} on the picture" for share in comparison.shares]
+    both = one, other = [weights[step] for weights in comparison.weights]
+    tints = [cell_colours(weights, _highest(weights), sheet.options, sheet.colormap) for weights in both]
+    pictures = f"picture{'s' * (len(comparison.cells) > 1)}"
+    facts = [f"{share[step]:.1%} on the {pictures}" for share in comparison.shares]
     end = _highest(np.abs(other - one))
     change = two_sided_colours(other - one, end)
     return list(zip((*names, "difference"), (*facts, f"up to {end:.2%}"), (*tints, change)))

@@ -18,10 +18,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from records import make_record
 
-from attention_heatmap.drawing.figure import draw_figure
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.frame import FrameRenderer
 from attention_heatmap.drawing.options import drawing_options
+from attention_heatmap.drawing.outputs import draw_figure
 
 SIZE, GRID = (640, 448), (14, 20)
 TILE, LABEL = 560, 30  # pixels: width of a tile, height of the line above it

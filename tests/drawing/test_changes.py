@@ -11,9 +11,9 @@ from records import make_record, picture
 
 from attention_heatmap.compare import compare
 from attention_heatmap.drawing import summary as room
-from attention_heatmap.drawing.colour import red_to_green
 from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.image_panel import ImageLayout, put_heat
+from attention_heatmap.drawing.layout import Sheet
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.drawing.summary import draw_changes
@@ -74,7 +74,7 @@ def test_no_words_run_into_others_or_off_the_picture(written, names, size):
 def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_the_second_did():
     comparison = compare(*pair(8))
     layout = ImageLayout(comparison.common_record(0), [picture()], 400, 300, FontSet(16))
-    maps = room._maps(comparison, 1, ("base", "tuned"), red_to_green)
+    maps = room._maps(comparison, 1, ("base", "tuned"), Sheet(OPTIONS))
     centres = [((t + b) // 2, (x + r) // 2) for x, t, r, b in layout.edges]
     pixels = []
     for *_, colours in maps:

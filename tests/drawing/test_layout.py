@@ -54,6 +54,21 @@ FRAMES = st.sampled_from([(640, 360), (640, 640), (720, 1280), (1920, 1080), (10
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=3), st.integers(2, 9), st.integers(200, 1500))
+def test_a_row_has_whole_maps_or_one_picture_of_all_and_a_picture_is_as_large_in_every_map(sizes, maps, width):
+    each, slots = len(sizes), picture_slots(sizes * maps, width, 900, 20, len(sizes))
+    boxes = boxes_of(sizes * maps, slots)
+    assert all(apart(a, b) for n, a in enumerate(boxes) for b in boxes[:n])
+    for picture in range(each):
+        scales = [slots[n][2] for n in range(picture, len(slots), each)]
+        assert max(scales) == pytest.approx(min(scales))
+    tops = [y for _, y, _ in slots]
+    one_picture = all(len({tops[n] for n in range(picture, len(tops), each)}) == 1 for picture in range(each))
+    whole_maps = all(len({*tops[n : n + each]}) == 1 for n in range(0, len(tops), each))
+    assert one_picture or whole_maps
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(SIZES, FRAMES, st.lists(st.integers(0, 300), min_size=1, max_size=40))
 def test_the_panels_stand_within_their_room_and_apart(sizes, frame, letters):
     header, gap, label, font = 30, 15, 15 * (len(sizes) > 1), 14

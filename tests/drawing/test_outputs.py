@@ -1,3 +1,4 @@
+import html
 import re
 import sys
 from dataclasses import replace
@@ -34,7 +35,7 @@ def written(record, folder, **options):
 @pytest.mark.parametrize(
     "options, names",
     [
-        ({"frames": (2, -1), "summary": True}, ["token2.png", "token9.png", "summary.png", ".mp4"]),
+        ({"frames": (2, -1), "summary": True}, ["token2.png", "token9.png", ".mp4", "summary.png"]),
         ({"format": "png", "frames": "3-4"}, ["token3.png", "token4.png"]),
         ({"format": "svg", "frames": 2, "figure": "map"}, ["token2.svg"]),
         ({"format": "svg"}, ["summary.svg"]),
@@ -119,3 +120,44 @@ def test_a_summary_shows_the_answer_and_where_its_words_looked(record):
     pen = draw_summary(record, record.open_pictures(), 1, options, Shapes)
     text = " ".join(values["text"] for kind, values in pen.shapes if kind == "text")
     assert image.size == pen.size and "“lamp”, token 2" in text and "highest cell" in text
+
+
+def several(*layers):
+    record = make_record(["Where"], WORDS, layers=layers)
+    return replace(record, pictures=(picture_file(picture()),))
+
+
+def test_planes_together_have_a_summary_each_and_their_figure_one_scale_that_says_whose(tmp_path):
+    how = DrawingOptions(frame_size=SMALL, together="own", format="svg", frames=2, figure="map", summary=True)
+    record = several(1, 2)
+    paths = write_records([record], record.open_pictures(), None, "", tmp_path, how)
+    stem = "combined_attention_visualization"
+    assert [path.name for path in paths] == [
+        f"{stem}_together_token2.svg", f"{stem}_layer1_summary.svg", f"{stem}_layer2_summary.svg"
+    ]  # fmt: skip
+    assert "each map's own scale" in html.unescape(paths[0].read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    "options, layers, told",
+    [
+        ({"difference": True}, (1,), "difference changes nothing here: it needs two checkpoints or records"),
+        ({"together": "own"}, (1,), "together changes nothing here: it needs several layers or heads"),
+        ({"figure": "map"}, (1,), "figure changes nothing here: it needs frames"),
+        ({"together": "own", "figure": "map", "frames": 1}, (1, 2), ""),
+    ],
+)
+def test_options_that_change_nothing_are_named(tmp_path, caplog, options, layers, told):
+    record = several(*layers)
+    how = DrawingOptions(frame_size=SMALL, format="png", **options)
+    write_records([record], record.open_pictures(), None, "", tmp_path, how)
+    assert [message for message in caplog.messages if "changes nothing" in message] == [told] * bool(told)
+
+
+def test_a_phrase_that_does_not_occur_is_told_once_for_all_videos_and_again_for_the_next_record(tmp_path, caplog):
+    record, how = several(1, 2, 3), DrawingOptions(frame_size=SMALL, format="png", frames=1)
+    for times in (1, 2):
+        write_records([record], record.open_pictures(), None, "nowhere", tmp_path, how)
+        assert caplog.text.count("start_phrase 'nowhere' does not occur") == times
+    write_records([record], record.open_pictures(), None, "nowhere", tmp_path, replace(how, format="html", frames=()))
+    assert caplog.text.count("start_phrase 'nowhere' does not occur") == 3

@@ -8,6 +8,7 @@ from PIL import Image
 from records import make_record
 
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.drawing.summary import draw_overview
 from attention_heatmap.phases import steps_of
 from attention_heatmap.record import picture_file
@@ -64,3 +65,10 @@ def test_a_model_of_many_heads_has_small_maps_and_all_of_them():
     record = record_of(layers=(0,) * 28, heads=tuple(range(28)))
     picture = draw_overview(record, record.open_pictures(), 1)
     assert picture.width > 28 * 72 and record.overview("lamp").size[0] == picture.width
+
+
+def test_each_layer_is_named_though_the_first_head_is_not_among_its_own(monkeypatch):
+    written = []
+    monkeypatch.setattr(Pen, "text", lambda self, at, text, *rest: written.append(text) or at[0])
+    draw_overview(record_of((1, 2), (0, 3)), [Image.new("RGB", SIZE)], 1)
+    assert {"layer 1", "layer 2", "head 0", "head 3"} <= {*written}

@@ -1,5 +1,6 @@
 """Several maps in one frame: planes of a record, two checkpoints, and their difference."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -136,3 +137,28 @@ def test_the_names_of_maps_are_cut_and_leave_room_for_the_share_where_there_is_a
     for name, label, (_, _, wide, _) in zip(names, layout.labels, layout.places):
         assert label.endswith(name[-3:]) and fonts.width(label) <= wide
         assert (wide - fonts.width(label) > fonts.width("99.3%, up to 52.95%")) == told
+
+
+@pytest.mark.parametrize("width", range(200, 2000, 150))
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_however_small_they_are_maps_of_planes_have_names_that_differ_and_are_of_one_kind(width, pictures):
+    names = [f"layer {layer}, {head}" for layer in (6, 27) for head in ("mean of the heads", "head 0", "head 11")]
+    record = make_record(["Based"], ["w"], grids=[(3, 4)] * pictures)
+    layout = ImageLayout(record, [picture()] * pictures, width, 700, FontSet(20), names=names)
+    firsts = layout.labels[::pictures]
+    assert len({label.startswith("layer ") for label in firsts}) == 1, firsts
+    if layout.places[0][2] > 90:
+        assert len(set(firsts)) == len(names) and not any("…" in label for label in layout.labels), layout.labels
+
+
+@pytest.mark.parametrize("width, told", [(1000, r"[0-9.]+%, up to 50\.00%"), (1920, r"up to 50\.00%")])
+def test_what_finds_no_room_beside_a_maps_first_picture_stands_beside_its_next_one(width, told):
+    record = make_record(["Based"], ["w"] * 2, grids=[(3, 4)] * 2, layers=(0, 1))
+    cells = np.zeros((2, 2, 24), np.float32)
+    cells[:, :, 3] = 0.5
+    maps = planes_together(
+        with_cells(record, cells), [0, 1], how := DrawingOptions(frame_size=(width, 1080), together="own")
+    )
+    renderer = FrameRenderer(record, [picture((300, 400))] * 2, 0, "Based", how, maps)
+    words = [shape["text"] for kind, shape in renderer.draw_shapes(1, Shapes()).shapes if kind == "text"]
+    assert sum(bool(re.fullmatch(told, one)) for one in words) == 2, words

@@ -1,4 +1,4 @@
-"""Pictures as PNG, SVG and PDF files: one step, the whole frame or the map alone; in SVG and PDF text stays text."""
+"""Pens of SVG and PDF files, in which text stays text."""
 
 import base64
 import html
@@ -7,71 +7,11 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
-from attention_heatmap.drawing.colour import PAPER
-from attention_heatmap.drawing.fonts import FONT_LABEL
-from attention_heatmap.drawing.frame import FrameRenderer
-from attention_heatmap.drawing.legend import draw_scale
-from attention_heatmap.drawing.options import STILLS
-from attention_heatmap.drawing.pen import AnyPen, Pen, VectorPen
-from attention_heatmap.files import moved_into_place
+from attention_heatmap.drawing.pen import VectorPen
 
-SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
-LEAST_MAP_WIDTH = 480  # pixels: room for what stands below a map alone, however narrow it is
 PDF_ADVICE = "PDF files need fpdf2, which keeps text as text; run pip install fpdf2, or take format svg or png"
-
-
-def draw_figure(
-    renderer: FrameRenderer, step: int, figure: str, vectors: type[VectorPen] | None = None
-) -> Image.Image | VectorPen:
-    """A step, from 0, as an RGB image, or by a pen of VECTOR_PENS: "frame" or "map"."""
-    if figure == "frame":
-        size = renderer.options.frame_size
-        return renderer.draw_shapes(step, vectors(*size)) if vectors else Image.fromarray(renderer.draw(step))
-    layout = renderer.panel.layout
-    width, height = np.max([(x + wide, y + high) for x, y, wide, high in layout.places], axis=0).tolist()
-    size = max(width, renderer.px(LEAST_MAP_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
-    canvas = Image.new("RGB", size, PAPER)
-    canvas.paste(Image.fromarray(layout.picture).crop((0, 0, width, height)))
-    pen = vectors(*size) if vectors else Pen(canvas)
-    _draw_map(pen, renderer, step, *size)
-    return pen if vectors else canvas
-
-
-def write_figure(renderer: FrameRenderer, step: int, path: str | Path) -> Path:
-    """Write a step, from 0, as a file of the suffix .png, .svg or .pdf; its path."""
-    path, kind = Path(path), Path(path).suffix.lower()
-    if kind[1:] not in STILLS:
-        raise ValueError(f"{path} has no suffix of a picture; expected .{', .'.join(STILLS)}")
-    save_picture(draw_figure(renderer, step, renderer.options.figure, VECTOR_PENS.get(kind)), path)
-    return path
-
-
-def save_picture(picture: Image.Image | VectorPen, path: Path) -> None:
-    """Write an image, or what a pen drew, whole or not at all."""
-    with moved_into_place(path) as temporary:
-        picture.save(temporary)
-
-
-def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, height: int) -> None:
-    """The map, its marks, and below it its scale and the share of the pictures, at the foot of a size."""
-    panel, number, fonts = renderer.panel, step - renderer.first_step, renderer.label_fonts
-    at, panel.at = panel.at, (0, 0)
-    try:
-        panel.draw(pen, number)
-        renderer.draw_marks(pen, step)
-    finally:
-        panel.at = at
-    share = f"{panel.maps[0].shares[number]:.1%} on the {renderer.pictures}"
-    y, end = height - round(fonts.size * 0.6), width - fonts.width(share)
-    is_shown = width > fonts.width(share) * 3
-    last = round(end - renderer.px(20)) if is_shown else width
-    high, strength = float(panel.ends[0][number]) if panel.any_heat else None, float(panel.strengths[number])
-    draw_scale(pen, (0, y), last, high, strength, renderer.sheet, 256)
-    if is_shown:
-        pen.text((end, y), share, fonts, renderer.legend.shares[0].colour)
 
 
 def picture_address(image: Image.Image, kind: str = "PNG", **how: Any) -> str:
