@@ -133,9 +133,12 @@ class FrameRenderer:
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
         (x, top), fonts, pitch = self.panel.at, self.share_fonts or self.label_fonts, self.px(24)
         base, room = self.sheet.heading(top), self.sheet.right - x
-        lines = wrapped([self.title], fonts, room)
-        if len(lines) > 2 or base - pitch * (len(lines) - 1) < fonts.size:  # no room above the last
-            lines = [cut_to(self.title, fonts, room)]
+        for title in [self.title, self.record.plane_name(self.plane)][: 1 if len(self.panel.maps) > 1 else 2]:
+            lines = wrapped([title], fonts, room)
+            if len(lines) <= 2 and base - pitch * (len(lines) - 1) >= fonts.size:  # there is room above the last
+                break
+        else:
+            lines = [cut_to(title, fonts, room)]
         draw_lines(pen, lines, (x, base - pitch * (len(lines) - 1)), pitch, fonts, MUTED)
         self.legend.draw_fixed(pen)
 

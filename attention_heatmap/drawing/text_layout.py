@@ -18,6 +18,8 @@ NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
 # Scripts whose letters join or change their shape beside others: Arabic and its kin, those of India, Tibet, Burma,
 # Cambodia, Mongolia. A word of theirs is drawn as one, whatever tokens it is made of.
 SHAPED = re.compile("[\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufeff]")
+OPENING, CLOSING = "([{<«", ")]}>»"
+MIRRORED = str.maketrans(OPENING + CLOSING, CLOSING + OPENING)  # between words of right-to-left script
 # A character with the accents and joiners that belong to it.
 CLUSTER = re.compile(
     "(?:.[\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u093a-\u094f\u200d\ufe0f]*)", re.DOTALL
@@ -183,10 +185,14 @@ def _written(lines: Sequence[list[Fragment]], fonts: FontSet) -> Iterator[Writte
         groups, x = _grouped(fragments, _joined), 0.0
         kinds = "".join(_direction(_text(group)) for group in groups)
         order = list(range(len(groups)))
-        for stretch in re.finditer("R(?:[R1 ]*[R1])?", kinds):
+        for stretch in re.finditer("R(?:[R1 ()]*[R1])?", kinds):
             first, last = stretch.span()
+            while kinds.startswith(")", last) and kinds.count("(", first, last) > kinds.count(")", first, last):
+                last += 1  # what closes a bracket of the stretch belongs to it
             order[first:last] = order[first:last][::-1]
-            for number in re.finditer("1+", stretch[0][::-1]):
+            for n in (n for n in range(first, last) if kinds[n] in " ()"):
+                groups[n] = [replace(part, text=part.text.translate(MIRRORED)) for part in groups[n]]
+            for number in re.finditer("1+", kinds[first:last][::-1]):
                 place = slice(first + number.start(), first + number.end())
                 order[place] = order[place][::-1]
         for group, kind in ((groups[number], kinds[number]) for number in order):
@@ -213,8 +219,10 @@ def _ends(group: Sequence[Fragment], fonts: FontSet) -> tuple[float, ...]:
 
 
 def _direction(text: str) -> str:
-    """R for right-to-left script, L for left-to-right, 1 for a number, a space for what takes any direction."""
+    """R for right-to-left script, L for left-to-right, 1 for a number, ( or ) for a bracket, a space for all else."""
     found = {unicodedata.bidirectional(char) for char in text}
+    if text in OPENING + CLOSING:
+        return "(" if text in OPENING else ")"
     return "R" if found & {"R", "AL"} else "L" if "L" in found else "1" if found & {"EN", "AN"} else " "
 
 

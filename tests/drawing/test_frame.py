@@ -195,6 +195,19 @@ def test_the_records_plane_and_pictures_are_checked_before_the_first_frame():
         render_frames(record, [picture()], 0, colourmap="x")
 
 
+def test_over_a_narrow_picture_the_heading_says_layer_and_heads_in_fewer_words():
+    record = replace(make_record(["a"], ["b"], layers=(3, 7)), num_layers=28)
+    for size, told in (((100, 400), ["layer 7, mean of the", "heads"]), ((400, 300), None)):
+        words = words_of(renderer_of(record, [picture(size)], size=(1920, 1080)), 0)
+        told = told or ["attention in layer 7 (the last is 27), mean of the heads"]
+        assert any(words[n : n + len(told)] == told for n in range(len(words))), words
+
+
+@pytest.mark.parametrize("token", ["\u200f", "\u200b"])
+def test_the_heading_names_a_token_that_nobody_sees(token):
+    assert f"U+{ord(token):04X}" in words_of(renderer_of(make_record(["a"], [" b", token])), 1)
+
+
 def test_a_heading_that_is_too_long_is_cut():
     renderer = renderer_of(make_record(["Based"], ["w" * 500]))
     beside = slice(renderer.answer.at[0] + renderer.answer.size[0] + 9, renderer.panel.at[0])

@@ -349,7 +349,7 @@ def test_view_and_map_are_taken_away(show, record):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("size", [(1440, 900), (1024, 768), (390, 844)])
+@pytest.mark.parametrize("size", [(1440, 900), (1024, 768), (390, 844), (700, 500), (844, 390)])
 def test_nothing_is_cut_off_at_any_size(chrome, record, tmp_path, size):
     path = write_page([record, record], tmp_path / "page.html")
     context = chrome.new_context(viewport=dict(zip(("width", "height"), size)))
@@ -362,6 +362,15 @@ def test_nothing_is_cut_off_at_any_size(chrome, record, tmp_path, size):
     assert all(box["width"] > 50 and box["height"] > 15 for box in boxes)
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= size[0] + 1 for box in boxes)
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[3]["y"] + 1  # the picture ends above what is said of it
+    places = shown.page.evaluate(
+        "[...document.querySelectorAll('.bar, .text, .pictures, footer, .pictures > *, .text > *')]"
+        ".map(e => [e, e.getBoundingClientRect()]).filter(([e, r]) => r.width > 1 && r.height > 1)"
+        ".map(([e, r]) => [e.parentElement.className, r.left, r.top, r.right, r.bottom])"
+    )
+    for n, (parent, *a) in enumerate(places):
+        for other, *b in places[:n]:
+            overlap = min(a[2], b[2]) - max(a[0], b[0]) > 1.5 and min(a[3], b[3]) - max(a[1], b[1]) > 1.5
+            assert not (overlap and parent == other), (parent, a, b)
     shown.close()
 
 

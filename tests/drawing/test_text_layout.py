@@ -115,6 +115,22 @@ def test_right_to_left_script_is_turned_round_and_its_numbers_are_not():
     assert latin < one < two < second < first < last
 
 
+@pytest.mark.parametrize(
+    "pieces, shown",
+    [
+        (["שלום", " (", "כן", ")", " סוף"], "סוף (כן) שלום"),
+        (["שלום", " [", "12", "]", " {", "כן", "}"], "{כן} [12] שלום"),
+        (["abc", " (", "שלום", ")", " def"], "abc (שלום) def"),
+        (["שלום", " (", "abc", ")"], "שלום (abc)"),
+        (["(", "שלום", ")"], "(שלום)"),
+        (["שלום", ")", " abc"], "שלום) abc"),
+    ],
+)
+def test_brackets_between_words_of_right_to_left_script_are_turned_round_with_them(pieces, shown):
+    written = sorted(layout_of(pieces).written, key=lambda unit: unit.x)
+    assert "".join(unit.text for unit in written) == shown  # from left to right
+
+
 def needs_font_of(text):
     """Skips a test of letters that no installed font has."""
     if not all(FONTS._font_for(char) for char in text):

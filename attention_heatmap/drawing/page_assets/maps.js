@@ -154,7 +154,7 @@ function shownTexts(values) {
   return values.filter((_, i) => pieces[i].kind === "text" && pieces[i].start >= facts.shownFrom);
 }
 
-// The weight drawn as the highest: a quantile of those above 0, as drawing/colour.py's weight_scale.
+// The weight drawn as the highest: a quantile of those above 0, as drawing/colour.py's scale_ends.
 function scaleEnd(values, quantile) {
   const shown = values.filter((value) => value > 0).sort();
   return shown.length ? shown[Math.ceil(quantile * (shown.length - 1))] : 1;
