@@ -250,7 +250,7 @@ def test_json_in_a_flag_that_is_no_object_is_one_short_line(run_files, flag, tex
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (["--temperature", "0.1", "--seed", "3"], "temperature, seed without do_sample changes nothing"),
+        (["--temperature", "0.1", "--seed", "3"], "temperature, seed with a given response changes nothing"),
         (
             ["--overwrite"],
             "overwrite changes nothing for one sample, whose files are always written anew; leave it out",

@@ -105,10 +105,14 @@ class RecordingOptions:
         if self.do_sample and not usable:
             given = f"temperature is {self.temperature}, top_p {self.top_p}, seed {self.seed}"
             raise ValueError(f"{given}; expected above 0, 0..1, and 0..{2**32 - 1}")
+        unused, why = ["temperature", "top_p", "seed"], "without do_sample changes nothing; add do_sample, or"
+        if self.response is not None or self.response_key is not None:
+            unused, why = [*unused, "do_sample", "fast", "max_new_tokens"], "with a given response changes nothing;"
+        elif self.do_sample:
+            unused = []
         defaults = defaults_of(type(self))
-        unused = [name for name in ("temperature", "top_p", "seed") if getattr(self, name) != defaults[name]]
-        if unused and not self.do_sample:
-            warn_once(f"{', '.join(unused)} without do_sample changes nothing; add do_sample, or leave that out")
+        if named := [name for name in unused if getattr(self, name) != defaults[name]]:
+            warn_once(f"{', '.join(named)} {why} leave that out")
 
     def generation(self, model: Any) -> dict[str, Any]:
         """What the model's `generate` is told; sampling starts at its seed."""

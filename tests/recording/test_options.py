@@ -38,6 +38,15 @@ def test_sampling_that_is_not_asked_for_is_told_once(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("given", [{"response": "<answer> a"}, {"response_key": "pred"}])
+def test_settings_of_generation_are_named_where_the_answer_is_given(given, caplog):
+    warn_once.cache_clear()
+    RecordingOptions(do_sample=True, seed=5, max_new_tokens=77, **given)
+    RecordingOptions(**given)
+    told = "seed, do_sample, max_new_tokens with a given response changes nothing; leave that out"
+    assert caplog.messages == [told]
+
+
 def test_greedy_decoding_sets_a_checkpoints_sampling_aside():
     unused = {"temperature": None, "top_p": None, "top_k": None}
     assert RecordingOptions(max_new_tokens=9).generation(None) == {"max_new_tokens": 9, "do_sample": False, **unused}
