@@ -177,13 +177,13 @@ class AttentionVisualizer:
         share a model the first one writes, the others return []. The record stays in `last_record`. Raises ValueError,
         OSError or RuntimeError, with what to do; nothing half-written is left.
         """
-        layers, recording, drawing = planned(self.config, layer_idx, options)
-        second, folder = second_of(self, compare_model_path), Path(output_dir)
+        layers, recording, drawing = _planned(self.config, layer_idx, options)
+        second, folder = _second_of(self, compare_model_path), Path(output_dir)
         check_output_dir(folder)
         for path in folder.glob(f"{STEM}*.{drawing.format}"):
             check_target(path)
         if save_record:
-            check_save_record(save_record)
+            _check_save_record(save_record)
         find_encoder()
         images = self._opened(images)
         writes = not process_number(self.checkpoint.options.tp_plan)  # of processes that share a model, the first does
@@ -205,7 +205,7 @@ class AttentionVisualizer:
                     saved.append(saved[0].with_stem(f"{saved[0].stem}_b"))
                     records[1].save(saved[1])
             written = write_records(records, images, None, start_phrase, folder, drawing) if writes else []
-        paths = told_paths(written, drawing)
+        paths = _told_paths(written, drawing)
         return paths if len(paths) != 1 or isinstance(layer_idx, (list, tuple)) else paths[0]
 
     @shows_options(RecordingOptions, DrawingOptions)
@@ -235,8 +235,8 @@ class AttentionVisualizer:
         answer), image_share_{phase}_layer{layer} (0..1, mean over its steps), files, error (why it failed).
         Raises ValueError, OSError or RuntimeError for what no sample could succeed with.
         """
-        layers, recording, drawing = planned(self.config, layer_idx, options)
-        second, folder = second_of(self, compare_model_path), Path(output_dir)
+        layers, recording, drawing = _planned(self.config, layer_idx, options)
+        second, folder = _second_of(self, compare_model_path), Path(output_dir)
         samples, numbers = select_from_dataset(benchmark_json, image_dir, sample_idx)
         sweep = Sweep(
             self, samples, Path(image_dir), allow_absolute_paths, folder, layers, start_phrase, recording, drawing,
@@ -249,7 +249,7 @@ class AttentionVisualizer:
         return [table_row(sample_folder(folder, number)) for number in numbers]
 
 
-def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | None) -> AttentionVisualizer | None:
+def _second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | None) -> AttentionVisualizer | None:
     """The visualizer of a checkpoint that is compared with another's; its weights are loaded later."""
     if compare_model_path is None:
         return None
@@ -261,7 +261,7 @@ def second_of(visualizer: AttentionVisualizer, compare_model_path: str | Path | 
     return second
 
 
-def planned(config: Any, layer_idx: Layers, options: dict) -> tuple[Layers, RecordingOptions, DrawingOptions]:
+def _planned(config: Any, layer_idx: Layers, options: dict) -> tuple[Layers, RecordingOptions, DrawingOptions]:
     """Which layers to record, or "auto", and how, what a view or a baseline asks for included, and how to draw."""
     recording, drawing = pick(options, RecordingOptions, DrawingOptions)
     shown = DrawingOptions(**drawing)
@@ -276,7 +276,7 @@ def planned(config: Any, layer_idx: Layers, options: dict) -> tuple[Layers, Reco
     return resolve_layers(config, layer_idx) or "auto", how, shown
 
 
-def check_save_record(path: str | Path, *read: str | Path) -> None:
+def _check_save_record(path: str | Path, *read: str | Path) -> None:
     """Raises ValueError or OSError where a record cannot be kept in a file. read: files that the run reads."""
     if Path(path).suffix.lower() == ".npz":
         raise ValueError(f"save_record {path}: records are safetensors files; give a name such as run.safetensors")
@@ -392,7 +392,7 @@ def run_command(arguments: dict) -> str | list[str]:
         arguments["benchmark_json"], _ = select_from_dataset(*(arguments[name] for name in _DATASET))
     elif arguments["save_record"]:
         read = [arguments["benchmark_json"], *(arguments["image"] or ())]
-        check_save_record(arguments["save_record"], *filter(None, read))
+        _check_save_record(arguments["save_record"], *filter(None, read))
     if arguments["overwrite"] and not several:
         logger.warning("overwrite changes nothing for one sample, whose files are always written anew; leave it out")
     if arguments["image"]:
@@ -400,7 +400,7 @@ def run_command(arguments: dict) -> str | list[str]:
     elif arguments["benchmark_json"] and not several:
         sample, images = call(load_sample)
     if arguments["from_record"]:
-        return call(draw_record, images, heads, drawing)
+        return call(_draw_record, images, heads, drawing)
     arguments["max_image_num"] = max(arguments["max_image_num"], len(arguments["image"] or ()))
     arguments["layer_idx"] = layers if len(layers) > 1 else layers[0]
     arguments["head"] = heads[0] if heads and len(heads) == 1 else arguments["head"]
@@ -410,7 +410,7 @@ def run_command(arguments: dict) -> str | list[str]:
     return call(visualizer.create_attention_visualization_for_sample, sample, images)
 
 
-def draw_record(
+def _draw_record(
     images: list | None, heads: list | None, options: DrawingOptions, from_record: list[str], layer_idx: list,
     start_phrase: str, output_dir: str,
 ) -> list[str]:  # fmt: skip
@@ -426,10 +426,10 @@ def draw_record(
         logger.log(NOTE, "view clear: %s as recorded; auto chooses while recording only", record.plane_name(0))
     default = layer_idx == ["auto"] or (layer_idx == [DEFAULT_LAYER] and DEFAULT_LAYER not in record.layers)
     planes = record.select(None if default else layer_idx, heads)
-    return told_paths(write_records(records, images, planes, start_phrase, output_dir, options), options)
+    return _told_paths(write_records(records, images, planes, start_phrase, output_dir, options), options)
 
 
-def told_paths(written: Iterable[Path], options: DrawingOptions) -> list[str]:
+def _told_paths(written: Iterable[Path], options: DrawingOptions) -> list[str]:
     """The paths that a run answers with: the videos, or the page; where there is neither, all pictures."""
     return [str(path) for path in written if options.format in STILLS or path.suffix == f".{options.format}"]
 

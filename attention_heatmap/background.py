@@ -68,7 +68,7 @@ def fail_sample(folder: Path, facts: dict, error: object) -> None:
         raise NoSpaceLeft(f"{folder.parent} has no space left; make room, and the same command goes on where it was")
 
 
-def draw_sample(
+def _draw_sample(
     records: Sequence[AttentionRecord], saved: Sequence[Path], folder: Path, facts: dict, start_phrase: str,
     options: DrawingOptions,
 ) -> list[str]:  # fmt: skip
@@ -131,7 +131,7 @@ class BackgroundDrawing:
             record.save(path)
         with kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
             facts = facts | record_facts(records, facts["answer"])
-        job, before = partial(draw_sample, records, saved, folder, facts, *self.how), multiprocessing.active_children()
+        job, before = partial(_draw_sample, records, saved, folder, facts, *self.how), multiprocessing.active_children()
         future = None
         with self._going_on_if_broken():
             future = self._pool.submit(job) if self._pool else None

@@ -8,12 +8,12 @@ import numpy as np
 
 from attention_heatmap.record import AttentionRecord, ImageTokens
 
-LEAST_BASELINE = 0.1  # of its mean over the image tokens; a smaller one would make a ratio of nothing to nothing glow
+_LEAST_BASELINE = 0.1  # of its mean over the image tokens; a smaller one would make a ratio of nothing to nothing glow
 # A sink: a weight that many times the mean of all but the highest twentieth, in so large a part of the steps.
-SINK_TIMES, SINK_STEPS, SINK_OTHERS = 10, 0.95, 0.95
+_SINK_TIMES, _SINK_STEPS, _SINK_OTHERS = 10, 0.95, 0.95
 FEWEST_SINK_STEPS = 10  # an answer of fewer tokens cannot tell a sink from what all of it looks at
 TINY = np.finfo(np.float32).tiny  # what is divided by is no smaller
-SMALLEST_BARE_PART = 0.05  # of a cell; less of it that finer cells leave bare is their rounding
+_SMALLEST_BARE_PART = 0.05  # of a cell; less of it that finer cells leave bare is their rounding
 SINKS_LEFT_OUT = "sinks left out"
 BASELINES = {  # what is done to the weight of a cell, and what the number on the colour bar then is
     "off": ("", "of the attention"),
@@ -47,21 +47,21 @@ def above_baseline(weights_TN: np.ndarray, baseline: str, neutral_N: np.ndarray 
         )
     if baseline == "neutral":
         return np.maximum(weights_TN - neutral_N, 0)
-    return weights_TN / np.maximum(neutral_N, max(LEAST_BASELINE * neutral_N.mean(), TINY))
+    return weights_TN / np.maximum(neutral_N, max(_LEAST_BASELINE * neutral_N.mean(), TINY))
 
 
 def find_sinks(weights_TN: np.ndarray) -> np.ndarray:
     """(N,) bool, the columns that take far more weight than the others at nearly all steps, whatever is said.
 
-    Far more: over SINK_TIMES the mean of all but the step's highest twentieth; nearly all: SINK_STEPS of them. What
+    Far more: over _SINK_TIMES the mean of all but the step's highest twentieth; nearly all: _SINK_STEPS of them. What
     is looked at for some words only is none, and neither is anything in fewer than FEWEST_SINK_STEPS steps.
     See Xiao et al. 2023 (arXiv 2309.17453) and, of image tokens, Kang et al. 2025 (arXiv 2503.03321).
     """
     T, N = weights_TN.shape
     if T < FEWEST_SINK_STEPS or N < 2:
         return np.zeros(N, bool)
-    ordinary_T = np.sort(weights_TN, axis=1)[:, : max(int(SINK_OTHERS * N), 1)].mean(axis=1)
-    return (weights_TN > SINK_TIMES * ordinary_T[:, None]).mean(axis=0) >= SINK_STEPS
+    ordinary_T = np.sort(weights_TN, axis=1)[:, : max(int(_SINK_OTHERS * N), 1)].mean(axis=1)
+    return (weights_TN > _SINK_TIMES * ordinary_T[:, None]).mean(axis=0) >= _SINK_STEPS
 
 
 def smooth_cells(weights_TN: np.ndarray, boxes_N4: np.ndarray, width: float, out_N: np.ndarray) -> np.ndarray:
@@ -148,8 +148,8 @@ def map_cells(tokens: ImageTokens) -> Cells:
         high = np.minimum(y1, y1[box]) - np.maximum(y0, y0[box])
         shared = np.where(is_cell, np.maximum(wide, 0) * np.maximum(high, 0), 0) / area[box]
         bare = 1 - shared.sum()
-        is_cell[box] = bare > SMALLEST_BARE_PART
-        if bare < 1 - SMALLEST_BARE_PART:
+        is_cell[box] = bare > _SMALLEST_BARE_PART
+        if bare < 1 - _SMALLEST_BARE_PART:
             shared[box] = max(bare, 0) * is_cell[box]
             covered[int(at[box])] = shared / shared.sum()
     cells = order[is_cell[order]]
@@ -176,7 +176,7 @@ def map_array(cells: Cells, row_1S: np.ndarray) -> tuple[np.ndarray, tuple[float
     across = _parts(boxes[:, [0, 2]], np.linspace(low[0], high[0], int(columns) + 1))
     down = _parts(boxes[:, [1, 3]], np.linspace(low[1], high[1], int(rows) + 1))
     weights = (down * cells.weights(row_1S)[0][:, None]).T @ across
-    bare = down.T @ across < SMALLEST_BARE_PART
+    bare = down.T @ across < _SMALLEST_BARE_PART
     left, top, right, bottom = (float(edge) - 0.5 for edge in (*low, *high))  # imshow's pixels are centred on numbers
     return np.where(bare, np.nan, weights).astype(np.float32), (left, right, bottom, top)
 
@@ -185,7 +185,7 @@ def _parts(spans_N2: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(N, len(edges) - 1) the part of each span that lies between two edges; what is rounding goes to the nearest."""
     ends = np.minimum(spans_N2[:, 1:], edges[1:]) - np.maximum(spans_N2[:, :1], edges[:-1])
     parts = np.maximum(ends, 0) / np.maximum(spans_N2[:, 1:] - spans_N2[:, :1], TINY)
-    parts[parts < SMALLEST_BARE_PART] = 0
+    parts[parts < _SMALLEST_BARE_PART] = 0
     return parts / np.maximum(parts.sum(axis=1, keepdims=True), TINY)
 
 

@@ -21,8 +21,8 @@ LARGEST_FLOAT32_RECORD = 2**28  # bytes; larger ones are float16, whose error of
 _LARGEST_PIXELS = 2**28  # of all pictures of a record
 _PICTURE_BYTES = 2**20  # a record keeps a picture whose PNG is larger as a JPEG
 # The check hides this part of the cells; 19 random draws, so that chance beats all of them 1 time in 20.
-CHECK_PART, CHECK_DRAWS, CHECK_MATTERS = 0.2, 19, 1.05
-CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
+CHECK_PART, CHECK_DRAWS, _CHECK_MATTERS = 0.2, 19, 1.05
+_CHECK_UNCLEAR = 15  # draws beaten, at least, for a map that may still point: chance does it 1 time in 4
 
 Head = str | int | tuple[int, ...]
 """How the heads of a layer are reduced: "mean", "max", the number of one, or several, whose mean is taken."""
@@ -64,14 +64,14 @@ class Check:
     def points(self) -> bool | None:
         """Whether the map found cells that matter; None where the check cannot tell."""
         beaten = sum(self.hottest > fall for fall in self.random)
-        if not self.matters or CHECK_UNCLEAR <= beaten < len(self.random):
+        if not self.matters or _CHECK_UNCLEAR <= beaten < len(self.random):
             return None
         return beaten == len(self.random)
 
     @property
     def matters(self) -> bool:
         """Whether hiding any cells made the answer less likely by more than a trifle."""
-        return max(self.hottest, *self.random) >= math.log(CHECK_MATTERS)
+        return max(self.hottest, *self.random) >= math.log(_CHECK_MATTERS)
 
     def __str__(self) -> str:
         falls = self.hottest, np.mean(self.random), min(self.random), max(self.random)

@@ -14,7 +14,7 @@ from attention_heatmap.maps import image_shares
 from attention_heatmap.phases import Phase, response_phases
 from attention_heatmap.record import AttentionRecord
 
-FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
+_FACTS_NAME, TABLE_NAME = "sample.json", "samples.csv"
 _LARGEST_FACTS = 2**26  # bytes; a larger file is none of ours
 _LONGEST_NAME = 255  # bytes of a file's name, on most systems
 _SHARED_COLUMNS = ("sample", "id", "response", "answer", "correct")  # then a share for each phase and plane
@@ -33,7 +33,7 @@ def sample_folder(output_dir: str | Path, number: int) -> Path:
 
 def read_facts(folder: Path) -> dict:
     """What is known of a sample: number, response, shares, files, the settings behind them; {} where nothing is."""
-    path = folder / FACTS_NAME
+    path = folder / _FACTS_NAME
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_FACTS:
             return {}
@@ -47,7 +47,7 @@ def write_facts(folder: Path, facts: dict, files: Iterable[Path] = ()) -> None:
     """Keep what is known of a sample, last of all: it vouches for its files by their sizes. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {path.name: path.stat().st_size for path in files}
-    with moved_into_place(folder / FACTS_NAME) as temporary:
+    with moved_into_place(folder / _FACTS_NAME) as temporary:
         temporary.write_text(json.dumps({**facts, "files": sizes}, indent=1), "utf-8")
 
 
@@ -72,7 +72,7 @@ def is_finished(folder: Path, facts: dict) -> bool:
 
 def forget_sample(folder: Path) -> None:
     """Remove what an earlier run made of a sample, the facts first: without them nothing counts as finished."""
-    for path in (folder / FACTS_NAME, *own_files(folder, read_facts(folder))):
+    for path in (folder / _FACTS_NAME, *own_files(folder, read_facts(folder))):
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
@@ -132,7 +132,7 @@ def table_row(folder: Path) -> dict:
     }
 
 
-def table_ends(rows: Sequence[dict]) -> list[dict]:
+def _table_ends(rows: Sequence[dict]) -> list[dict]:
     """Rows that end the table of a comparison: of each number its mean over the samples, and its 95% interval."""
     if not any(name.startswith("distance_") for row in rows for name in row):
         return []
@@ -161,7 +161,7 @@ def write_table(output_dir: str | Path) -> list[dict]:
     """
     folders = [path for path in Path(output_dir).glob("sample_*") if re.fullmatch(r"sample_[0-9]{4,18}", path.name)]
     samples = sorted(map(table_row, folders), key=lambda row: row["sample"])
-    rows = samples + table_ends(samples)
+    rows = samples + _table_ends(samples)
     shares = {name for row in rows for name in row if name.startswith(_NUMBERS)}
     with (
         moved_into_place(Path(output_dir) / TABLE_NAME) as temporary,

@@ -6,6 +6,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -184,3 +185,23 @@ def test_the_help_tells_of_every_flag_in_whole_lines(monkeypatch):
     for name, action in flags().items():
         assert f"--{name}" in text and action.help, name
     assert "==SUPPRESS==" not in text and "%(" not in text
+
+
+OUTSIDE = "\n".join(
+    path.read_text("utf-8")
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests").rglob("*.py"))
+)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_function_or_a_constant_of_one_room_alone_begins_with_an_underscore(room):
+    offered = set()
+    for node in TREES[room].body:
+        if isinstance(node, ast.FunctionDef):
+            offered.add(node.name)
+        elif isinstance(node, ast.Assign):
+            named = {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+            offered |= {name for name in named if name.isupper()}
+    others = [path.read_text("utf-8") for name, path in ROOMS.items() if name != room]
+    used = set(re.findall(r"\w+", "\n".join([*others, OUTSIDE, Path(door.__file__).read_text("utf-8")])))
+    assert not {name for name in offered if not name.startswith("_")} - used

@@ -17,7 +17,7 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # parts of linear red, green and blue (WCA
 GROUND_LUMINANCE, GLYPH_LUMINANCE = 0.23, 0.175
 # Opacity of a tint at the low and at the high end: what is not looked at is nearly as it was, what is stands out.
 TEXT_ALPHA, CELL_ALPHA = (0.03, 0.85), (0.03, 0.9)
-TEXT_STEEPNESS = 1.3  # power of the weight that the opacity of a text's ground follows: most of it stays white
+_TEXT_STEEPNESS = 1.3  # power of the weight that the opacity of a text's ground follows: most of it stays white
 LOG_DECADES = 2.5  # of the scale "log": a weight of a 300th of the highest, and below, is at its low end
 LEAST_STRENGTH = 0.62  # of the high end, where a frame has hardly any attention: weak, and still seen at a glance
 SPECIAL_ALPHA = 0.3  # of a special token's colour, as a part of any other token's
@@ -64,7 +64,7 @@ def with_luminance(colours: np.ndarray, least: float = 0, most: float = 1) -> np
 
 def opacity(values: np.ndarray, alpha_range: tuple[float, float], strength: float = 1) -> np.ndarray:
     """Opacity 0..1 of the tint of weights on the scale 0..1: it grows with the weight, up to a part of the high end."""
-    (low, high), steepness = alpha_range, TEXT_STEEPNESS if alpha_range == TEXT_ALPHA else 1
+    (low, high), steepness = alpha_range, _TEXT_STEEPNESS if alpha_range == TEXT_ALPHA else 1
     return low + (high * strength - low) * np.clip(values, 0, 1) ** steepness
 
 

@@ -16,9 +16,9 @@ from attention_heatmap.drawing.text import BREAK_ANYWHERE
 from attention_heatmap.log import logger, one_line
 
 FONT_TEXT, FONT_TITLE, FONT_LABEL = 26, 30, 20  # pixels in a frame 1080 high
-BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
-CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
-FONT_ADVICE = {
+_BITMAP_FONT_SIZE = 109  # pixels; the one size of fonts such as Noto Color Emoji
+_CODE_POINT_SIZE = 0.55  # of the font, for characters that no font has
+_FONT_ADVICE = {
     "cjk": "a CJK font, such as Debian's fonts-noto-cjk",
     "emoji": "an emoji font, such as Debian's fonts-noto-color-emoji",
     "any": "a font that has it, such as Debian's fonts-noto-core, or give font_path",
@@ -60,8 +60,8 @@ class BitmapFont:
     """A font of coloured bitmaps, which has one size only, as grey glyphs of another size."""
 
     def __init__(self, file: str, size: int, face: int) -> None:
-        self._font = ImageFont.truetype(file, BITMAP_FONT_SIZE, index=face)
-        self._scale = size / BITMAP_FONT_SIZE
+        self._font = ImageFont.truetype(file, _BITMAP_FONT_SIZE, index=face)
+        self._scale = size / _BITMAP_FONT_SIZE
 
     def getmask(self, text: str) -> Any:
         return self._font.getmask(text, "RGBA")
@@ -98,7 +98,7 @@ class FontSet:
 
     def _open_main(self, font_path: str | None) -> list[ImageFont.FreeTypeFont]:
         """The font, and the same for code points. A broken one that cannot draw ASCII is told, or passed over."""
-        sizes = self.size, max(round(self.size * CODE_POINT_SIZE), 6)
+        sizes = self.size, max(round(self.size * _CODE_POINT_SIZE), 6)
         for name in FONT_NAMES if font_path is None else [font_path]:
             try:
                 if font_path is not None and Path(name).exists() and not Path(name).is_file():
@@ -145,7 +145,7 @@ class FontSet:
         if kind not in _warned_of:
             _warned_of.add(kind)
             message = "no installed font has %r (U+%04X): code points are shown; install %s"
-            logger.warning(message, char, ord(char), FONT_ADVICE[kind])
+            logger.warning(message, char, ord(char), _FONT_ADVICE[kind])
         return None
 
     def _runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:

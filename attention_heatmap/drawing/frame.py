@@ -31,7 +31,7 @@ from attention_heatmap.maps import shown_rows
 from attention_heatmap.record import AttentionRecord, Head
 from attention_heatmap.showing import DEFAULT_START_PHRASE
 
-LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
+_LEAST_SCALE = 480  # pixels from the colour bar of the pictures to the right edge
 
 
 def planes_together(
@@ -101,7 +101,7 @@ class FrameRenderer:
         self.share_fonts = next(fonts, None)
         self.marks = response_marks(record, plane, self.sizes, options.draw_points)
         second = (left + right) // 2 if panels.stacked else at[0]
-        second = max(min(second, right - self.px(LEAST_SCALE)), right // 4)
+        second = max(min(second, right - self.px(_LEAST_SCALE)), right // 4)
         self.legend = Legend(record, plane, self.first_step, sheet, footer, second)
         self.base = Image.new("RGB", options.frame_size, PAPER)  # what no step changes
         self.base.paste(Image.fromarray(layout.picture), at)

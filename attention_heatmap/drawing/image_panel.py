@@ -19,9 +19,9 @@ from attention_heatmap.drawing.pen import AnyPen, Pen
 from attention_heatmap.maps import TINY, cell_weights, image_shares, map_cells, shown_rows
 from attention_heatmap.record import AttentionRecord
 
-WIDEST_BESIDE = "+100.0%, up to 100.00%", "100.0%"  # beside the name of one of several maps, or at least
+_WIDEST_BESIDE = "+100.0%, up to 100.00%", "100.0%"  # beside the name of one of several maps, or at least
 # Words of the names of maps, shortened one after the other until all names have room.
-SHORTER = {
+_SHORTER = {
     "": "", " of the heads": "", "maximum": "max", "image ": "", "layer ": "L", "heads ": "H", "head ": "H", ", ": " ",
     " · 1": "",
 }  # fmt: skip
@@ -31,16 +31,16 @@ IMAGE_SCALE_QUANTILE = 0.999
 GRID_ALPHA = 0.2  # opacity of the grid lines
 GRID_LINE = (60, 64, 72)
 SMALLEST_GRIDDED_CELL = 6  # pixels on the screen; lines round smaller cells would hide the picture
-HATCH = 5  # width of a stripe
-HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
+_HATCH = 5  # width of a stripe
+_HATCH_ALPHA = 0.6  # opacity of the stripes over a sink: dark and light ones, seen on any picture
 # The picture under the heat: part of its colour that goes, and of its darkness, at least and at most: its middle shade
-# is then no more than DARKEST_MIDDLE below white. The shades of a picture whose middle is below DARK are first spread,
-# so that what can be told apart in a night scene still can: the darker, the more evenly, up to MOST_EVENED.
-GREYED, LIGHTENED, DARKEST_MIDDLE = 0.55, (0.45, 0.7), 75
-DARK, MOST_EVENED = 110, 0.7
-FINEST = 3  # pixels of a picture to one of the frame, at most, in a file of shapes
+# is then no more than _DARKEST_MIDDLE below white. The shades of a picture whose middle is below DARK are first spread,
+# so that what can be told apart in a night scene still can: the darker, the more evenly, up to _MOST_EVENED.
+GREYED, _LIGHTENED, _DARKEST_MIDDLE = 0.55, (0.45, 0.7), 75
+_DARK, _MOST_EVENED = 110, 0.7
+_FINEST = 3  # pixels of a picture to one of the frame, at most, in a file of shapes
 # In radii of a mark, of a square as large as the picture: on a smaller one marks are smaller and have no numbers.
-MARKED_SIDE = 12
+_MARKED_SIDE = 12
 MARK_RADIUS, MARK_OPACITY, OLD_MARK, MOST_MARKS = 13, (1.0, 0.75, 0.5), 0.4, 24  # the newest mark first
 
 
@@ -90,8 +90,8 @@ class ImageLayout:
         named = [[name, *[""] * (images - 1)] for name in names or [""]]
         shown = labels = [" · ".join(filter(None, both)) for own in named for both in zip(own, numbers)]
         # What stands beside them: the most for which all have room; else names that are too long in any case are cut.
-        beside = [*(fonts.width(words) + fonts.size / 2 for words in WIDEST_BESIDE if names), 0]
-        for share, (long, short) in product((*beside, beside[0]), SHORTER.items()):
+        beside = [*(fonts.width(words) + fonts.size / 2 for words in _WIDEST_BESIDE if names), 0]
+        for share, (long, short) in product((*beside, beside[0]), _SHORTER.items()):
             shown = [label.replace(long, short) for label in (shown if long else labels)]
             rooms = [width - share if share <= width / 2 else width for _, _, width, _ in self.places]
             if all(fonts.width(label) <= room for label, room in zip(shown, rooms)):
@@ -100,14 +100,14 @@ class ImageLayout:
 
     def _draw_lines(self, panel: Image.Image) -> None:
         """Grid lines round the cells, unless they are tiny, and stripes over the sinks."""
-        index, stripe = self.cell_index, max(round(self.fonts.size * HATCH / FONT_LABEL), 2)
+        index, stripe = self.cell_index, max(round(self.fonts.size * _HATCH / FONT_LABEL), 2)
         around = np.pad(index, 1)
         starts = (index != around[:-2, 1:-1]) | (index != around[1:-1, :-2])
         ends = (around[2:, 1:-1] == 0) | (around[1:-1, 2:] == 0)
         lines = self.gridded & (index > 0) & (starts | ends)
         sinks = np.concatenate([[False], self.hatched])[index]
         dark = np.add.outer(*map(np.arange, index.shape)) // stripe % 2 == 0
-        dark, light = (INK, HATCH_ALPHA, sinks & dark), (PAPER, HATCH_ALPHA, sinks & ~dark)
+        dark, light = (INK, _HATCH_ALPHA, sinks & dark), (PAPER, _HATCH_ALPHA, sinks & ~dark)
         for shade, opacity, where in ((GRID_LINE, GRID_ALPHA, lines), dark, light):
             panel.paste(shade, mask=Image.fromarray(np.where(where, round(255 * opacity), 0).astype(np.uint8)))
 
@@ -125,9 +125,9 @@ def heat_shades(image: Image.Image) -> list[int]:
     counts = np.array(image.convert("L").resize((128, 128)).histogram())
     even = 255 * (np.cumsum(counts) - counts / 2) / counts.sum()  # as many pixels of each shade as of any other
     middle = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
-    dark = MOST_EVENED * np.clip(1 - middle / DARK, 0, 1)
+    dark = _MOST_EVENED * np.clip(1 - middle / _DARK, 0, 1)
     values = dark * even + (1 - dark) * np.arange(256)
-    light = float(np.clip(1 - DARKEST_MIDDLE / max(255 - values[middle], 1), *LIGHTENED))
+    light = float(np.clip(1 - _DARKEST_MIDDLE / max(255 - values[middle], 1), *_LIGHTENED))
     return np.round(255 - (255 - values) * (1 - light)).astype(int).tolist()
 
 
@@ -169,17 +169,17 @@ def put_heat(
         return
     for image, text, (x, y, *size) in zip(layout.shown, layout.labels, layout.places):
         image = image.copy()
-        image.thumbnail((FINEST * size[0], FINEST * size[1]))
+        image.thumbnail((_FINEST * size[0], _FINEST * size[1]))
         pen.picture(image, (at[0] + x, at[1] + y), tuple(size))
         pen.text((at[0] + x, at[1] + y - layout.label * 0.3), text, layout.fonts)
     line = tuple(colour.blend(255.0, np.array(GRID_LINE), GRID_ALPHA)) if layout.gridded else None
-    stripe = max(layout.fonts.size * HATCH / FONT_LABEL, 2)
+    stripe = max(layout.fonts.size * _HATCH / FONT_LABEL, 2)
     for edges, tint, alpha, is_sink in zip(layout.edges, tints, alphas, layout.hatched):
         left, top, right, bottom = np.add(edges, [*at, *at]).tolist()
         pen.box((left, top, right, bottom), tint, line, opacity=float(alpha))
         for ends in np.arange(left + top + stripe, right + bottom, 3 * stripe) if is_sink else ():
             x = max(left, ends - bottom), min(right, ends - top)
-            pen.line([(x[0], ends - x[0]), (x[1], ends - x[1])], INK, stripe / 2, HATCH_ALPHA)
+            pen.line([(x[0], ends - x[0]), (x[1], ends - x[1])], INK, stripe / 2, _HATCH_ALPHA)
 
 
 def draw_marks(pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Sequence[Mark], before: int = 0) -> None:
@@ -187,7 +187,7 @@ def draw_marks(pen: AnyPen, at: tuple[int, int], layout: ImageLayout, marks: Seq
     # Where several maps share a frame, all pictures that have marks are of one size, or nearly.
     side = min((layout.places[mark.image][2] * layout.places[mark.image][3]) ** 0.5 for mark in marks)
     fonts = layout.fonts
-    unit, most = fonts.size / FONT_LABEL, side / (MARKED_SIDE * MARK_RADIUS)
+    unit, most = fonts.size / FONT_LABEL, side / (_MARKED_SIDE * MARK_RADIUS)
     is_small, unit = most < unit, min(most, unit)
     places = np.array(layout.places)[[mark.image for mark in marks]]
     boxes = [place[:2] + np.reshape(mark.corners, (-1, 2)) * place[2:] + at for place, mark in zip(places, marks)]

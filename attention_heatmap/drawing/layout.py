@@ -10,16 +10,16 @@ from attention_heatmap.drawing.options import DEFAULT_FRAME_SIZE, DrawingOptions
 
 Size = tuple[int, int]
 Slot = tuple[int, int, float]  # x, y and scale of a picture, from the top left of its panel
-TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
-SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
-MARGIN, HEADER, SMALL_HEADER = 28, 78, 56
-UNEVEN = 0.8  # what the size of maps counts where the last row is shorter than the others
+_TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
+_SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
+MARGIN, _HEADER, _SMALL_HEADER = 28, 78, 56
+_UNEVEN = 0.8  # what the size of maps counts where the last row is shorter than the others
 MOST_ARRANGED = 6  # pictures; more stand in rows of equal count
-PICTURE_WIDTHS = tuple(n / 50 for n in range(12, 38))  # parts of the frame's width that the pictures may take
-PICTURE_HEIGHTS = tuple(n / 50 for n in range(4, 38))  # parts of its height, where they stand above the text
-TEXT_WEIGHT = 0.4  # how much room for text counts beside room for pictures, as a power
-NARROWEST_TEXT, LOWEST_TEXT = 19, 7  # in heights of its font: about 36 letters, 5 lines
-LETTER, LINE = 0.55, 1.55  # width of a letter and pitch of a line, in heights of the font
+_PICTURE_WIDTHS = tuple(n / 50 for n in range(12, 38))  # parts of the frame's width that the pictures may take
+_PICTURE_HEIGHTS = tuple(n / 50 for n in range(4, 38))  # parts of its height, where they stand above the text
+_TEXT_WEIGHT = 0.4  # how much room for text counts beside room for pictures, as a power
+_NARROWEST_TEXT, _LOWEST_TEXT = 19, 7  # in heights of its font: about 36 letters, 5 lines
+_LETTER, _LINE = 0.55, 1.55  # width of a letter and pitch of a line, in heights of the font
 LARGER_TEXT = (1.8, 1.6, 1.4, 1.25, 1.1)  # what the font may grow by where all of the text finds room
 
 
@@ -29,16 +29,16 @@ class Sheet:
     def __init__(self, options: DrawingOptions) -> None:
         self.options, self.colormap = options, colour_map(options.colormap)
         self.width, self.height = options.frame_size
-        whole = TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
+        whole = _TALL_FRAME_SIZE if self.height > self.width else DEFAULT_FRAME_SIZE
         unit = min(self.width / whole[0], self.height / whole[1])
-        self.small, self.unit = unit < SMALLEST_UNIT, max(unit, SMALLEST_UNIT)
+        self.small, self.unit = unit < _SMALLEST_UNIT, max(unit, _SMALLEST_UNIT)
         path = options.font_path
         self.title_fonts, self.label_fonts = (FontSet(self.px(size), path) for size in (FONT_TITLE, FONT_LABEL))
         self.left, self.right = self.px(MARGIN), self.width - self.px(MARGIN)
-        self.header = self.px(SMALL_HEADER if self.small else HEADER)
+        self.header = self.px(_SMALL_HEADER if self.small else _HEADER)
 
     def px(self, length: float) -> int:
-        """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of TALL_FRAME_SIZE."""
+        """Pixels of a length that is given for a frame of DEFAULT_FRAME_SIZE, or of _TALL_FRAME_SIZE."""
         return max(round(length * self.unit), 1)
 
     def heading(self, top: int) -> int:
@@ -102,7 +102,7 @@ def picture_slots(sizes: Sequence[Size], width: int, height: int, label: int, ea
 
     def score(rows: list[range]) -> float:
         even = len(rows[-1]) == len(rows[0]) or each == len(sizes)
-        return _seen(sizes, slots(rows)) * (1 if even else UNEVEN)
+        return _seen(sizes, slots(rows)) * (1 if even else _UNEVEN)
 
     return slots(max(_rows(len(sizes), each), key=score))
 
@@ -134,29 +134,29 @@ def place_panels(
     """
     left, top, right, bottom = room
     width, height, found = right - left, bottom - top, []
-    for part in PICTURE_WIDTHS:
+    for part in _PICTURE_WIDTHS:
         high = height - header
         used = used_size(sizes, picture_slots(sizes, round((width - gap) * part), high, label, each))[0]
         text, pictures = (left, top + header, width - gap - used, high), (right - used, top + header, used, high)
-        if text[2] >= NARROWEST_TEXT * font or not found:
+        if text[2] >= _NARROWEST_TEXT * font or not found:
             found.append(Panels(text, pictures, stacked=False))
-    for part in PICTURE_HEIGHTS:
+    for part in _PICTURE_HEIGHTS:
         high = round((height - 2 * header) * part)
         text_top = top + 2 * header + used_size(sizes, picture_slots(sizes, width, high, label, each))[1]
         text, pictures = (left, text_top, width, bottom - text_top), (left, top + header, width, high)
-        if text[3] >= LOWEST_TEXT * font:
+        if text[3] >= _LOWEST_TEXT * font:
             found.append(Panels(text, pictures, stacked=True))
-    needed = max(sum(lines) * LETTER * font * LINE * font * LARGER_TEXT[1] ** 2, (NARROWEST_TEXT * font) ** 2)
+    needed = max(sum(lines) * _LETTER * font * _LINE * font * LARGER_TEXT[1] ** 2, (_NARROWEST_TEXT * font) ** 2)
 
     def score(panels: Panels) -> float:
         seen = _seen(sizes, picture_slots(sizes, *panels.pictures[2:], label, each))
-        return seen**2 * min(panels.text[2] * panels.text[3], needed) ** TEXT_WEIGHT
+        return seen**2 * min(panels.text[2] * panels.text[3], needed) ** _TEXT_WEIGHT
 
     panels = max(found, key=score)
     _, _, wide, high = panels.text
 
     def fits(scale: float) -> bool:
         size = font * scale
-        return sum(-(-letters * LETTER * size // wide) for letters in lines) * LINE * size < high
+        return sum(-(-letters * _LETTER * size // wide) for letters in lines) * _LINE * size < high
 
     return replace(panels, text_scales=(*filter(fits, LARGER_TEXT), 1))

@@ -17,17 +17,17 @@ from attention_heatmap.phases import response_phases
 from attention_heatmap.record import AttentionRecord
 
 PHASE_COLOURS = {"think": (226, 222, 240), "answer": (214, 233, 226), "response": (230, 232, 236)}
-COMING_ALPHA = 0.3  # opacity of that part of the time line which the video has not reached
+_COMING_ALPHA = 0.3  # opacity of that part of the time line which the video has not reached
 # Lengths in pixels of a frame 1080 high; every one grows and shrinks with the frame.
 # Heights of the parts of the footer, from the top down: colour bars, shares, curve, phases (without names if small).
-PARTS, SMALL_PARTS = (46, 92, 46, 26), (34, 50, 30)
+_PARTS, _SMALL_PARTS = (46, 92, 46, 26), (34, 50, 30)
 FOOTER_END = 16
 NOTES = 28  # height of a line of notes, below the phases
-BAR_WIDTH, LEAST_BAR = 220, 60  # of a colour bar; where there is little room, down to the second
+_BAR_WIDTH, _LEAST_BAR = 220, 60  # of a colour bar; where there is little room, down to the second
 SHARE_COLOURS = ((37, 122, 138), (112, 84, 158), (161, 98, 40), (70, 112, 62))  # pictures, in turn, then paler
-PALER = 0.6  # what is left of a share's colour with each turn
+_PALER = 0.6  # what is left of a share's colour with each turn
 # What a share is called, and its colour.
-OTHER_SHARES = {
+_OTHER_SHARES = {
     "problem": ("problem", (120, 128, 140)), "response": ("response", (30, 92, 214)),
     "first": ("first token (sink)", (200, 204, 210)),
 }  # fmt: skip
@@ -93,16 +93,16 @@ def key_entries(record: AttentionRecord, plane: int) -> list[KeyEntry]:
         if kind == "image":
             turn, place = divmod(number, len(SHARE_COLOURS))
             name = f"image {number + 1}" if several else "image"
-            shade = tuple(round(blend(255, channel, PALER**turn)) for channel in SHARE_COLOURS[place])
+            shade = tuple(round(blend(255, channel, _PALER**turn)) for channel in SHARE_COLOURS[place])
         else:
-            name, shade = OTHER_SHARES[kind]
+            name, shade = _OTHER_SHARES[kind]
         entries.append(KeyEntry(name, shade, weights))
     return entries
 
 
 def footer_height(sheet: Sheet) -> int:
     """Pixels that the legend takes, without notes."""
-    return sum(map(sheet.px, (*(SMALL_PARTS if sheet.small else PARTS), FOOTER_END)))
+    return sum(map(sheet.px, (*(_SMALL_PARTS if sheet.small else _PARTS), FOOTER_END)))
 
 
 def draw_scale(
@@ -130,9 +130,9 @@ def draw_scale(
             low = f"{name}  {amount_text(high / 10**LOG_DECADES, relative)} or less"
     for words in [last] if isinstance(high, str) else [f"{last} {unit}{own}", last]:
         room = end - at[0] - fonts.width(low) - fonts.width(words) - 2 * px(10)
-        if room >= px(LEAST_BAR):
+        if room >= px(_LEAST_BAR):
             break
-    width = min(max(round(room), px(LEAST_BAR) // 2), px(BAR_WIDTH))
+    width = min(max(round(room), px(_LEAST_BAR) // 2), px(_BAR_WIDTH))
     x = round(pen.text(at, low, fonts)) + px(10)
     bar = colour.colour_bar(shades[np.linspace(0, steps - 1, width).astype(int)], px(20))
     pen.picture(bar, (x, at[1] - px(18)))
@@ -149,7 +149,7 @@ class Legend:
         self.record, self.first_step, self.sheet, self.shares = record, first_step, sheet, key_entries(record, plane)
         self.px, self.fonts, self.left, self.right = sheet.px, sheet.label_fonts, sheet.left, sheet.right
         self.top, self.second_bar = top, second_bar
-        bars, shares, self.curve = map(self.px, (SMALL_PARTS if sheet.small else PARTS)[:3])
+        bars, shares, self.curve = map(self.px, (_SMALL_PARTS if sheet.small else _PARTS)[:3])
         self.share_top, self.share_high = top + bars, self.px(12 if sheet.small else 20)
         self.share_base, self.timeline_y = self.share_top + self.share_high + self.px(28), self.share_top + shares
         steps = record.response_length - first_step
@@ -170,7 +170,7 @@ class Legend:
             pen.box((x, self.share_base - side, x + side, self.share_base), share.colour)
             pen.text((x + self.px(24), self.share_base), share.name, self.fonts)
         pale = np.asarray(self.timeline).astype(float)
-        pale[: self.curve] = blend(255, pale[: self.curve], COMING_ALPHA)
+        pale[: self.curve] = blend(255, pale[: self.curve], _COMING_ALPHA)
         pen.picture(Image.fromarray(pale.round().astype(np.uint8)), (self.left, self.timeline_y))
         if not self.sheet.small:
             several = "s" * (len(self.record.images) > 1)
@@ -199,7 +199,7 @@ class Legend:
         self, pen: AnyPen, text_end: float, cell_end: float | str | None, strong: tuple[float, float]
     ) -> None:
         """The colour bars of the text and of the pictures, by the ends of their scales and how strong the tints are."""
-        y, steps = self.top + self.px(20), self.px(BAR_WIDTH)
+        y, steps = self.top + self.px(20), self.px(_BAR_WIDTH)
         own = {"frame": " (this frame)", "log": ", log"}.get(self.sheet.options.scale, "")
         end = self.second_bar - self.px(20)
         draw_scale(pen, (self.left, y), end, text_end, strong[0], self.sheet, steps, own, of_text=True)
@@ -224,7 +224,7 @@ class Legend:
     def _timeline(self) -> Image.Image:
         """The share of the pictures at each step, as bars over the phases."""
         px, high, small, width = self.px, self.curve, self.sheet.small, self.columns[-1]
-        timeline = Image.new("RGB", (width, high + (0 if small else px(PARTS[3]))), PAPER)
+        timeline = Image.new("RGB", (width, high + (0 if small else px(_PARTS[3]))), PAPER)
         pen, gap = Pen(timeline), width >= 4 * (len(self.columns) - 1)
         for share, total in reversed(list(zip(self.shares, self.totals))):
             for (left, right), top in zip(pairwise(self.columns), np.round(total / (self.highest or 1) * high)):

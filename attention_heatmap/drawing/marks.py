@@ -12,16 +12,16 @@ from attention_heatmap.record import AttentionRecord
 
 _N = r"\s*(\d+(?:\.\d+)?)\s*"
 # (x1,y1),(x2,y2) is a box where nothing but one comma joins exactly two; else each bracket stands for itself.
-COORDINATES = re.compile(
+_COORDINATES = re.compile(
     rf"(?<!\),)\({_N},{_N}\),\({_N},{_N}\)(?!,\()|[(\[（]{_N}[,，]{_N}(?:[,，]{_N}[,，]{_N})?[)\]）]"
 )
 _NOUN = r"(?:image|picture|photo|figure|图片?)"
-NUMERALS = (
+_NUMERALS = (
     ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
     ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"],
     list("一二三四五六七八九十"),
 )
-_CARDINAL, _ORDINAL, _CHINESE = map("|".join, NUMERALS)
+_CARDINAL, _ORDINAL, _CHINESE = map("|".join, _NUMERALS)
 PICTURE_NAMED = re.compile(
     rf"{_NOUN}\s*#?\s*(\d{{1,4}}(?!\d)|(?:{_CARDINAL})(?![a-z])|{_CHINESE})"
     rf"|(?:({_ORDINAL})|(\d{{1,4}})(?:st|nd|rd|th)|第\s*({_CHINESE}|\d{{1,4}}))\s*[张幅个]?\s*{_NOUN}",
@@ -52,7 +52,7 @@ def response_marks(
     What lies outside its picture is left out.
     """
     P, text, ends, phases = record.prompt_length, record.response, response_ends(record), response_phases(record)
-    found = list(COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
+    found = list(_COORDINATES.finditer(text)) if draw_points != "off" and sizes else []
     places = [(match, tuple(float(group) for group in match.groups() if group)) for match in found]
     # (1,000) is a number, and places that are all 0 or 1 are intervals and the like.
     places = [(match, place) for match, place in places if not re.search(r"(?<![\d.])0\d", match[0]) and max(place) > 1]
@@ -82,7 +82,9 @@ def response_marks(
 def _number_named(match: re.Match) -> int | None:
     """The picture that a match names, from 0, whether there are so many or not."""
     name = "".join(match.groups("")).lower()
-    return int(name) - 1 if name.isdecimal() else next((words.index(name) for words in NUMERALS if name in words), None)
+    return (
+        int(name) - 1 if name.isdecimal() else next((words.index(name) for words in _NUMERALS if name in words), None)
+    )
 
 
 def share_inside(

@@ -16,15 +16,15 @@ from attention_heatmap.maps import BASELINES
 from attention_heatmap.options import are_whole, check_options, expand, number_or_text, option, pick
 
 DEFAULT_FRAME_SIZE = (1920, 1080)  # pixels, width and height; both even for yuv420p
-SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
-LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
-LEAST_SMOOTH = 0.1  # cells; a narrower Gaussian reaches no other cell
+_SMALLEST_FRAME = (640, 360)  # pixels; below it the legend no longer fits
+_LARGEST_SIDE_OF_FRAME = 8192  # pixels; players and the memory take no more
+_LEAST_SMOOTH = 0.1  # cells; a narrower Gaussian reaches no other cell
 # What the view "clear" sets where it is left at its default: of recording, then of drawing.
-CLEAR_RECORDING, CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
+CLEAR_RECORDING, _CLEAR_DRAWING = {"layer_idx": "auto", "head": "auto"}, {"baseline": "median", "sinks": True}
 PAGE = "html"
 VIDEOS, STILLS = ("mp4", "gif", "webm"), ("png", "pdf", "svg")
-MOST_POWER = 10
-MAP, PICTURE, OUTPUT = "map", "picture", "output"  # headings of the flags
+_MOST_POWER = 10
+_MAP, PICTURE, _OUTPUT = "map", "picture", "output"  # headings of the flags
 
 
 def _read_size(text: str) -> tuple[int, int]:
@@ -39,15 +39,17 @@ class DrawingOptions:
     """How a video looks. Raises ValueError or OSError for an option that cannot be used."""
 
     view: str = option(
-        "plain", "plain: the model's weights; clear: layer and head auto, baseline median, sinks", group=MAP,
+        "plain", "plain: the model's weights; clear: layer and head auto, baseline median, sinks", group=_MAP,
         choices=("plain", "clear"),
     )  # fmt: skip
     baseline: str = option(
         "off", "take off what every cell gets anyway: its median over the steps, or its mean under a neutral prompt; "
-        "relative divides by the latter", group=MAP, choices=tuple(BASELINES),
+        "relative divides by the latter", group=_MAP, choices=tuple(BASELINES),
     )  # fmt: skip
-    sinks: bool = option(False, "hatch cells that glow at nearly all steps, and leave them out of the scale", group=MAP)
-    smooth: float = option(0, "width of a Gaussian over the map, in cells", group=MAP)
+    sinks: bool = option(
+        False, "hatch cells that glow at nearly all steps, and leave them out of the scale", group=_MAP
+    )
+    smooth: float = option(0, "width of a Gaussian over the map, in cells", group=_MAP)
     scale: str = option(
         "frame", "each frame's own colour scale; one for all frames, to compare them; or that one by the logarithm of "
         "the weight, which keeps weak frames readable", group=PICTURE, choices=("frame", "video", "log"),
@@ -82,47 +84,47 @@ class DrawingOptions:
         group=PICTURE, flag={"type": _read_size, "metavar": "WxH"}, shown="{}x{}".format(*DEFAULT_FRAME_SIZE),
     )  # fmt: skip
     font_path: str | None = option(None, "font of the text, a .ttf, .otf or .ttc file", group=PICTURE)
-    fps: float = option(2, "frames a second", group=OUTPUT)
+    fps: float = option(2, "frames a second", group=_OUTPUT)
     format: str = option(
         "mp4", "a video: mp4, webm (VP9) or gif (at most 960 pixels wide); or no video, but what frames and summary "
-        "ask for, as png, pdf or svg; or html, a page to explore", group=OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
+        "ask for, as png, pdf or svg; or html, a page to explore", group=_OUTPUT, choices=(*VIDEOS, *STILLS, PAGE),
     )  # fmt: skip
     frames: int | str | Sequence[int | str] = option(
         (), "tokens whose frames are also written as pictures, by the numbers that the frames name, from 1: 52, 50-59, "
-        "-1 for the last, or all", group=OUTPUT,
+        "-1 for the last, or all", group=_OUTPUT,
         flag={"type": number_or_text, "nargs": "*", "metavar": "TOKEN"},
     )  # fmt: skip
     figure: str = option(
-        "frame", "what such a picture shows: the whole frame, or the map alone", group=OUTPUT, choices=("frame", "map")
+        "frame", "what such a picture shows: the whole frame, or the map alone", group=_OUTPUT, choices=("frame", "map")
     )
     summary: bool = option(
-        False, "also write one picture: the response, maps of single words, mean maps of the phases", group=OUTPUT
+        False, "also write one picture: the response, maps of single words, mean maps of the phases", group=_OUTPUT
     )
     overview: str | None = option(
         None, "also write one PNG of all planes (a row a layer, a column a head) for this word, phase or step",
-        group=OUTPUT, flag={"metavar": "WORD"},
+        group=_OUTPUT, flag={"metavar": "WORD"},
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_options(self)
         check_fps(self.fps, f".{self.format if self.format in VIDEOS else VIDEOS[0]}")
-        if not 0 < self.power <= MOST_POWER:
-            raise ValueError(f"power is {self.power}; expected a number above 0, at most {MOST_POWER}; 1 for none")
-        if self.smooth and self.smooth < LEAST_SMOOTH:
-            expected = f"a width in cells, {LEAST_SMOOTH} or more, or 0 for none"
+        if not 0 < self.power <= _MOST_POWER:
+            raise ValueError(f"power is {self.power}; expected a number above 0, at most {_MOST_POWER}; 1 for none")
+        if self.smooth and self.smooth < _LEAST_SMOOTH:
+            expected = f"a width in cells, {_LEAST_SMOOTH} or more, or 0 for none"
             raise ValueError(f"smooth is {self.smooth}; expected {expected}")
         colour_map(self.colormap)
         object.__setattr__(self, "frames", self._numbers())
         if not are_whole(self.frame_size) or len(self.frame_size) != 2:
             given = one_line(repr(self.frame_size))
             raise ValueError(f"frame_size is {given}; expected whole pixels, such as {DEFAULT_FRAME_SIZE}")
-        sides = list(zip(self.frame_size, SMALLEST_FRAME))
-        if any(side % 2 or not least <= side <= LARGEST_SIDE_OF_FRAME for side, least in sides):
-            given, least = ("x".join(map(str, size)) for size in (self.frame_size, SMALLEST_FRAME))
-            expected = f"both must be even, at least {least} and at most {LARGEST_SIDE_OF_FRAME}"
+        sides = list(zip(self.frame_size, _SMALLEST_FRAME))
+        if any(side % 2 or not least <= side <= _LARGEST_SIDE_OF_FRAME for side, least in sides):
+            given, least = ("x".join(map(str, size)) for size in (self.frame_size, _SMALLEST_FRAME))
+            expected = f"both must be even, at least {least} and at most {_LARGEST_SIDE_OF_FRAME}"
             raise ValueError(f"frame_size {given} cannot be used: {expected}")
         FontSet(FONT_TEXT, self.font_path)
-        for name, value in CLEAR_DRAWING.items():
+        for name, value in _CLEAR_DRAWING.items():
             if self.view == "clear" and getattr(self, name) == type(self).__dataclass_fields__[name].default:
                 object.__setattr__(self, name, value)
 

@@ -22,8 +22,8 @@ from attention_heatmap.log import logger, said_once
 from attention_heatmap.record import AttentionRecord
 
 STEM = "combined_attention_visualization"  # what the names of all files begin with
-SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
-LEAST_MAP_WIDTH = 480  # pixels: room for what stands below a map alone, however narrow it is
+_SCALE_HEIGHT = 2.4  # of the room below a map for its scale, in heights of the font
+_LEAST_MAP_WIDTH = 480  # pixels: room for what stands below a map alone, however narrow it is
 
 
 @said_once()  # a start phrase that does not occur, say, and not once a video
@@ -47,7 +47,7 @@ def write_records(
     folder.mkdir(parents=True, exist_ok=True)  # after it, since a word may not be there
     if overview:
         paths.append(folder / f"{STEM}_overview.png")
-        save_picture(overview, paths[-1])
+        _save_picture(overview, paths[-1])
     if options.format == PAGE:
         page = folder / f"{STEM}.html"
         paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
@@ -76,7 +76,7 @@ def _write_comparison(
     first, second = (compared.common_record(which) for which in (0, 1))
     film, together = stem.with_name(f"{stem.name}_comparison"), comparison_maps((first, second), names, options)
     changes = stem.with_name(f"{stem.name}_changes.png")
-    save_picture(draw_changes(compared, images, names, options), changes)
+    _save_picture(draw_changes(compared, images, names, options), changes)
     paths = _write_film(first, images, 0, film, start_phrase, options, together)
     return [*paths, *_write_summary(first, images, 0, film, options), changes]
 
@@ -125,7 +125,7 @@ def _write_summary(
     if not options.summary and (options.format not in STILLS or options.frames):
         return []
     path = stem.with_name(f"{stem.name}_summary.{_picture_kind(options)}")
-    save_picture(draw_summary(record, images, plane, options, VECTOR_PENS.get(path.suffix)), path)
+    _save_picture(draw_summary(record, images, plane, options, VECTOR_PENS.get(path.suffix)), path)
     return [path]
 
 
@@ -151,7 +151,7 @@ def draw_figure(
         return renderer.draw_shapes(step, vectors(*size)) if vectors else Image.fromarray(renderer.draw(step))
     layout = renderer.panel.layout
     width, height = np.max([(x + wide, y + high) for x, y, wide, high in layout.places], axis=0).tolist()
-    size = max(width, renderer.px(LEAST_MAP_WIDTH)), height + round(renderer.px(FONT_LABEL) * SCALE_HEIGHT)
+    size = max(width, renderer.px(_LEAST_MAP_WIDTH)), height + round(renderer.px(FONT_LABEL) * _SCALE_HEIGHT)
     canvas = Image.new("RGB", size, PAPER)
     canvas.paste(Image.fromarray(layout.picture).crop((0, 0, width, height)))
     pen = vectors(*size) if vectors else Pen(canvas)
@@ -164,11 +164,11 @@ def write_figure(renderer: FrameRenderer, step: int, path: str | Path) -> Path:
     path, kind = Path(path), Path(path).suffix.lower()
     if kind[1:] not in STILLS:
         raise ValueError(f"{path} has no suffix of a picture; expected .{', .'.join(STILLS)}")
-    save_picture(draw_figure(renderer, step, renderer.options.figure, VECTOR_PENS.get(kind)), path)
+    _save_picture(draw_figure(renderer, step, renderer.options.figure, VECTOR_PENS.get(kind)), path)
     return path
 
 
-def save_picture(picture: Image.Image | VectorPen, path: Path) -> None:
+def _save_picture(picture: Image.Image | VectorPen, path: Path) -> None:
     """Write an image, or what a pen drew, whole or not at all."""
     with moved_into_place(path) as temporary:
         picture.save(temporary)

@@ -50,12 +50,12 @@ _SCRIPTS = ("data", "maps", "pictures", "text", "timeline", "words", "render", "
 # A weight is kept as one of 255 levels on a logarithmic scale below the row's highest one: two of them are 4.4% apart,
 # so a weight is right to 2.2%, and one below a 65536th of the highest is 0.
 LOG_RANGE = math.log(65536)
-THUMBNAIL = (160, 120)  # pixels, at most
-LEVELS = 65  # colours of a table; odd, so that a difference of nothing has one of its own
-STRENGTHS = np.linspace(colour.LEAST_STRENGTH, 1, 6)  # of the tint; it follows the share of the attention shown
-DARK_PAPER, DARK_INK = (21, 23, 27), (232, 234, 238)  # of the page on a dark screen
+_THUMBNAIL = (160, 120)  # pixels, at most
+_LEVELS = 65  # colours of a table; odd, so that a difference of nothing has one of its own
+_STRENGTHS = np.linspace(colour.LEAST_STRENGTH, 1, 6)  # of the tint; it follows the share of the attention shown
+_DARK_PAPER, _DARK_INK = (21, 23, 27), (232, 234, 238)  # of the page on a dark screen
 # Luminance there of coloured grounds at most, of coloured glyphs at least: a contrast of 4.5:1.
-DARK_GROUNDS, DARK_GLYPHS = 0.14, 0.23
+_DARK_GROUNDS, _DARK_GLYPHS = 0.14, 0.23
 LARGEST_NOTEBOOK_PAGE = 3 * 2**20  # bytes; a larger page would make notebooks heavy, which keep it
 
 
@@ -220,18 +220,18 @@ def _picture_facts(record: AttentionRecord, number: int, file: bytes, picture: I
 
 def _colours(options: DrawingOptions) -> dict:
     """Tables of colours of each map, made by the functions that draw the video: strength by strength, low to high."""
-    given, scale, strength = options.colormap, np.linspace(0, 1, LEVELS), STRENGTHS[:, None]
+    given, scale, strength = options.colormap, np.linspace(0, 1, _LEVELS), _STRENGTHS[:, None]
     maps = {given if isinstance(given, str) else "own": colour.colour_map(given)} | COLORMAPS
     covers = [opacity(scale, alpha, strength) for alpha in (CELL_ALPHA, TEXT_ALPHA)]
     # From the most below to the most above: the opacity alone tells how far, and what is alike has no tint.
     two_sided = [np.abs(2 * scale - 1) * high * strength for _, high in (CELL_ALPHA, TEXT_ALPHA)]
     difference = _table(*(colour.purple_to_green(values) for values in (np.round(scale), scale)), *two_sided)
     return {
-        "levels": LEVELS, "strengths": STRENGTHS.tolist(),
+        "levels": _LEVELS, "strengths": _STRENGTHS.tolist(),
         "maps": {name: _table(colormap(scale), colormap(scale), *covers) for name, colormap in maps.items()},
         "difference": difference,
         "fixed": {"current": colour.CURRENT_TOKEN, "ink": colour.INK, "muted": colour.MUTED, "paper": colour.PAPER},
-        "dark": {"ink": DARK_INK, "paper": DARK_PAPER}, "special": colour.SPECIAL_ALPHA,
+        "dark": {"ink": _DARK_INK, "paper": _DARK_PAPER}, "special": colour.SPECIAL_ALPHA,
     }  # fmt: skip
 
 
@@ -240,13 +240,13 @@ def _table(shades: np.ndarray, letters: np.ndarray, cells: np.ndarray, texts: np
 
     shades, letters: (levels, 3) RGB; cells, texts: (strengths, levels) their opacity. Tables: (strengths, levels, ...).
     """
-    shades, letters = (np.tile(np.asarray(part, float), (len(STRENGTHS), 1)) for part in (shades, letters))
-    light, dark = (blend(np.array(paper, float), shades, texts.reshape(-1, 1)) for paper in (colour.PAPER, DARK_PAPER))
+    shades, letters = (np.tile(np.asarray(part, float), (len(_STRENGTHS), 1)) for part in (shades, letters))
+    light, dark = (blend(np.array(paper, float), shades, texts.reshape(-1, 1)) for paper in (colour.PAPER, _DARK_PAPER))
     tables = {
         "cells": np.column_stack([shades, 255 * cells.ravel()]),
         "ground": with_luminance(light, least=colour.GROUND_LUMINANCE),
         "glyph": with_luminance(letters, most=colour.GLYPH_LUMINANCE),
-        "darkGround": with_luminance(dark, most=DARK_GROUNDS), "darkGlyph": with_luminance(shades, least=DARK_GLYPHS),
+        "darkGround": with_luminance(dark, most=_DARK_GROUNDS), "darkGlyph": with_luminance(shades, least=_DARK_GLYPHS),
     }  # fmt: skip
     return {kind: _base64(np.round(table).astype(np.uint8).tobytes()) for kind, table in tables.items()}
 
@@ -255,7 +255,7 @@ def _thumbnail(record: AttentionRecord, plane: int, pictures: Sequence[Image.Ima
     """The first picture under its mean map as the address of a small JPEG."""
     picture = pictures[0].convert("RGB")
     boxes, weights = mean_cells(record, shown_rows(record, plane, "off", True, 0))[0]
-    picture.thumbnail(THUMBNAIL)
+    picture.thumbnail(_THUMBNAIL)
     boxes = np.round(boxes * (picture.width / pictures[0].width)).astype(int)
     values = np.nan_to_num(weights) / max(np.nan_to_num(weights).max(initial=0), TINY)
     pixels = np.asarray(picture, float).copy()

@@ -20,7 +20,7 @@ from attention_heatmap.maps import BASELINES, TINY, ShownRows, cell_weights, ima
 from attention_heatmap.phases import response_ends, response_phases, steps_of
 from attention_heatmap.record import AttentionRecord, Head
 
-SUMMARY_COLUMNS = 4  # maps side by side, in two rows
+_SUMMARY_COLUMNS = 4  # maps side by side, in two rows
 # Of the overview, in pixels: a map's width at least and at most, its height over its width at most, between maps.
 _NARROWEST, _WIDEST, _TALLEST, _PLANES_APART = 72, 420, 1.2, 10
 _MOST_CHANGED = 6  # tokens whose maps are drawn, two in a row
@@ -52,7 +52,7 @@ def _summary_maps(
     """(title, fact, (cells,) mean weights) of each map of the summary: the phases, then single words."""
     cells_TN, shares_T = cell_weights(record, shown.rows, shown.sinks), image_shares(record, plane)
     spans = [(f"{p.name}: mean of {p.last - p.first} steps", p.first, p.last) for p in response_phases(record)]
-    words = words_that_looked(record, plane, 2 * SUMMARY_COLUMNS - len(spans))
+    words = words_that_looked(record, plane, 2 * _SUMMARY_COLUMNS - len(spans))
     spans += [(f"“{word}”, token {step + 1}", step, step + 1) for step, word in words]
     unit = f" {BASELINES[options.baseline][1]}" * (options.baseline != "off")
     for title, start, end in spans:
@@ -92,7 +92,7 @@ def draw_summary(
     px, fonts, margin, width, options = sheet.px, sheet.label_fonts, sheet.left, sheet.width, sheet.options
     shares_T, shown = image_shares(record, plane), shown_rows(record, plane, *options.map)
     text, values = sheet.answer(record, shares_T)
-    tile = (width - margin) // SUMMARY_COLUMNS - margin
+    tile = (width - margin) // _SUMMARY_COLUMNS - margin
     most = tile * (3 if len(images) == 1 else 5) // 4  # several pictures stand above each other
     layout = ImageLayout(record, images, tile, most, fonts, shown.sinks, options.picture)
     notes = [*map_notes(record, plane, options, shown), "each map below goes up to its own highest cell"]
@@ -103,7 +103,7 @@ def draw_summary(
     tile_height = layout.picture.shape[0] + y_heat + px(40)
     y_text = margin + px(100) + len(notes) * px(NOTES)
     y_maps = y_text + px(40) + len(text.ink)
-    size = width, y_maps + -(-len(maps) // SUMMARY_COLUMNS) * tile_height
+    size = width, y_maps + -(-len(maps) // _SUMMARY_COLUMNS) * tile_height
     canvas = Image.new("RGB", size, PAPER)
     pen: AnyPen = vectors(*size) if vectors else Pen(canvas)
 
@@ -116,7 +116,7 @@ def draw_summary(
     draw_lines(pen, notes, (margin, margin + px(74 + NOTES)), px(NOTES), fonts)
     put_text(pen, (margin, y_text), text, values, None, len(text.ink), sheet.colormap, options.text_style, 1)
     for number, cells in enumerate(maps):
-        row, column = divmod(number, SUMMARY_COLUMNS)
+        row, column = divmod(number, _SUMMARY_COLUMNS)
         x, y = margin + column * (tile + margin), y_maps + row * tile_height
         pen.text((x, y + px(22)), cut_to(names[number], fonts, tile), fonts)
         draw_lines(pen, facts[number], (x, y + px(48)), px(NOTES), fonts, MUTED)

@@ -13,22 +13,22 @@ from attention_heatmap.drawing.fonts import NEWLINE_MARK, FontSet
 from attention_heatmap.drawing.pen import Pen
 from attention_heatmap.drawing.text import BREAK_ANYWHERE, TextPiece
 
-FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_ANYWHERE.pattern})\S)+")
-NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
+_FRAGMENT = re.compile(rf"\r?\n|[^\S\n]+|{BREAK_ANYWHERE.pattern}|(?:(?!{BREAK_ANYWHERE.pattern})\S)+")
+_NO_LINE_START = set("、。，．：；！？）」』】》〉”’…")
 # Scripts whose letters join or change their shape beside others: Arabic and its kin, those of India, Tibet, Burma,
 # Cambodia, Mongolia. A word of theirs is drawn as one, whatever tokens it is made of.
-SHAPED = re.compile("[\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufeff]")
-OPENING, CLOSING = "([{<«", ")]}>»"
-MIRRORED = str.maketrans(OPENING + CLOSING, CLOSING + OPENING)  # between words of right-to-left script
+_SHAPED = re.compile("[\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufeff]")
+_OPENING, _CLOSING = "([{<«", ")]}>»"
+_MIRRORED = str.maketrans(_OPENING + _CLOSING, _CLOSING + _OPENING)  # between words of right-to-left script
 # A character with the accents and joiners that belong to it.
-CLUSTER = re.compile(
+_CLUSTER = re.compile(
     "(?:.[\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u093a-\u094f\u200d\ufe0f]*)", re.DOTALL
 )
 LEAST_PART = 0.15  # of an even part of a word that is drawn as one, for each of its tokens: all can be seen
 LEAST_SPACE = 4  # pixels of a space at the end of a line
-LINE_PITCH = 1.3  # of the height of the fonts
+_LINE_PITCH = 1.3  # of the height of the fonts
 INK_LEVELS = 16  # steps of a glyph's edge
-GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
+_GLYPH_OVERHANG = 3  # pixels that a glyph may reach over its width
 SMOOTH = 3  # chips are drawn that many times larger and reduced, so that their corners have no steps
 
 
@@ -88,7 +88,7 @@ def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> Iterator[Fragment
         if piece.kind == "image":  # what its brackets would take is the margin of the chip
             yield Fragment(number, piece.text.strip("[]"), fonts.width(piece.text), True)
             continue
-        for part in FRAGMENT.findall(piece.text.expandtabs(4).replace("\u3000", "  ")):
+        for part in _FRAGMENT.findall(piece.text.expandtabs(4).replace("\u3000", "  ")):
             # No font is asked for any of the other white space: it would draw a box for it.
             shown = NEWLINE_MARK if "\n" in part else " " * len(part) if part.isspace() else part
             if not fonts.width(shown):  # a token of characters that nobody sees
@@ -119,14 +119,14 @@ def _unbroken(one: Fragment, other: Fragment) -> bool:
     """Whether no line may end between two fragments."""
     if one.text.isspace() or other.text.isspace() or ((one.alone or other.alone) and one.piece != other.piece):
         return False
-    if other.text[0] in NO_LINE_START:
+    if other.text[0] in _NO_LINE_START:
         return True
     return not (BREAK_ANYWHERE.match(one.text[-1]) or BREAK_ANYWHERE.match(other.text[0]))
 
 
 def _joined(one: Fragment, other: Fragment) -> bool:
     """Whether the letters of two fragments of a line take their shape from each other."""
-    return all(SHAPED.match(c) and unicodedata.category(c)[0] in "LM" for c in (one.text[-1], other.text[0]))
+    return all(_SHAPED.match(c) and unicodedata.category(c)[0] in "LM" for c in (one.text[-1], other.text[0]))
 
 
 def _words(fragments: Iterable[Fragment], fonts: FontSet, width: float) -> Iterator[list[Fragment]]:
@@ -136,7 +136,7 @@ def _words(fragments: Iterable[Fragment], fonts: FontSet, width: float) -> Itera
             yield word
             continue
         for fragment in word:
-            for part in CLUSTER.findall(fragment.text):
+            for part in _CLUSTER.findall(fragment.text):
                 yield [replace(fragment, text=part, width=fonts.width(part))]
 
 
@@ -191,7 +191,7 @@ def _written(lines: Sequence[list[Fragment]], fonts: FontSet) -> Iterator[Writte
                 last += 1  # what closes a bracket of the stretch belongs to it
             order[first:last] = order[first:last][::-1]
             for n in (n for n in range(first, last) if kinds[n] in " ()"):
-                groups[n] = [replace(part, text=part.text.translate(MIRRORED)) for part in groups[n]]
+                groups[n] = [replace(part, text=part.text.translate(_MIRRORED)) for part in groups[n]]
             for number in re.finditer("1+", kinds[first:last][::-1]):
                 place = slice(first + number.start(), first + number.end())
                 order[place] = order[place][::-1]
@@ -221,16 +221,16 @@ def _ends(group: Sequence[Fragment], fonts: FontSet) -> tuple[float, ...]:
 def _direction(text: str) -> str:
     """R for right-to-left script, L for left-to-right, 1 for a number, ( or ) for a bracket, a space for all else."""
     found = {unicodedata.bidirectional(char) for char in text}
-    if text in OPENING + CLOSING:
-        return "(" if text in OPENING else ")"
+    if text in _OPENING + _CLOSING:
+        return "(" if text in _OPENING else ")"
     return "R" if found & {"R", "AL"} else "L" if "L" in found else "1" if found & {"EN", "AN"} else " "
 
 
 def layout_text(pieces: Sequence[TextPiece], fonts: FontSet, width: int) -> TextLayout:
     """Lay the pieces out on lines of a width in pixels, and draw their glyphs once."""
-    written = tuple(_written(_lines(_fragments(pieces, fonts), fonts, width - GLYPH_OVERHANG), fonts))
+    written = tuple(_written(_lines(_fragments(pieces, fonts), fonts, width - _GLYPH_OVERHANG), fonts))
     ascent, descent = fonts.metrics()
-    line_height = round((ascent + descent) * LINE_PITCH)
+    line_height = round((ascent + descent) * _LINE_PITCH)
     gap, base = max(round(line_height * 0.07), 1), (line_height - ascent - descent) // 2 + ascent
     lines = 1 + (written[-1].line if written else 0)
     canvas = Image.new("L", (width, lines * line_height))

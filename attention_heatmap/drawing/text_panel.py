@@ -20,8 +20,8 @@ TEXT_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to
 _AHEAD, _CURRENT, _LEFT_OUT = (2 * TEXT_LEVELS + n for n in range(3))
 # The highest weights of a text are clipped here, so that one outlier does not turn all the rest red.
 TEXT_SCALE_QUANTILE = 0.99
-ROOM_FOR_TOKEN = 480  # pixels at the left of a heading
-LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
+_ROOM_FOR_TOKEN = 480  # pixels at the left of a heading
+_LEAST_TOLD = 0.0005  # of the attention; less of it out of view is not worth a word
 
 
 def visualize_attention_step(
@@ -38,7 +38,7 @@ def visualize_attention_step(
     strength: 0..1, how strong the tint of the highest weights is.
     Returns an RGB image of that height, as wide as the layout.
     """
-    grounds, glyphs, levels = piece_colours(layout, values, current, colormap, text_style, strength)
+    grounds, glyphs, levels = _piece_colours(layout, values, current, colormap, text_style, strength)
     # Glyphs reach into the white round their token: there the ground is white and the glyph colour the token's.
     grounds = np.concatenate([grounds, np.full_like(grounds, 255)])
     colours = blend(grounds[:, None], np.tile(glyphs, (2, 1))[:, None], np.linspace(0, 1, INK_LEVELS)[:, None])
@@ -49,7 +49,7 @@ def visualize_attention_step(
     return panel
 
 
-def piece_colours(
+def _piece_colours(
     layout: TextLayout, values: np.ndarray, current: int | None, colormap: Colormap, text_style: str, strength: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """((levels, 3), (levels, 3), (pieces,)) RGB of grounds and glyphs of each level, and the level of each piece."""
@@ -80,7 +80,7 @@ def put_text(
     if isinstance(pen, Pen):
         pen.picture(visualize_attention_step(layout, values, current, height, *look), at)
         return
-    grounds, glyphs, levels = piece_colours(layout, values, current, *look)
+    grounds, glyphs, levels = _piece_colours(layout, values, current, *look)
     first, end = layout.visible(current, height)
     for unit in (unit for unit in layout.written if first <= unit.line < end):
         top = at[1] + (unit.line - first) * layout.line_height
@@ -139,11 +139,11 @@ class Answer:
         weights = np.nan_to_num(self.weights[number]) * self.words
         above = float(weights[self.layout.last_line < first].sum()) + float(self.before[number])
         right, fonts = self.at[0] + self.size[0], self.sheet.label_fonts
-        if above < LEAST_TOLD:
+        if above < _LEAST_TOLD:
             return right
         for text in (f"{above:.1%} of it on text above", f"{above:.1%} above"):
             x = right - fonts.width(text)
-            if x >= self.at[0] + self.sheet.px(ROOM_FOR_TOKEN):  # room for the token comes first
+            if x >= self.at[0] + self.sheet.px(_ROOM_FOR_TOKEN):  # room for the token comes first
                 break
         pen.text((x, self.heading), text, fonts, MUTED)
         return x - self.sheet.px(20)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from attention_heatmap.drawing.pen import VectorPen
 
-PDF_ADVICE = "PDF files need fpdf2, which keeps text as text; run pip install fpdf2, or take format svg or png"
+_PDF_ADVICE = "PDF files need fpdf2, which keeps text as text; run pip install fpdf2, or take format svg or png"
 
 
 def picture_address(image: Image.Image, kind: str = "PNG", **how: Any) -> str:
@@ -78,7 +78,7 @@ class PdfPen(VectorPen):
         try:
             from fpdf import FPDF
         except ImportError:
-            raise RuntimeError(PDF_ADVICE) from None
+            raise RuntimeError(_PDF_ADVICE) from None
         self.pdf, self.families = FPDF(unit="pt", format=(width, height)), {}
         self.pdf.set_auto_page_break(False)
         self.pdf.add_page()

@@ -23,8 +23,8 @@ _ENCODERS = {
 }
 _GIF_WIDTH = 960  # pixels at most: a GIF of full frames would have many megabytes
 _KEY_FRAME_SECONDS, _FEWEST_BETWEEN_KEYS = 5, 60  # lets a player jump about; still frames are decoded in no time
-SLOWEST_FPS, FASTEST_FPS = 0.01, 240
-FASTEST_GIF = 50  # frames a second: delays are whole hundredths of a second, and players draw out a single one
+_SLOWEST_FPS, _FASTEST_FPS = 0.01, 240
+_FASTEST_GIF = 50  # frames a second: delays are whole hundredths of a second, and players draw out a single one
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) -> str:
@@ -52,9 +52,9 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, fps: float = 2) 
 
 def check_fps(fps: float, suffix: str) -> None:
     """Raises ValueError for a rate that a video of such a suffix cannot have."""
-    fastest = FASTEST_GIF if suffix == ".gif" else FASTEST_FPS
-    if not SLOWEST_FPS <= fps <= fastest:
-        raise ValueError(f"fps is {fps}; expected a number from {SLOWEST_FPS} to {fastest} for {suffix}")
+    fastest = _FASTEST_GIF if suffix == ".gif" else _FASTEST_FPS
+    if not _SLOWEST_FPS <= fps <= fastest:
+        raise ValueError(f"fps is {fps}; expected a number from {_SLOWEST_FPS} to {fastest} for {suffix}")
 
 
 def find_encoder() -> str:

@@ -10,7 +10,7 @@ from attention_heatmap.recording import torch, transformers
 from attention_heatmap.recording.recorder import AttentionRecorder, causal_mask
 
 # Names of our attention functions in transformers; must not contain flash, flex, sdpa or paged.
-RECORDING_ATTENTION, NO_ATTENTION = "record_rows", "no_attention"
+RECORDING_ATTENTION, _NO_ATTENTION = "record_rows", "no_attention"
 _STOCK = ("sdpa", "eager", "flex_attention")  # transformers' own, beside all of flash; sdpa computes the same
 _BEYOND_SDPA = ("softcap", "s_aux", "position_bias")  # keywords of what sdpa cannot do; s_aux: attention sinks
 
@@ -55,7 +55,7 @@ def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: A
     return eager(module, query, key, value, mask, **kwargs)
 
 
-def recording_mask(*args: Any, **kwargs: Any) -> Any:
+def _recording_mask(*args: Any, **kwargs: Any) -> Any:
     """The mask of a user's own attention function, where it has one; else sdpa's."""
     _, own = _active.get()
     masks = transformers.masking_utils
@@ -91,7 +91,7 @@ def text_attention(model: Any, text: str | None = None, rest: str | None = None)
 def recording(model: Any, recorder: AttentionRecorder) -> Iterator[None]:
     """Within this block the chosen layers of the model report their attention rows to the recorder."""
     transformers.AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
-    transformers.AttentionMaskInterface.register(RECORDING_ATTENTION, recording_mask)
+    transformers.AttentionMaskInterface.register(RECORDING_ATTENTION, _recording_mask)
     name = implementations(model.config).get(_text_key(model.config))
     stock = name is None or name in _STOCK or "flash" in name or "/" in name or name.startswith("paged|")
     token = _active.set((recorder, "sdpa" if stock else name))
@@ -112,9 +112,9 @@ def vision_attention_off(model: Any) -> Iterator[None]:
             return mean.expand(-1, -1, query.shape[2], -1).transpose(1, 2), None
         return value.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
-    transformers.AttentionInterface.register(NO_ATTENTION, nothing)
-    transformers.AttentionMaskInterface.register(NO_ATTENTION, transformers.masking_utils.eager_mask)
-    with text_attention(model, rest=NO_ATTENTION):
+    transformers.AttentionInterface.register(_NO_ATTENTION, nothing)
+    transformers.AttentionMaskInterface.register(_NO_ATTENTION, transformers.masking_utils.eager_mask)
+    with text_attention(model, rest=_NO_ATTENTION):
         yield
 
 

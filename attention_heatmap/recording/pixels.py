@@ -51,7 +51,7 @@ def pixel_sources(processor: Any, sizes: Sequence[tuple[int, int]], name: str) -
             grey = grey.float() if parts == 1 else grey.round().byte()
             pictures.append(grey.expand(3, height, width).contiguous())
         try:
-            return as_tiles(process(processor, text, pictures, **as_it_is)[name]).float()
+            return _as_tiles(process(processor, text, pictures, **as_it_is)[name]).float()
         except Exception as error:  # each processor has its own complaints
             told = f"{type(processor).__name__} takes no ramps in the pictures' place: {one_line(error)}"
             raise ValueError(told) from error
@@ -100,7 +100,7 @@ def _straightened(at: Any, shown: Any, length: Any, axis: int) -> Any:
     return line.where(shown & (bent < _BENT), at).movedim(-1, axis)  # NaN where nothing is inside: stays
 
 
-def as_tiles(values: Any) -> Any:
+def _as_tiles(values: Any) -> Any:
     """(tiles, height, width) of canvases, one colour alone, since all are alike; of others (patches, values)."""
     if values.ndim > 3 and values.shape[-3] == 3:
         return values[..., 0, :, :].reshape(-1, *values.shape[-2:])
@@ -128,7 +128,7 @@ def token_of_each_value(model: Any, inputs: Any, name: str, token_id: int) -> tu
             """The gradient of the tokens' random projections, each times its code."""
             seeds_ND = project_ND * code_N.to(tokens_ND)[:, None]
             how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-            return as_tiles(torch.autograd.grad(tokens_ND, pixels, seeds_ND, **how)[0])
+            return _as_tiles(torch.autograd.grad(tokens_ND, pixels, seeds_ND, **how)[0])
 
         number_N = torch.arange(len(tokens_ND), device=pixels.device)
         # Large digits take few passes; small ones are exact also where kernels are coarser, by half precision or TF32.
