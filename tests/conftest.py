@@ -20,6 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """All tests run on a CPU, a machine's GPUs or not, but those of the marker `gpu` where it is asked for."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def _not_in_the_checkout(tmp_path, monkeypatch):
     """What a test writes by default goes to a folder of its own."""
