@@ -206,6 +206,12 @@ def attention_shares(record: AttentionRecord, plane: int) -> list[tuple[str, np.
     return [(kind, rows_TS[:, at].sum(axis=1) / total) for kind, at in parts]
 
 
+def picture_shares(record: AttentionRecord, plane: int) -> np.ndarray:
+    """(T, pictures) float, the part of each step's attention that lies on each picture."""
+    shares = [share for kind, share in attention_shares(record, plane) if kind == "image"]
+    return np.stack(shares, axis=1)
+
+
 def image_shares(record: AttentionRecord, plane: int) -> np.ndarray:
     """(T,) float, the part of each step's attention that lies on the pictures."""
-    return sum(share for kind, share in attention_shares(record, plane) if kind == "image")
+    return picture_shares(record, plane).sum(axis=1)

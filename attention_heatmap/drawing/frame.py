@@ -148,7 +148,7 @@ class FrameRenderer:
         panel.draw(pen, number)
         self.draw_marks(pen, step)
         if self.share_fonts and len(panel.maps) == 1:
-            text = f"{panel.maps[0].shares[number]:.1%} on the {self.pictures}"
+            text = f"{panel.maps[0].shares[number].sum():.1%} on the {self.pictures}"
             at = self.sheet.right - self.share_fonts.width(text), self.sheet.heading(panel.at[1])
             pen.text(at, text, self.share_fonts, self.legend.shares[0].colour)
         ends = float(self.answer.ends[number]), panel.scale_end(number)
@@ -170,7 +170,9 @@ class FrameRenderer:
             draw_marks(pen, at, layout, shifted, before)
         inside = None if self.sheet.small else share_inside(self.record, self.plane, step, marks, self.sizes)
         if inside is not None:
-            text = f"{inside:.1%} of the attention on the {self.pictures} is inside the boxes"
+            boxes = sum(len(mark.corners) == 4 for mark in marks)
+            which = f"the {boxes} boxes named so far" if boxes > 1 else "the box"
+            text = f"{inside:.1%} of the attention on the {self.pictures} is inside {which}"
             at = (self.sheet.right - self.label_fonts.width(text), self.legend.timeline_y - self.px(10))
             pen.text(at, text, self.label_fonts)
 

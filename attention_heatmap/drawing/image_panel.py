@@ -16,7 +16,7 @@ from attention_heatmap.drawing.legend import amount_text
 from attention_heatmap.drawing.marks import Mark
 from attention_heatmap.drawing.options import DrawingOptions
 from attention_heatmap.drawing.pen import AnyPen, Pen
-from attention_heatmap.maps import TINY, cell_weights, image_shares, map_cells, shown_rows
+from attention_heatmap.maps import TINY, cell_weights, map_cells, picture_shares, shown_rows
 from attention_heatmap.record import AttentionRecord
 
 _WIDEST_BESIDE = "+100.0%, up to 100.00%", "100.0%"  # beside the name of one of several maps, or at least
@@ -225,14 +225,14 @@ class ShownMap(NamedTuple):
 
     name: str
     weights: np.ndarray  # (T, cells), NaN where a sink is left out
-    shares: np.ndarray  # (T,) of the attention that lies on the pictures
+    shares: np.ndarray  # (T, pictures) of the attention that lies on each picture
     is_difference: bool = False  # of two others: what is drawn, on a two-sided scale, is how much more lies there
 
 
 def shown_map(record: AttentionRecord, plane: int, options: DrawingOptions, name: str = "") -> ShownMap:
     """The map of a plane."""
     shown = shown_rows(record, plane, *options.map)
-    return ShownMap(name, cell_weights(record, shown.rows, shown.sinks), image_shares(record, plane))
+    return ShownMap(name, cell_weights(record, shown.rows, shown.sinks), picture_shares(record, plane))
 
 
 class MapPanel:
@@ -253,13 +253,18 @@ class MapPanel:
             for one in self.maps
         ]
         self.any_heat = any((np.nan_to_num(one.weights) > 0).any() for one in self.maps)
-        self.strengths = colour.strengths(np.max([one.shares for one in plain], axis=0), self.options.scale)
+        self.strengths = colour.strengths(np.max([one.shares.sum(1) for one in plain], axis=0), self.options.scale)
 
     def scale_end(self, number: int) -> float | str | None:
         """The weight at the end of the scale of a frame, or words for it; None where nothing has any."""
         if not self.any_heat:
             return None
-        return "each map's own scale" if self.own_scale else float(self.ends[0][number])
+        ends = [own[number] for own, one in zip(self.ends, self.maps) if not one.is_difference]
+        low, high = (self._amount(float(end)) for end in (min(ends), max(ends)))
+        return f"each map's own scale: {f'{low} to ' * (low != high)}{high}" if self.own_scale else float(ends[0])
+
+    def _amount(self, weight: float) -> str:
+        return amount_text(weight, self.options.baseline == "relative")
 
     def draw(self, pen: AnyPen, number: int) -> None:
         """The heat of a frame, and above each of several maps its share and the end of its scale."""
@@ -268,23 +273,20 @@ class MapPanel:
             heat = one.weights[number], float(ends[number])
             found.append(two_sided_colours(*heat) if one.is_difference else cell_colours(*heat, *look))
         put_heat(pen, self.at, self.layout, *map(np.concatenate, zip(*found)), over=True)
-        pictures = len(self.layout.places) // len(self.maps)
         for k, one in enumerate(self.maps if len(self.maps) > 1 else ()):
-            words = [f"{one.shares[number]:{'+' * one.is_difference}.1%}"]
-            if one.is_difference and not np.nan_to_num(one.weights[number]).any():
-                words = ["no difference"]
-            elif self.own_scale or one.is_difference:
-                words.append(f"up to {amount_text(float(self.ends[k][number]), False)}")
-            self._draw_beside(pen, range(k * pictures, (k + 1) * pictures), words)
+            pictures = one.shares.shape[1]
+            for n, share in enumerate(one.shares[number]):
+                words = [f"{share:{'+' * one.is_difference}.1%}"]
+                if n == 0 and one.is_difference and not np.nan_to_num(one.weights[number]).any():
+                    words = ["no difference"]
+                elif n == 0 and (self.own_scale or one.is_difference):
+                    words.insert(0, f"{words[0]}, up to {self._amount(float(self.ends[k][number]))}")
+                self._draw_beside(pen, k * pictures + n, words)
 
-    def _draw_beside(self, pen: AnyPen, places: Sequence[int], words: list[str]) -> None:
-        """Words beside the names of a map's pictures, as many as there is room for beside each."""
-        layout, fonts = self.layout, self.layout.fonts
-        for (left, top, width, _), label in ((layout.places[place], layout.labels[place]) for place in places):
-            for count in range(len(words), 0, -1):
-                text = ", ".join(words[:count])
-                x = left + width - fonts.width(text)
-                if x > left + fonts.width(label) + fonts.size / 2:
-                    pen.text((self.at[0] + x, self.at[1] + top - layout.label * 0.3), text, fonts, colour.MUTED)
-                    words = words[count:]
-                    break
+    def _draw_beside(self, pen: AnyPen, place: int, words: Sequence[str]) -> None:
+        """The first of some words that there is room for beside the name of a picture, if any."""
+        layout, fonts, (left, top, width, _) = self.layout, self.layout.fonts, self.layout.places[place]
+        room = width - fonts.width(layout.labels[place]) - fonts.size / 2
+        if text := next((text for text in words if fonts.width(text) < room), ""):
+            at = self.at[0] + left + width - fonts.width(text), self.at[1] + top - layout.label * 0.3
+            pen.text(at, text, fonts, colour.MUTED)

@@ -38,8 +38,8 @@ def plane_title(record: AttentionRecord, plane: int) -> str:
     """Whose attention is shown."""
     layer, last, head = record.layers[plane], (record.num_layers or 0) - 1, record.heads[plane]
     place = {0: "the first", last: "the last"}.get(layer, f"the last is {last}") if record.num_layers else ""
-    known = ", ".join(filter(None, (place, "chosen by itself" * record.auto_layer)))
-    heads = record.plane_name(plane).partition(", ")[2] + " (chosen by itself)" * record.auto_head
+    known = ", ".join(filter(None, (place, "chosen by auto" * record.auto_layer)))
+    heads = record.plane_name(plane).partition(", ")[2] + " (chosen by auto)" * record.auto_head
     if isinstance(head, tuple) and len(head) > MOST_HEADS_NAMED:  # `map_notes` names them
         heads = f"mean of {len(head)} heads"
     return f"attention in layer {layer}{f' ({known})' * bool(known)}, {heads}"
@@ -52,7 +52,10 @@ def map_notes(record: AttentionRecord, plane: int, options: DrawingOptions, show
     if options.sinks:
         cells = int(shown.sinks[record.image_positions].sum())
         words = int(shown.sinks.sum()) - cells
-        found = [f"{cells} hatched with {shown.left_out:.1%} of the attention on the pictures"] if cells else []
+        pictures = f"picture{'s' * (len(record.images) > 1)}"
+        found = (
+            [f"{cells} hatched, on average {shown.left_out:.1%} of the attention on the {pictures}"] if cells else []
+        )
         found += [f"{words} in the prompt's text"] if words else []
         none = "none found" if record.response_length >= FEWEST_SINK_STEPS else "too short an answer to tell"
         notes[0] = notes[0].replace(SINKS_LEFT_OUT, f"{SINKS_LEFT_OUT} ({' and '.join(found) or none})")
@@ -124,6 +127,8 @@ def draw_scale(
         name, unit = "a cell", BASELINES[options.baseline][1]
         shades = colour.tinted(values, sheet.colormap, CELL_ALPHA, strength)
     low, last = f"{name}  {'0' if relative else '0%'}", high or "nothing"
+    if isinstance(high, str) and options.scale == "log":
+        low, last = name, f"{high}, log"
     if isinstance(high, float):
         last = f"{amount_text(high, relative)} or more"
         if options.scale == "log":

@@ -94,10 +94,23 @@ def share_inside(
     boxes = [mark for mark in marks if len(mark.corners) == 4]
     row_S, inside, total = record.rows(plane)[step], 0.0, 0.0
     for number, (tokens, size) in enumerate(zip(record.images, sizes)):
-        cells, weights = tokens.boxes / np.resize(size, 4), row_S[tokens.positions]
-        area, covered = (cells[:, 2:] - cells[:, :2]).prod(axis=1), np.zeros(len(cells))
-        for box in (mark.corners for mark in boxes if mark.image == number):
-            overlap = np.minimum(cells[:, 2:], box[2:]) - np.maximum(cells[:, :2], box[:2])
-            covered = np.fmax(covered, np.clip(overlap, 0, None).prod(axis=1) / area)  # boxes may overlap
+        own = [mark.corners for mark in boxes if mark.image == number]
+        covered, weights = (
+            _covered(tokens.boxes / np.resize(size, 4), np.reshape(own, (-1, 4))),
+            row_S[tokens.positions],
+        )
         inside, total = inside + float(weights @ covered), total + float(weights.sum())
     return inside / total if boxes and total else None
+
+
+def _covered(cells_N4: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N,) the part of each cell that lies in any of the boxes, which may overlap; 0 for a cell without a place."""
+    sides, along = [], []
+    for low in (0, 1):  # the boxes' edges cut the picture into columns and rows
+        edges = np.unique(boxes[:, [low, low + 2]])
+        ends = np.minimum(cells_N4[:, low + 2, None], edges[1:]) - np.maximum(cells_N4[:, low, None], edges[:-1])
+        along.append(np.clip(np.nan_to_num(ends), 0, None))
+        sides.append((boxes[:, low, None] <= edges[:-1]) & (boxes[:, low + 2, None] >= edges[1:]))
+    inside_XY = (sides[0][:, :, None] & sides[1][:, None]).any(axis=0)
+    area_N = (cells_N4[:, 2:] - cells_N4[:, :2]).prod(axis=1)
+    return np.nan_to_num(((along[0] @ inside_XY) * along[1]).sum(axis=1) / area_N)

@@ -75,17 +75,21 @@ def _write_comparison(
     compared = compare(*records, records[0].layers[plane], records[0].heads[plane])
     first, second = (compared.common_record(which) for which in (0, 1))
     film, together = stem.with_name(f"{stem.name}_comparison"), comparison_maps((first, second), names, options)
-    changes = stem.with_name(f"{stem.name}_changes.png")
-    _save_picture(draw_changes(compared, images, names, options), changes)
     paths = _write_film(first, images, 0, film, start_phrase, options, together)
-    return [*paths, *_write_summary(first, images, 0, film, options), changes]
+    paths += _write_summary(first, images, 0, film, options, names[0])
+    if options.format != PAGE:
+        paths.append(stem.with_name(f"{stem.name}_changes.png"))
+        _save_picture(draw_changes(compared, images, names, options), paths[-1])
+    return paths
 
 
 def _say_what_changes_nothing(records: int, planes: int, options: DrawingOptions) -> None:
     """Name the options that are of no use with so many records and planes, and what they need."""
+    no_film = options.together != "off" and (planes == records == 1 or options.format == PAGE)
+    together = no_film or (options.together == "own" and records > 1)
     for name, useless, needed in (
         ("difference", options.difference and records == 1, "two checkpoints or records"),
-        ("together", options.together != "off" and planes == records == 1, "several layers or heads"),
+        ("together", together, "a video or pictures of several layers or heads of one record"),
         ("figure", options.figure != "frame" and not options.frames, "frames"),
     ):
         if useless:
@@ -119,13 +123,15 @@ def _write_film(
 
 
 def _write_summary(
-    record: AttentionRecord, images: Sequence[Image.Image], plane: int, stem: Path, options: DrawingOptions
-) -> list[Path]:
-    """The summary of a plane, if it is asked for; its path."""
-    if not options.summary and (options.format not in STILLS or options.frames):
+    record: AttentionRecord, images: Sequence[Image.Image], plane: int, stem: Path, options: DrawingOptions,
+    name: str = "",
+) -> list[Path]:  # fmt: skip
+    """The summary of a plane, if it is asked for; its path. name: whose it is, of two records."""
+    asked = options.frames or options.overview is not None
+    if not options.summary and (options.format not in STILLS or asked):
         return []
     path = stem.with_name(f"{stem.name}_summary.{_picture_kind(options)}")
-    _save_picture(draw_summary(record, images, plane, options, VECTOR_PENS.get(path.suffix)), path)
+    _save_picture(draw_summary(record, images, plane, options, VECTOR_PENS.get(path.suffix), name), path)
     return [path]
 
 
@@ -183,7 +189,7 @@ def _draw_map(pen: AnyPen, renderer: FrameRenderer, step: int, width: int, heigh
         renderer.draw_marks(pen, step)
     finally:
         panel.at = at
-    share = f"{panel.maps[0].shares[number]:.1%} on the {renderer.pictures}"
+    share = f"{panel.maps[0].shares[number].sum():.1%} on the {renderer.pictures}"
     y, end = height - round(fonts.size * 0.6), width - fonts.width(share)
     is_shown = len(panel.maps) == 1 and width > fonts.width(share) * 3
     last = round(end - renderer.px(20)) if is_shown else width

@@ -82,11 +82,12 @@ class _WideSheet(Sheet):
 
 def draw_summary(
     record: AttentionRecord, images: Sequence[Image.Image], plane: int, options: DrawingOptions | None = None,
-    vectors: type[VectorPen] | None = None,
+    vectors: type[VectorPen] | None = None, name: str = "",
 ) -> Image.Image | VectorPen:  # fmt: skip
     """One picture of a whole response, as wide as a frame: its text, where its phases and some of its words looked.
 
     The text is coloured by the share of each token's attention that lies on the pictures. vectors: of SVG or PDF.
+    name: of the record, where there are two.
     """
     sheet = _WideSheet(options or DrawingOptions())
     px, fonts, margin, width, options = sheet.px, sheet.label_fonts, sheet.left, sheet.width, sheet.options
@@ -107,7 +108,8 @@ def draw_summary(
     canvas = Image.new("RGB", size, PAPER)
     pen: AnyPen = vectors(*size) if vectors else Pen(canvas)
 
-    pen.text((margin, margin + px(30)), plane_title(record, plane), sheet.title_fonts)
+    title = f"{name}: " * bool(name) + plane_title(record, plane)
+    pen.text((margin, margin + px(30)), cut_to(title, sheet.title_fonts, width - 2 * margin), sheet.title_fonts)
     caption = f"each token coloured by its attention on the picture{'s' * (len(images) > 1)}: 0% "
     x = round(pen.text((margin, margin + px(74)), caption, fonts))
     shades = text_colours(np.linspace(0, 1, px(220)), sheet.colormap, options.text_style)[options.text_style == "glyph"]
@@ -190,7 +192,7 @@ def draw_changes(
     highest = f"{comparison.distances.max():.2f}"
     notes = [f"each token coloured by how far its two maps lie apart (Jensen-Shannon distance): from 0 to {highest}"]
     notes = wrapped([*notes, difference_note(names), *_phase_facts(comparison, names)], fonts, inside)
-    changed = comparison.most_changed(_MOST_CHANGED)
+    changed = [one for one in comparison.most_changed(_MOST_CHANGED) if one[2] > 0]
     tile = (inside - 5 * gap - margin) // 6
     most = tile * (3 if len(images) == 1 else 8) // 4
     layout = ImageLayout(record, images, tile, most, fonts, None, options.picture)

@@ -52,7 +52,7 @@ def test_the_tokens_that_changed_most_come_first_with_their_distance(written):
     image = draw_changes(compare(*pair(8)), [picture()], ("base", "tuned"), OPTIONS)
     words = [text for _, _, text, _ in written if text]
     tokens = [text for text in words if text.startswith("token ")]
-    assert tokens[0] == "token 2 “lamp”, distance 1.00" and len(tokens) == 6
+    assert tokens == ["token 2 “lamp”, distance 1.00"]
     assert words[0] == "base and tuned: layer 1, mean of the heads" and image.width == 1280
     assert words[1].endswith("from 0 to 1.00")
     assert words[2] == "difference: green where tuned looks more, purple where base does"
@@ -92,15 +92,15 @@ def test_the_difference_is_purple_where_the_first_looked_more_and_green_where_th
 def test_two_records_that_are_the_same_have_no_change_and_are_drawn():
     record = make_record(["Where"], WORDS)
     image = draw_changes(compare(record, record), [picture()], ("a", "b"), OPTIONS)
-    assert isinstance(image, Image.Image) and image.height > 300
+    assert isinstance(image, Image.Image) and 150 < image.height < 300, "no map"
 
 
 @pytest.mark.parametrize("steps, rows", [(1, 1), (3, 2), (7, 3)])
 def test_there_is_a_row_for_every_two_tokens(steps, rows):
     heights = []
     for count in (1, steps):
-        record = make_record(["Where"], ["w"] * count)
-        heights.append(draw_changes(compare(record, record), [picture()], ("a", "b"), OPTIONS).height)
+        record, other = (make_record(["Where"], ["w"] * count, seed=seed) for seed in (1, 2))
+        heights.append(draw_changes(compare(record, other), [picture()], ("a", "b"), OPTIONS).height)
     assert (heights[1] > heights[0]) == (rows > 1)
 
 

@@ -117,7 +117,7 @@ def test_the_scale_of_the_video_is_the_same_in_all_its_frames(options, same):
 def test_the_share_of_the_pictures_is_said_at_every_step():
     renderer = renderer_of(hot_record([0, 5], 0.25), size=(1280, 720))
     for step in (0, 1):
-        assert f"{renderer.panel.maps[0].shares[step]:.1%} on the picture" in words_of(renderer, step)
+        assert f"{renderer.panel.maps[0].shares[step, 0]:.1%} on the picture" in words_of(renderer, step)
 
 
 def test_attention_on_text_out_of_view_is_said():
@@ -166,7 +166,7 @@ def test_marks_are_numbered_within_their_phase_and_boxes_say_how_much_is_inside(
     record = with_cells(record, np.eye(4, 12))
     renderer = renderer_of(replace(record, weights=record.weights), size=(1280, 720))
     assert "1" in words_of(renderer, 1) and "2" not in words_of(renderer, 3)
-    assert any("is inside the boxes" in text for text in words_of(renderer, 3))
+    assert any("is inside the box" in text for text in words_of(renderer, 3))
 
 
 def test_many_pictures_are_drawn_within_the_frame():

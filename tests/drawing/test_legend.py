@@ -30,9 +30,9 @@ CHECK = Check(1, "", "answer", 0.7, (0.1, 0.2))
         ({"layers": (1, 0)}, "attention in layer 0 (the first), mean of the heads"),
         ({"num_layers": None}, "attention in layer 1, mean of the heads"),
         ({"heads": ("mean", (0, 3))}, "attention in layer 1 (the last is 7), mean of heads 0, 3"),
-        ({"heads": ("max", 5), "auto_head": True}, "attention in layer 1 (the last is 7), head 5 (chosen by itself)"),
+        ({"heads": ("max", 5), "auto_head": True}, "attention in layer 1 (the last is 7), head 5 (chosen by auto)"),
         ({"heads": ("mean", "max"), "auto_layer": True, "num_layers": None},
-         "attention in layer 1 (chosen by itself), maximum of the heads"),
+         "attention in layer 1 (chosen by auto), maximum of the heads"),
     ],
 )  # fmt: skip
 def test_the_title_says_whose_attention_it_is_and_what_was_chosen(change, title):
@@ -58,7 +58,7 @@ def test_notes_say_what_is_not_plain_and_what_the_check_said():
 
     assert notes() == [f"check: {CHECK}"] and notes(0) == []
     first, second = notes(view="clear")
-    assert first.startswith("map: cells minus their median over the steps, sinks left out (1 hatched with 8")
+    assert first.startswith("map: cells minus their median over the steps, sinks left out (1 hatched, on average 8")
     assert second == f"check of the map as the model computed it: {CHECK}"
     assert notes(smooth=1.5)[0] == "map: smoothed over 1.5 cells"
 

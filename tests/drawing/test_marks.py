@@ -111,7 +111,8 @@ def test_the_share_inside_boxes_counts_cells_by_the_part_that_is_covered_and_ove
     record = hot_record([0])
     half_of_cell_0 = Mark(0, "", 0, (0, 0, 0.125, 1 / 3))
     elsewhere = Mark(0, "", 0, (0.5, 0.5, 1, 1))
-    for marks in ([half_of_cell_0, elsewhere], [half_of_cell_0] * 2):
+    parts = [Mark(0, "", 0, (0, 0, 0.1, 1 / 3)), Mark(0, "", 0, (0.05, 0, 0.125, 1 / 3))]  # half of it together
+    for marks in ([half_of_cell_0, elsewhere], [half_of_cell_0] * 2, [*parts, elsewhere]):
         assert share_inside(record, 1, 0, marks, ONE) == pytest.approx(0.5, rel=1e-4)
     assert share_inside(record, 1, 0, [Mark(0, "", 0, (0.5, 0.5))], ONE) is None
 

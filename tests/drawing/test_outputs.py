@@ -142,7 +142,11 @@ def test_planes_together_have_a_summary_each_and_their_figure_one_scale_that_say
     "options, layers, told",
     [
         ({"difference": True}, (1,), "difference changes nothing here: it needs two checkpoints or records"),
-        ({"together": "own"}, (1,), "together changes nothing here: it needs several layers or heads"),
+        (
+            {"together": "own"},
+            (1,),
+            "together changes nothing here: it needs a video or pictures of several layers or heads of one record",
+        ),
         ({"figure": "map"}, (1,), "figure changes nothing here: it needs frames"),
         ({"together": "own", "figure": "map", "frames": 1}, (1, 2), ""),
     ],

@@ -14,6 +14,7 @@ from attention_heatmap.drawing.fonts import FontSet
 from attention_heatmap.drawing.frame import FrameRenderer, comparison_maps, planes_together
 from attention_heatmap.drawing.image_panel import ImageLayout
 from attention_heatmap.drawing.options import DrawingOptions
+from attention_heatmap.maps import picture_shares
 
 
 def record_of(hot, weights=(0.5, 0.5), steps=2, **change):
@@ -113,7 +114,7 @@ def test_a_comparison_names_the_checkpoints_and_their_difference_is_green_where_
 
 def test_the_difference_says_how_much_more_of_the_attention_lies_on_the_pictures():
     record, (heading, maps) = compared(True, (3, 3), (0.25, 0.5))
-    shares = [one.shares[1] for one in maps]
+    shares = [one.shares[1, 0] for one in maps]
     assert shares[2] == pytest.approx(shares[1] - shares[0]) and shares[2] > 0
     text = " ".join(words_of(renderer_with(record, "off", (heading, maps)), 1))
     assert f"{shares[2]:+.1%}, up to 25.00%" in text
@@ -151,14 +152,21 @@ def test_however_small_they_are_maps_of_planes_have_names_that_differ_and_are_of
         assert len(set(firsts)) == len(names) and not any("…" in label for label in layout.labels), layout.labels
 
 
-@pytest.mark.parametrize("width, told", [(1000, r"[0-9.]+%, up to 50\.00%"), (1920, r"up to 50\.00%")])
-def test_what_finds_no_room_beside_a_maps_first_picture_stands_beside_its_next_one(width, told):
+@pytest.mark.parametrize("width, told", [(1000, r"[0-9.]+%, up to (?:50|25)\.00%"), (1920, r"[0-9.]+%")])
+@pytest.mark.parametrize("scale", ["frame", "log"])
+def test_each_picture_of_a_map_has_its_own_share_and_the_scales_ends_are_told_with_little_room_too(width, told, scale):
     record = make_record(["Based"], ["w"] * 2, grids=[(3, 4)] * 2, layers=(0, 1))
     cells = np.zeros((2, 2, 24), np.float32)
-    cells[:, :, 3] = 0.5
-    maps = planes_together(
-        with_cells(record, cells), [0, 1], how := DrawingOptions(frame_size=(width, 1080), together="own")
-    )
+    cells[:, :, 3] = np.array([0.5, 0.25])
+    how = DrawingOptions(frame_size=(width, 1080), together="own", scale=scale)
+    record = with_cells(record, cells)
+    maps = planes_together(record, [0, 1], how)
     renderer = FrameRenderer(record, [picture((300, 400))] * 2, 0, "Based", how, maps)
-    words = [shape["text"] for kind, shape in renderer.draw_shapes(1, Shapes()).shapes if kind == "text"]
-    assert sum(bool(re.fullmatch(told, one)) for one in words) == 2, words
+    words = words_of(renderer, 1)
+    shares = np.concatenate([picture_shares(record, plane)[1] for plane in (0, 1)])
+    beside = [one for one in words if re.fullmatch(rf"{told}|[0-9.]+%", one)]
+    assert [one.partition(",")[0] for one in beside[:4]] == [f"{share:.1%}" for share in shares]
+    assert bool(re.fullmatch(told, beside[0]))
+    log = ", log" * (scale == "log")
+    assert f"each map's own scale: 25.00% to 50.00%{log}" in words
+    assert ("a cell  0%" in words) == (scale != "log")
