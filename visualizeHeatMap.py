@@ -215,6 +215,7 @@ class AttentionVisualizer:
         image: a path or a PIL image, or a list of them. options: as for `create_attention_visualization_for_sample`.
         """
         images = image if isinstance(image, (list, tuple)) else [image]
+        options = {"start_phrase": problem, **options}
         return self.create_attention_visualization_for_sample({"problem": problem}, images, layer_idx, **options)
 
     @shows_options(RecordingOptions, DrawingOptions)
@@ -397,6 +398,8 @@ def run_command(arguments: dict) -> str | list[str]:
         logger.warning("overwrite changes nothing for one sample, whose files are always written anew; leave it out")
     if arguments["image"]:
         sample, images = {"problem": arguments["problem"]}, open_pictures(arguments["image"])
+        if arguments["start_phrase"] == DEFAULT_START_PHRASE:  # which is of Reason-RFT's problems
+            arguments["start_phrase"] = arguments["problem"]
     elif arguments["benchmark_json"] and not several:
         sample, images = call(load_sample)
     if arguments["from_record"]:

@@ -59,7 +59,8 @@ class NoSpaceLeft(OSError):
 def fail_sample(folder: Path, facts: dict, error: object) -> None:
     """Report a sample that failed, and note it for the table. Raises NoSpaceLeft where the rest would fail as well."""
     message = one_line(error) or type(error).__name__
-    logger.error("sample %s: %s", facts["sample"], message)
+    name = f"sample {facts['sample']}"
+    logger.error("%s", message if message.startswith(f"{name} ") else f"{name}: {message}")
     try:
         write_facts(folder, facts | {"error": message})
     except OSError as problem:  # the table will say that it is not finished

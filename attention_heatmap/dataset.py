@@ -72,7 +72,7 @@ def open_pictures_of(
     names, folder = check_sample(sample, where), Path(image_dir)
     if len(names) > max_image_num:
         raise ValueError(
-            f"{where} has {len(names)} pictures, more than max_image_num={max_image_num}; "
+            f"{where} has {len(names)} picture{'s' * (len(names) > 1)}, more than max_image_num={max_image_num}; "
             f"raise it with --max_image_num {len(names)} (in Python: max_image_num={len(names)})"
         )
     for name in names:

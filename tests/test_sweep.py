@@ -99,7 +99,7 @@ def test_each_sample_has_its_folder_and_its_row_and_one_that_fails_stops_no_othe
     assert 0 < float(one["image_share_answer_layer1"]) < 1 and one["error"] == ""
     assert three["files"] == f"sample_0003/{VIDEO}"
     assert "names a picture that does not exist" in two["error"] and two["files"] == "" and two["correct"] == ""
-    assert "sample 2: sample 2 of" in caplog.text
+    assert "sample 2 of" in caplog.text and "sample 2: sample 2" not in caplog.text
 
 
 def test_pages_of_many_samples_have_an_index_of_all_that_the_table_has(tiny, dataset, tmp_path):
@@ -548,6 +548,6 @@ def test_processes_share_the_samples_and_one_table_tells_of_all(tiny, dataset, t
     assert result.returncode == 1 and "1 of 4 samples failed: 2;" in result.stderr, result.stderr[-2000:]
     assert [bool(row["files"]) for row in table(tmp_path / "out")] == [True, True, False, True]
     once = result.stderr.count("INFO: sample 0: <answer> a </answer>") + result.stderr.count("<answer> a </answer>")
-    assert "sample 2: sample 2 of" in result.stderr and once >= 3, "each sample once"
+    assert "sample 2 of" in result.stderr and once >= 3, "each sample once"
     assert not list(tmp_path.rglob("*.partial*"))
     assert result.stderr.count("samples failed") == 1 and not result.stdout, "one process tells the end"

@@ -133,7 +133,8 @@ class FrameRenderer:
         draw_lines(pen, self.notes, at, self.px(NOTES), self.label_fonts)
         (x, top), fonts, pitch = self.panel.at, self.share_fonts or self.label_fonts, self.px(24)
         base, room = self.sheet.heading(top), self.sheet.right - x
-        for title in [self.title, self.record.plane_name(self.plane)][: 1 if len(self.panel.maps) > 1 else 2]:
+        shorter = [self.record.plane_name(self.plane), self.record.plane_key(self.plane)]
+        for title in [self.title, *shorter * (len(self.panel.maps) == 1)]:
             lines = wrapped([title], fonts, room)
             if len(lines) <= 2 and base - pitch * (len(lines) - 1) >= fonts.size:  # there is room above the last
                 break

@@ -205,7 +205,7 @@ class Legend:
     ) -> None:
         """The colour bars of the text and of the pictures, by the ends of their scales and how strong the tints are."""
         y, steps = self.top + self.px(20), self.px(_BAR_WIDTH)
-        own = {"frame": " (this frame)", "log": ", log"}.get(self.sheet.options.scale, "")
+        own = {"frame": " (this frame)", "video": " (all frames)", "log": ", log"}.get(self.sheet.options.scale, "")
         end = self.second_bar - self.px(20)
         draw_scale(pen, (self.left, y), end, text_end, strong[0], self.sheet, steps, own, of_text=True)
         draw_scale(pen, (self.second_bar, y), self.right, cell_end, strong[1], self.sheet, steps, own)

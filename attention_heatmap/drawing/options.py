@@ -80,7 +80,7 @@ class DrawingOptions:
         choices=("auto", "thousandths", "pixels", "off"),
     )  # fmt: skip
     frame_size: tuple[int, int] = option(
-        DEFAULT_FRAME_SIZE, "width and height in even pixels; in a tall frame the pictures stand above the text",
+        DEFAULT_FRAME_SIZE, "width and height in even pixels; in a tall frame wide pictures stand above the text",
         group=PICTURE, flag={"type": _read_size, "metavar": "WxH"}, shown="{}x{}".format(*DEFAULT_FRAME_SIZE),
     )  # fmt: skip
     font_path: str | None = option(None, "font of the text, a .ttf, .otf or .ttc file", group=PICTURE)
@@ -134,7 +134,9 @@ class DrawingOptions:
         wrong = [one for one in numbers if one != "all" and not (are_whole([one]) and one)]
         if wrong:
             zero = are_whole(wrong[:1])
-            advice = "tokens are numbered from 1, as in the heading of each frame" if zero else "such as (1, 52)"
+            advice = (
+                "tokens are numbered from 1, as in the heading of each frame" if zero else "such as 52, 50-59 or all"
+            )
             shown = one_line(repr(self.frames))[:200]
             raise ValueError(f"frames is {shown}; expected the numbers of tokens: {advice}")
         return tuple(one if one == "all" else int(one) for one in numbers)

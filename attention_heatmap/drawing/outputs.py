@@ -109,10 +109,10 @@ def _write_film(
     steps, kind = range(renderer.first_step, record.response_length), _picture_kind(options)
     stills, none = _stills(record, steps.start, options.frames)
     if none:
-        ends = steps.start + 1, steps.stop
-        logger.warning("frames: there is no token %s; the frames are of tokens %d to %d", none, *ends)
+        told = f"frames: {none} have no frame; the frames are of tokens {steps.start + 1} to {steps.stop}"
         if not stills and options.format in STILLS:
-            raise ValueError(f"there is no token {none} to write; give frames from {ends[0]} to {ends[1]}")
+            raise ValueError(told)
+        logger.warning(told)
     names = [stem.with_name(f"{stem.name}_token{step + 1}.{kind}") for step in stills]
     paths = [write_figure(renderer, step, path) for step, path in zip(stills, names)]
     if options.format in VIDEOS:

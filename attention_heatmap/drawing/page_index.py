@@ -21,7 +21,9 @@ def write_index(rows: Sequence[dict], path: str | Path) -> Path:
     """
     path, shares = Path(path), list(dict.fromkeys(name for row in rows for name in row if name.startswith(_SHARES)))
     known = [row["correct"] for row in rows if row.get("correct") is not None]
+    failed = sum(bool(row.get("error")) for row in rows)
     summary = f"{len(rows)} samples" + f", {sum(map(bool, known))} of {len(known)} right" * bool(known)
+    summary += f", {failed} failed" * bool(failed)
     heads = "".join(f"<th scope=col>{html.escape(_share_name(name))}</th>" for name in shares)
     body = "\n".join(_index_row(row, shares, path.parent) for row in rows)
     return save_page(filled_page("index", ["index"], summary=summary, heads=heads, rows=body), path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attention_heatmap.log import logger, one_line
+from attention_heatmap.log import logger
 from attention_heatmap.record import AttentionRecord
 
 
@@ -25,10 +25,11 @@ def find_panel_start(record: AttentionRecord, start_phrase: str) -> tuple[int, i
     if at >= 0:
         position = int(np.searchsorted(ends, at, side="right")) - 1
         return position, max(position - P, 0)
+    last_line = "".join(record.tokens[first:last]).strip().rpartition("\n")[2]
     logger.warning(
         "start_phrase %r does not occur: the text begins at the problem; to begin elsewhere, give words of it, "
         "such as start_phrase %r, or '' for the answer alone",
-        start_phrase, one_line("".join(record.tokens[first:last]).strip())[:40],
+        start_phrase, last_line.rpartition(". ")[2].strip()[:40],
     )  # fmt: skip
     return first, 0
 

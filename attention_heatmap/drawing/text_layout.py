@@ -92,7 +92,7 @@ def _fragments(pieces: Sequence[TextPiece], fonts: FontSet) -> Iterator[Fragment
             # No font is asked for any of the other white space: it would draw a box for it.
             shown = NEWLINE_MARK if "\n" in part else " " * len(part) if part.isspace() else part
             if not fonts.width(shown):  # a token of characters that nobody sees
-                part = shown = "".join(f"{ord(char):04X}" for char in part)
+                part = shown = "".join(f"[U+{ord(char):04X}]" for char in part)
             yield Fragment(number, part if "\n" in part else shown, fonts.width(shown), piece.kind == "special")
 
 

@@ -153,7 +153,7 @@ class Answer:
         px, fonts, base = self.sheet.px, self.sheet.title_fonts, self.heading
         shown = " ".join(token.replace("\n", NEWLINE_MARK).split()) or "space"
         if not fonts.width(shown):  # of characters that nobody sees
-            shown = " ".join(f"U+{ord(char):04X}" for char in token)
+            shown = "".join(f"[U+{ord(char):04X}]" for char in token)
         for title in (f"token {step + 1} of {self.record.response_length}", f"token {step + 1}"):
             x = self.at[0] + fonts.width(title) + px(20)
             if x + fonts.width(shown) + px(8) <= end:

@@ -48,8 +48,8 @@ def test_files_bear_the_number_that_was_typed(record, tmp_path, options, names):
 
 def test_a_number_without_a_frame_is_told(record, tmp_path, caplog):
     assert written(record, tmp_path, format="png", frames=(2, 40)) == [f"{STEM}_token2.png"]
-    assert "there is no token [40]; the frames are of tokens 1 to 9" in caplog.text
-    with pytest.raises(ValueError, match="give frames from 1 to 9"):
+    assert "[40] have no frame; the frames are of tokens 1 to 9" in caplog.text
+    with pytest.raises(ValueError, match="the frames are of tokens 1 to 9"):
         written(record, tmp_path / "none", format="png", frames=40)
 
 

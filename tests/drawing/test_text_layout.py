@@ -101,7 +101,7 @@ def test_white_space_of_any_kind_is_empty(space):
 
 def test_a_token_of_characters_that_nobody_sees_is_its_code_points():
     layout = layout_of(["\u200b"])
-    assert layout.written[0].text == "200B" and layout.ink.any()
+    assert layout.written[0].text == "[U+200B]" and layout.ink.any()
 
 
 def left_ends(texts):
