@@ -77,7 +77,7 @@ def _draw_sample(
 
     saved: where the records are already. What fails is an error that says where they are kept.
     """
-    with kept_warnings() as said, kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False):
+    with kept_on_failure(records, saved, folder / RECORD_NAME, fresh=False), kept_warnings() as said:
         files = write_records(records, records[0].open_pictures(), None, start_phrase, folder, options)
         write_facts(folder, facts, [*saved, *files])
     return said
@@ -149,7 +149,8 @@ class BackgroundDrawing:
         try:
             with self._going_on_if_broken():
                 said = future.result() if future else None
-            said = job() if said is None else said
+            if said is None:  # there is no process, or it has ended
+                said = job()
         except Exception as error:
             failed = error
         self._current = None
@@ -168,3 +169,5 @@ class BackgroundDrawing:
         except BrokenProcessPool:
             logger.warning("the process that draws has ended; drawing goes on in this one")
             self._pool = None
+        except (pickle.PicklingError, AttributeError, TypeError, MemoryError) as error:  # drawing raises none of these
+            logger.warning("a sample cannot be handed to the process that draws: %s; it is drawn here", one_line(error))

@@ -129,7 +129,7 @@ FLAGS = [  # flags, expected line
     (["--sample_idx", "all", "--image_dir", "nowhere"], "is no directory"),
     (["--image_dir", "nowhere"], "image_dir nowhere is no directory"),
     (["--image_dir", "{world}/data.json"], "is no directory"),
-    (["--max_image_num", "0"], "has 1 pictures, more than max_image_num=0"),
+    (["--max_image_num", "0"], "has 1 picture, more than max_image_num=0"),
     (["--max_new_tokens", "0"], "max_new_tokens is 0; expected 1 or more"),
     (["--max_new_tokens", "9" * 400], "max_new_tokens is 9+; expected a whole number below"),
     (["--max_pixels", "0"], "max_pixels is 0; expected 1 or more"),

@@ -349,6 +349,22 @@ def test_a_process_that_draws_and_is_killed_between_two_samples_is_replaced(tmp_
     assert caplog.text.count("the process that draws has ended; drawing goes on in this one") == 1
 
 
+def test_what_cannot_be_handed_to_the_process_is_drawn_here(tmp_path, caplog, drawn_beside):
+    record = dataclasses.replace(make_record(["Based"], [" a", " b"]), pictures=(picture_file(picture()),))
+    with background.BackgroundDrawing("Based", DrawingOptions(frame_size=SMALL), None) as beside:
+        (drawn := dataclasses.replace(record)).__dict__["kept"] = lambda: 0
+        beside.start(tmp_path / "sample_0000", {"sample": 0, "answer": None}, [drawn])
+    assert is_finished(tmp_path / "sample_0000", read_facts(tmp_path / "sample_0000"))
+    assert "a sample cannot be handed to the process that draws" in caplog.text
+
+
+def test_a_record_that_cannot_be_kept_when_drawing_fails_is_told(tiny, dataset, tmp_path, monkeypatch, caplog):
+    breaking(monkeypatch, IndexError("no paint"))
+    monkeypatch.setattr(AttentionRecord, "save", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    (row,) = tiny.visualize_dataset(*dataset, "0", 1, output_dir=tmp_path / "out", **GIVEN)
+    assert row["error"] == "no paint" and "the record could not be kept: no room" in caplog.text
+
+
 def test_a_sample_whose_folder_cannot_be_made_fails_alone(tiny, dataset, tmp_path, caplog):
     (tmp_path / "sample_0000").touch()
     rows = tiny.visualize_dataset(*dataset, "0-1", 1, output_dir=tmp_path, **GIVEN)

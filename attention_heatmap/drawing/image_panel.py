@@ -1,7 +1,8 @@
 """The picture panel: pictures scaled and placed once, cells, tints, and marks over them."""
 
+import re
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,11 @@ from attention_heatmap.maps import TINY, cell_weights, map_cells, picture_shares
 from attention_heatmap.record import AttentionRecord
 
 _WIDEST_BESIDE = "+100.0%, up to 100.00%", "100.0%"  # beside the name of one of several maps, or at least
-# Words of the names of maps, shortened one after the other until all names have room.
-_SHORTER = {
-    "": "", " of the heads": "", "maximum": "max", "image ": "", "layer ": "L", "heads ": "H", "head ": "H", ", ": " ",
-    " · 1": "",
-}  # fmt: skip
+# The names of planes in fewer words, one after the other until all names have room; those of checkpoints stay.
+_SHORTER = (
+    (r"\b(mean|maximum) of the heads\b", r"\1"), (r"(^|, )maximum(?=$| ·)", r"\1max"), (r"· image (\d+)$", r"· \1"),
+    (r"^layer (\d+)", r"L\1"), (r"(^|, )heads? (?=\d)", r"\1H"), (r"^(L\d+), ", r"\1 "), (r" · 1$", ""),
+)  # fmt: skip
 CELL_LEVELS = 32  # steps of the colour scale: what hardly changes from frame to frame does not change at all
 # The highest weights are clipped here, so that one outlier among very many cells does not turn all the rest red.
 IMAGE_SCALE_QUANTILE = 0.999
@@ -89,13 +90,19 @@ class ImageLayout:
         fonts, numbers = self.fonts, [f"image {n}" for n in range(1, images + 1)] if images > 1 else [""]
         named = [[name, *[""] * (images - 1)] for name in names or [""]]
         shown = labels = [" · ".join(filter(None, both)) for own in named for both in zip(own, numbers)]
-        # What stands beside them: the most for which all have room; else names that are too long in any case are cut.
-        beside = [*(fonts.width(words) + fonts.size / 2 for words in _WIDEST_BESIDE if names), 0]
-        for share, (long, short) in product((*beside, beside[0]), _SHORTER.items()):
-            shown = [label.replace(long, short) for label in (shown if long else labels)]
-            rooms = [width - share if share <= width / 2 else width for _, _, width, _ in self.places]
-            if all(fonts.width(label) <= room for label, room in zip(shown, rooms)):
-                break
+        widths = [width for _, _, width, _ in self.places]
+        if not names:  # each picture by itself
+            fit = (fonts.width(label) <= width for label, width in zip(labels, widths))
+            return [label if fits else label.removeprefix("image ") for label, fits in zip(labels, fit)]
+        # What stands beside them: the most for which all have room, in as few words as it takes.
+        shares = [*(fonts.width(words) + fonts.size / 2 for words in _WIDEST_BESIDE), 0]
+        for share in shares:
+            shown, rooms = labels, [width - share if share <= width / 2 else width for width in widths]
+            for words, fewer in (("", ""), *_SHORTER):
+                shown = [re.sub(words, fewer, label) for label in shown]
+                if all(fonts.width(label) <= room for label, room in zip(shown, rooms)):
+                    return shown
+        rooms = [width - shares[0] if shares[0] <= width / 2 else width for width in widths]
         return [cut_to(label, fonts, room) for label, room in zip(shown, rooms)]
 
     def _draw_lines(self, panel: Image.Image) -> None:

@@ -13,6 +13,7 @@ Slot = tuple[int, int, float]  # x, y and scale of a picture, from the top left 
 _TALL_FRAME_SIZE = (1600, 1920)  # of a frame taller than wide in which lengths are the same
 _SMALLEST_UNIT = 0.55  # of a pixel of the default frame: in a small frame what is written stays readable, and is less
 MARGIN, _HEADER, _SMALL_HEADER = 28, 78, 56
+_LOWEST = 0.01  # pixels of a row of pictures, of strips, say: it is never wider than its panel
 _UNEVEN = 0.8  # what the size of maps counts where the last row is shorter than the others
 MOST_ARRANGED = 6  # pictures; more stand in rows of equal count
 _PICTURE_WIDTHS = tuple(n / 50 for n in range(12, 38))  # parts of the frame's width that the pictures may take
@@ -76,7 +77,7 @@ def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, la
         left -= high
     slots, y = {}, 0.0
     for row, high in zip(rows, highs):
-        high, x = max(min(high, limit), 1), 0.0
+        high, x = max(min(high, limit), _LOWEST), 0.0
         for n in row:
             scale = high / sizes[n][1]
             slots[n] = round(x), round(y + label), scale
@@ -150,7 +151,7 @@ def place_panels(
 
     def score(panels: Panels) -> float:
         seen = _seen(sizes, picture_slots(sizes, *panels.pictures[2:], label, each))
-        return seen**2 * min(panels.text[2] * panels.text[3], needed) ** _TEXT_WEIGHT
+        return seen**2 * min(max(panels.text[2] * panels.text[3], 1), needed) ** _TEXT_WEIGHT
 
     panels = max(found, key=score)
     _, _, wide, high = panels.text

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attention_heatmap.compare import compare
+from attention_heatmap.compare import Comparison, compare
 from attention_heatmap.drawing.colour import PAPER
 from attention_heatmap.drawing.fonts import FONT_LABEL
 from attention_heatmap.drawing.frame import FrameRenderer, comparison_maps, planes_together
@@ -51,7 +51,9 @@ def write_records(
     if options.format == PAGE:
         page = folder / f"{STEM}.html"
         paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
-    if len(records) > 1 and (steps := compare(*records).steps) < max(one.response_length for one in records):
+    # Before anything is drawn of them: one may lack a plane.
+    compared = {n: compare(*records, record.layers[n], record.heads[n]) for n in planes} if len(records) > 1 else {}
+    if compared and (steps := compared[planes[0]].steps) < max(one.response_length for one in records):
         logger.warning("the two answers part at token %d: the tokens up to it are compared", steps)
     if len(records) == 1 and options.together != "off" and len(planes) > 1:
         together = planes_together(record, planes, options)
@@ -59,7 +61,7 @@ def write_records(
     for plane in planes:
         stem = folder / f"{STEM}_{record.plane_key(plane)}"
         if len(records) > 1:
-            paths += _write_comparison(records, images, plane, stem, names, start_phrase, options)
+            paths += _write_comparison(compared[plane], images, stem, names, start_phrase, options)
             continue
         if options.together == "off" or len(planes) == 1:
             paths += _write_film(record, images, plane, stem, start_phrase, options)
@@ -68,11 +70,10 @@ def write_records(
 
 
 def _write_comparison(
-    records: Sequence[AttentionRecord], images: Sequence[Image.Image], plane: int, stem: Path, names: Sequence[str],
-    start_phrase: str, options: DrawingOptions,
+    compared: Comparison, images: Sequence[Image.Image], stem: Path, names: Sequence[str], start_phrase: str,
+    options: DrawingOptions,
 ) -> list[Path]:  # fmt: skip
     """The film, the summary and the changes of a plane of two records; their paths."""
-    compared = compare(*records, records[0].layers[plane], records[0].heads[plane])
     first, second = (compared.common_record(which) for which in (0, 1))
     film, together = stem.with_name(f"{stem.name}_comparison"), comparison_maps((first, second), names, options)
     paths = _write_film(first, images, 0, film, start_phrase, options, together)
@@ -110,7 +111,7 @@ def _write_film(
     stills, none = _stills(record, steps.start, options.frames)
     if none:
         told = f"frames: {none} have no frame; the frames are of tokens {steps.start + 1} to {steps.stop}"
-        if not stills and options.format in STILLS:
+        if not stills and options.format in STILLS and not options.summary and options.overview is None:
             raise ValueError(told)
         logger.warning(told)
     names = [stem.with_name(f"{stem.name}_token{step + 1}.{kind}") for step in stills]

@@ -220,8 +220,9 @@ def _maps(
     comparison: Comparison, step: int, names: tuple[str, str], sheet: Sheet
 ) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
     """(name, fact, colours of the cells) of both maps of a step, each to its highest cell, and of their difference."""
-    both = one, other = [weights[step] for weights in comparison.weights]
-    tints = [cell_colours(weights, _highest(weights), sheet.options, sheet.colormap) for weights in both]
+    plain, both = DrawingOptions(), [weights[step] for weights in comparison.weights]
+    one, other = both
+    tints = [cell_colours(weights, _highest(weights), plain, sheet.colormap) for weights in both]
     pictures = f"picture{'s' * (len(comparison.cells) > 1)}"
     facts = [f"{share[step]:.1%} on the {pictures}" for share in comparison.shares]
     end = _highest(np.abs(other - one))

@@ -207,7 +207,7 @@ def test_over_a_narrow_picture_the_heading_says_layer_and_heads_in_fewer_words()
 
 @pytest.mark.parametrize("token", ["\u200f", "\u200b"])
 def test_the_heading_names_a_token_that_nobody_sees(token):
-    assert f"U+{ord(token):04X}" in words_of(renderer_of(make_record(["a"], [" b", token])), 1)
+    assert f"[U+{ord(token):04X}]" in words_of(renderer_of(make_record(["a"], [" b", token])), 1)
 
 
 def test_a_heading_that_is_too_long_is_cut():

@@ -34,7 +34,7 @@ def test_pictures_stand_within_their_panel_apart_and_in_order(sizes, width, heig
 @given(SIDE, SIDE, st.integers(50, 1500), st.integers(50, 1500))
 def test_one_picture_fills_its_panel_one_way(width, height, panel_width, panel_height):
     ((x, y, scale),) = picture_slots([(width, height)], panel_width, panel_height, 0)
-    most = max(min(panel_width / width, panel_height / height), 1 / height)  # a pixel high at least
+    most = min(panel_width / width, panel_height / height)
     assert (x, y) == (0, 0) and scale == pytest.approx(most, rel=1e-6)
     assert used_size([(width, height)], [(x, y, scale)]) == (round(width * scale), round(height * scale))
 
@@ -54,7 +54,10 @@ FRAMES = st.sampled_from([(640, 360), (640, 640), (720, 1280), (1920, 1080), (10
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=3), st.integers(2, 9), st.integers(200, 1500))
+@given(
+    st.lists(st.one_of(st.tuples(SIDE, SIDE), st.just((1200, 3))), min_size=1, max_size=3),
+    st.integers(2, 9), st.integers(200, 1500),
+)  # fmt: skip
 def test_a_row_has_whole_maps_or_one_picture_of_all_and_a_picture_is_as_large_in_every_map(sizes, maps, width):
     each, slots = len(sizes), picture_slots(sizes * maps, width, 900, 20, len(sizes))
     boxes = boxes_of(sizes * maps, slots)
@@ -66,6 +69,13 @@ def test_a_row_has_whole_maps_or_one_picture_of_all_and_a_picture_is_as_large_in
     one_picture = all(len({tops[n] for n in range(picture, len(tops), each)}) == 1 for picture in range(each))
     whole_maps = all(len({*tops[n : n + each]}) == 1 for n in range(0, len(tops), each))
     assert one_picture or whole_maps
+
+
+@pytest.mark.parametrize("maps", [1, 2, 8])
+@pytest.mark.parametrize("sizes", [[(640, 480), (1200, 3)], [(640, 480), (640, 480), (1200, 12)], [(3, 1200)]])
+def test_strips_leave_room_for_the_text(sizes, maps):
+    panels = place_panels(sizes * maps, (15, 0, 625, 260), 30, 15, 16, 14, [40] * 9, len(sizes))
+    assert panels.text[2] >= 100 and panels.text[3] >= 40 and panels.pictures[2] > 0
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

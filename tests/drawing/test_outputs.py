@@ -49,6 +49,8 @@ def test_files_bear_the_number_that_was_typed(record, tmp_path, options, names):
 def test_a_number_without_a_frame_is_told(record, tmp_path, caplog):
     assert written(record, tmp_path, format="png", frames=(2, 40)) == [f"{STEM}_token2.png"]
     assert "[40] have no frame; the frames are of tokens 1 to 9" in caplog.text
+    names = written(record, tmp_path / "summary", format="png", frames=40, summary=True)
+    assert names == [f"{STEM}_summary.png"], "the summary is not lost"
     with pytest.raises(ValueError, match="the frames are of tokens 1 to 9"):
         written(record, tmp_path / "none", format="png", frames=40)
 
@@ -61,6 +63,13 @@ def test_answers_that_part_are_compared_as_far_as_they_go_together_and_that_is_t
     )
     assert "the two answers part at token 5: the tokens up to it are compared" in caplog.text
     assert all(path.is_file() for path in paths)
+
+
+def test_a_second_record_that_lacks_a_plane_is_told_before_anything_is_drawn(tmp_path):
+    with pytest.raises(ValueError, match="layer 2 was not recorded"):
+        records = [several(1, 2), several(1)]
+        write_records(records, records[0].open_pictures(), None, "", tmp_path, DrawingOptions(format="png", frames=1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_sinks_are_hatched_and_cells_have_lines_in_a_file_of_shapes(tmp_path):

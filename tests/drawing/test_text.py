@@ -1,5 +1,6 @@
 """Where the text panel begins, and the pieces that it is coloured by."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,11 @@ def test_a_phrase_in_the_response_begins_panel_and_video_there():
 
 def test_an_absent_phrase_begins_at_the_problem_and_the_warning_quotes_words_that_would_do(caplog):
     assert start_of(["x"], "no such words") == (0, 0)
-    assert "'no such words' does not occur" in caplog.text and "'Look. Based on it. Based on this'" in caplog.text
+    assert "'no such words' does not occur" in caplog.text and "'Based on this'" in caplog.text
+    lines = make_record(["Look", " at", " it", ".", "\n", "What", " is", " it", "?"], ["x"])
+    find_panel_start(lines, "nowhere")
+    told = re.findall(r"such as start_phrase '(.*?)'", caplog.text)[-1]
+    assert find_panel_start(lines, told) == (FIRST + 5, 0)
 
 
 def test_a_phrase_across_the_end_of_the_prompt_is_absent():

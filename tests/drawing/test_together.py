@@ -152,6 +152,18 @@ def test_however_small_they_are_maps_of_planes_have_names_that_differ_and_are_of
         assert len(set(firsts)) == len(names) and not any("…" in label for label in layout.labels), layout.labels
 
 
+def test_the_names_of_checkpoints_are_cut_only_and_a_narrow_picture_alone_has_a_shorter_label():
+    names = [f"head image {end}, layer of the heads" + ", maximum-likelihood" * 3 for end in ("tuned", "base")]
+    record = make_record(["Based"], ["w"], grids=[(3, 4)] * 2)
+    layout = ImageLayout(record, [picture()] * 2, 700, 700, FontSet(20), names=names)
+    for label, name in zip(layout.labels[::2], names):
+        begin, _, end = label.partition("…")
+        assert name.startswith(begin) and name.endswith(end.removesuffix(" · 1")), label
+    sizes = [(400, 300), (30, 400)]
+    layout = ImageLayout(record, [picture(size) for size in sizes], 400, 300, FontSet(20))
+    assert layout.labels == ["image 1", "2"]
+
+
 @pytest.mark.parametrize("width, told", [(1000, r"[0-9.]+%, up to (?:50|25)\.00%"), (1920, r"[0-9.]+%")])
 @pytest.mark.parametrize("scale", ["frame", "log"])
 def test_each_picture_of_a_map_has_its_own_share_and_the_scales_ends_are_told_with_little_room_too(width, told, scale):

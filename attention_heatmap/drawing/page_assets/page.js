@@ -106,6 +106,7 @@ async function setShow(show) {
   state.show = show;
   await loadViews();
   buildPictures();
+  changed();
 }
 
 let firstLook = {};
