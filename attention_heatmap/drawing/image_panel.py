@@ -96,8 +96,8 @@ class ImageLayout:
             return [label if fits else label.removeprefix("image ") for label, fits in zip(labels, fit)]
         # What stands beside them: the most for which all have room, in as few words as it takes.
         shares = [*(fonts.width(words) + fonts.size / 2 for words in _WIDEST_BESIDE), 0]
-        for share in shares:
-            shown, rooms = labels, [width - share if share <= width / 2 else width for width in widths]
+        for share in (share for share in shares if share <= min(widths) / 2):
+            shown, rooms = labels, [width - share for width in widths]
             for words, fewer in (("", ""), *_SHORTER):
                 shown = [re.sub(words, fewer, label) for label in shown]
                 if all(fonts.width(label) <= room for label, room in zip(shown, rooms)):
