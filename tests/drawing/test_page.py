@@ -288,6 +288,13 @@ def test_two_records_stand_side_by_side_or_as_their_difference(show, record):
     shown = show([record, other], LOOKS.format(3) + "&show=both")
     assert shown.page.locator(".heat").count() == 2
     assert shown.tint(5)[1] > shown.tint(5)[0] and shown.tint(0, 1)[1] > shown.tint(0, 1)[0]
+    for name, own, cell, place in (
+        ("record 1", record, 5, "column 2, row 2"),
+        ("record 2", other, 0, "column 1, row 1"),
+    ):
+        (read,) = re.findall(rf"{name} highest cell: ([\d.]+)% at {place}", shown.text("readout"))
+        weight = own.rows(1)[2, own.images[0].positions[cell]]
+        assert float(read) == pytest.approx(100 * weight, rel=0.03)
     shown.page.locator("#show").select_option("difference")
     shown.page.wait_for_selector(".heat >> nth=1", state="detached")
     shown.settle()

@@ -30,19 +30,22 @@ function wordsOf(steps) {
 
 function drawReadout(steps, place) {
   const lines = [], several = pictureViews.length > data.pictures.length;
-  const weight = (picture, cell) => bold(Object.entries(state.map.maps).map(([side, map]) => {
+  const amount = (map, picture, cell) => {
     const value = map[picture][cell], sign = value > 0 && isTwo() ? "+" : "";
-    return Number.isNaN(value) ? "left out as a sink" : `${several ? `${nameOf(side)} ` : ""}${sign}${asAmount(value)}`;
-  }).join(", "));
+    return Number.isNaN(value) ? "left out as a sink" : `${sign}${asAmount(value)}`;
+  };
+  const maps = Object.entries(state.map.maps), named = (side) => (several ? `${nameOf(side)} ` : "");
   const whose = steps.length > 1 ? "these tokens, mean" : `token ${steps[0] + 1}`;
   const name = ({ picture, cell }) => cellName(data.pictures[picture], cell);
   if (state.cursor) {
-    lines.push([`${name(state.cursor)}: `, weight(state.cursor.picture, state.cursor.cell), ` (${whose})`]);
-  } else {
-    const heights = Object.values(state.map.maps)[0].map((map) => (isTwo() ? map.map(Math.abs) : map));
-    const best = heights.map((map) => Math.max(0, map[hottest(map)] || 0)), picture = best.indexOf(Math.max(...best));
-    const cell = hottest(heights[picture]), what = isTwo() ? "largest difference: " : "highest cell: ";
-    if (heights[picture].length) lines.push([what, weight(picture, cell), ` at ${name({ picture, cell })}`]);
+    const { picture, cell } = state.cursor, weights = maps.map(([side, map]) => named(side) + amount(map, picture, cell));
+    lines.push([`${name(state.cursor)}: `, bold(weights.join(", ")), ` (${whose})`]);
+  }
+  for (const [side, map] of state.cursor ? [] : maps) { // of each its own
+    const heights = map.map((cells) => (isTwo() ? cells.map(Math.abs) : cells));
+    const best = heights.map((cells) => Math.max(0, cells[hottest(cells)] || 0)), picture = best.indexOf(Math.max(...best));
+    const cell = hottest(heights[picture]), what = isTwo() ? "largest difference: " : `${named(side)}highest cell: `;
+    if (heights[picture].length) lines.push([what, bold(amount(map, picture, cell)), ` at ${name({ picture, cell })}`]);
   }
   if (place) lines.push(placeLine(place));
   byId("readout").replaceChildren(...lines.map((parts) => make("p", {}, ...parts)));
