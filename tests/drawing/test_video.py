@@ -1,4 +1,5 @@
 import _thread
+import signal
 import subprocess
 import sys
 import time
@@ -86,8 +87,16 @@ def test_nothing_half_written_is_left(tmp_path, failure):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def heard_signal():
+    """SIGINT raises KeyboardInterrupt, though the tests may run where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
-def test_a_signal_while_the_encoder_starts_leaves_no_file(tmp_path, monkeypatch, name):
+def test_a_signal_while_the_encoder_starts_leaves_no_file(tmp_path, monkeypatch, name, heard_signal):
     started = []
 
     class Interrupted(subprocess.Popen):
