@@ -92,8 +92,9 @@ class ImageLayout:
         shown = labels = [" · ".join(filter(None, both)) for own in named for both in zip(own, numbers)]
         widths = [width for _, _, width, _ in self.places]
         if not names:  # each picture by itself
-            fit = (fonts.width(label) <= width for label, width in zip(labels, widths))
-            return [label if fits else label.removeprefix("image ") for label, fits in zip(labels, fit)]
+            fits = (fonts.width(label) <= width for label, width in zip(labels, widths))
+            shown = [label if fit else label.removeprefix("image ") for label, fit in zip(labels, fits)]
+            return [cut_to(label, fonts, width) for label, width in zip(shown, widths)]
         # What stands beside them: the most for which all have room, in as few words as it takes.
         shares = [*(fonts.width(words) + fonts.size / 2 for words in _WIDEST_BESIDE), 0]
         for share in (share for share in shares if share <= min(widths) / 2):

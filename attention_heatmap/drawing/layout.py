@@ -48,17 +48,20 @@ class Sheet:
 
 
 def _rows(count: int, each: int) -> Iterator[list[range]]:
-    """The ways to stand so many pictures in rows. Of several maps, of `each` pictures, a row has whole maps, or one of
-    the pictures of all."""
+    """The ways to stand so many pictures in rows.
+
+    Of several maps, of `each` pictures, a row has whole maps, or one of the pictures of all.
+    """
+    if each == count and count <= MOST_ARRANGED:
+        for breaks in range(count):
+            for at in combinations(range(1, count), breaks):
+                yield [range(first, last) for first, last in pairwise((0, *at, count))]
+        return
     if 1 < each < count:
         yield [range(first, count, each) for first in range(each)]
-    if each < count or count > MOST_ARRANGED:
-        for length in range(each, count + 1, each) if each < count else range(1, count + 1):
-            yield [range(start, min(start + length, count)) for start in range(0, count, length)]
-        return
-    for breaks in range(count):
-        for at in combinations(range(1, count), breaks):
-            yield [range(first, last) for first, last in pairwise((0, *at, count))]
+    step = each if each < count else 1
+    for length in range(step, count + 1, step):
+        yield [range(start, min(start + length, count)) for start in range(0, count, length)]
 
 
 def _slots(sizes: Sequence[Size], rows: list[range], width: int, height: int, label: int, alike: bool) -> list[Slot]:

@@ -42,6 +42,10 @@ def write_records(
         names = "first", "second"
     planes = range(len(record.layers)) if planes is None else planes
     _say_what_changes_nothing(len(records), len(planes), options)
+    # Before anything is written: one may lack a plane.
+    compared = {n: compare(*records, record.layers[n], record.heads[n]) for n in planes} if len(records) > 1 else {}
+    if compared and (steps := compared[planes[0]].steps) < max(one.response_length for one in records):
+        logger.warning("the two answers part at token %d: the tokens up to it are compared", steps)
     paths: list[Path] = []
     overview = None if options.overview is None else draw_overview(record, images, options.overview, options)
     folder.mkdir(parents=True, exist_ok=True)  # after it, since a word may not be there
@@ -51,10 +55,6 @@ def write_records(
     if options.format == PAGE:
         page = folder / f"{STEM}.html"
         paths.append(write_page(records, page, start_phrase, options, images=images, names=names, plane=planes[0]))
-    # Before anything is drawn of them: one may lack a plane.
-    compared = {n: compare(*records, record.layers[n], record.heads[n]) for n in planes} if len(records) > 1 else {}
-    if compared and (steps := compared[planes[0]].steps) < max(one.response_length for one in records):
-        logger.warning("the two answers part at token %d: the tokens up to it are compared", steps)
     if len(records) == 1 and options.together != "off" and len(planes) > 1:
         together = planes_together(record, planes, options)
         paths += _write_film(record, images, planes[0], folder / f"{STEM}_together", start_phrase, options, together)
