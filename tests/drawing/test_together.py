@@ -120,6 +120,12 @@ def test_the_difference_says_how_much_more_of_the_attention_lies_on_the_pictures
     assert f"{shares[2]:+.1%}, up to 25.00%" in text
 
 
+def test_maps_that_are_the_same_have_no_difference():
+    record, (heading, maps) = compared(True, (3, 3))
+    words = words_of(renderer_with(record, "off", (heading, maps)), 1)
+    assert "no difference" in words and not any(word.startswith("+0.0%") for word in words)
+
+
 def test_without_a_difference_there_are_two_maps_and_shapes_have_the_colours_of_the_picture():
     record, (heading, maps) = compared(False)
     renderer = renderer_with(record, "off", (heading, maps))
